@@ -1,0 +1,32 @@
+"""The ways a request can be unanswerable. A broken claim is not among them: that is a verdict."""
+
+from __future__ import annotations
+
+
+class CkptAuditError(Exception):
+    """Base of every error this package raises; its text is one sentence for the user."""
+
+
+class CheckpointError(CkptAuditError):
+    """A checkpoint cannot be read: missing, truncated, malformed, or of no known format."""
+
+
+class PairingError(CkptAuditError):
+    """Base and tuned share nothing that can be compared."""
+
+
+class MeasurementError(CkptAuditError):
+    """A quantity was asked for that cannot be computed, or on a device that is not there."""
+
+
+class CheckDefinitionError(CkptAuditError):
+    """A check file is badly written; the text names the file, the key and what is allowed."""
+
+
+def printable(text: object) -> str:
+    """The text with control characters escaped, so that a hostile name cannot drive a terminal.
+
+    Tensor names and paths come from files that somebody else wrote; a newline or an escape
+    sequence in one would otherwise forge lines of the report.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -1,0 +1,136 @@
+"""Where the update lies against the base's principal directions, and how far it turns them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ckptaudit.linalg.masks import share_in_top
+from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
+from ckptaudit.metrics.batch import ALPHA, PairBatch
+from ckptaudit.metrics.registry import metric
+
+ANGLES = "arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
+
+
+def _angles(batch: PairBatch, side: str) -> tuple[Tensor, Tensor]:
+    def compute() -> tuple[Tensor, Tensor]:
+        before, after = batch.base_factors, batch.tuned_factors
+        return top_angles(
+            getattr(before, side),
+            getattr(after, side),
+            base_rank=before.rank,
+            tuned_size=after.rank.clamp(max=batch.k),
+            k=batch.k,
+        )
+
+    return batch.shared(f"angles_{side}", compute)
+
+
+def _rotation(batch: PairBatch, side: str) -> Tensor:
+    before, after = batch.base_factors, batch.tuned_factors
+    kept = separated_size(before.s, after.s, k=batch.k)
+    largest, _ = top_angles(
+        getattr(before, side),
+        getattr(after, side),
+        base_rank=before.rank,
+        tuned_size=torch.minimum(kept, after.rank),
+        k=batch.k,
+    )
+    return largest
+
+
+@metric(
+    unit="degrees",
+    formula="max_i theta_i, cos theta_i = s_i(U0k' U1k), k = min(512, max(1, r // 8))",
+    source=ANGLES,
+    needs="spectrum",
+)
+def principal_angle_left_max(batch: PairBatch) -> Tensor:
+    """Largest angle between the top-k left singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
+    return _angles(batch, "left")[0]
+
+
+@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum")
+def principal_angle_left_mean(batch: PairBatch) -> Tensor:
+    """Mean angle between the top-k left singular subspaces."""
+    return _angles(batch, "left")[1]
+
+
+@metric(unit="degrees", formula="max_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+def principal_angle_right_max(batch: PairBatch) -> Tensor:
+    """Largest angle between the top-k right singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
+    return _angles(batch, "right")[0]
+
+
+@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+def principal_angle_right_mean(batch: PairBatch) -> Tensor:
+    """Mean angle between the top-k right singular subspaces."""
+    return _angles(batch, "right")[1]
+
+
+ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
+
+
+@metric(unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum")
+def principal_rotation_left(batch: PairBatch) -> Tensor:
+    """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
+    return _rotation(batch, "left")
+
+
+@metric(
+    unit="degrees",
+    formula=ROTATION.replace("U", "V"),
+    source="Wedin 1972; docs/rotation.md (our reading)",
+    needs="spectrum",
+)
+def principal_rotation_right(batch: PairBatch) -> Tensor:
+    """How far any top-k right direction left the tuned matrix's top, with near-ties at k taken out."""
+    return _rotation(batch, "right")
+
+
+@metric(
+    unit="1",
+    formula="1 - norm_F(U0k' D V0k)^2 / norm_F(D)^2; 1 - k^2 / (m n) for a zero update",
+    source="follows from arXiv:2511.08567, Gate II",
+    needs="spectrum",
+)
+def off_principal_energy(batch: PairBatch) -> Tensor:
+    """Share of the update's energy outside the base's top-k subspaces; isotropic updates read 1 - k^2 / (m n)."""
+    factors, k = batch.base_factors, batch.k
+    inside = captured_energy(batch.update, factors.left[:, :, :k], factors.right[:, :, :k])
+    moved = batch.update_norm > 0
+    share = inside / torch.where(moved, batch.update_norm, torch.ones_like(inside)).square()
+    return torch.where(moved, 1.0 - share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
+
+
+@metric(
+    unit="1",
+    formula="off_principal_energy / (1 - k^2 / (m n)); 1 where the top-k subspaces are everything",
+    source="follows from arXiv:2511.08567, Gate II",
+    needs="spectrum",
+)
+def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
+    """Off-principal energy against what an isotropic update of the same shape has."""
+    energy = off_principal_energy(batch)
+    baseline = _isotropic(batch)
+    return energy / baseline if baseline > 0 else torch.ones_like(energy)
+
+
+@metric(
+    unit="1",
+    formula="|P & M| / |M|, P = the floor(alpha m n) largest |rank-r0 SVD part of W0|, r0 = min(64, max(1, r // 8))",
+    source="arXiv:2606.07082, C.3; mask after arXiv:2506.00772",
+    needs="spectrum",
+)
+def principal_mask_overlap(batch: PairBatch) -> Tensor:
+    """Of the visibly changed entries, the share in the principal mask; alpha = 0.5 is the random baseline."""
+    factors, rank = batch.base_factors, batch.mask_rank
+    part = (factors.left[:, :, :rank] * factors.s[:, None, :rank]) @ factors.right[:, :, :rank].mT
+    overlap = share_in_top(part.abs(), batch.changed, alpha=ALPHA)
+    # A zero base has no principal entry; every mask would be arbitrary, so it reads the baseline.
+    return torch.where(factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA))
+
+
+def _isotropic(batch: PairBatch) -> float:
+    return 1.0 - batch.k**2 / (batch.m * batch.n)
