@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from ckptaudit.metrics import entries, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
-from ckptaudit.metrics.registry import REGISTRY, Metric, find_metric, nearest
+from ckptaudit.metrics.measurement import Kind, Measurement
+from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
+from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
 
-__all__ = ["ALPHA", "ETA", "REGISTRY", "Metric", "PairBatch", "find_metric", "nearest"]
+__all__ = [
+    "ALPHA",
+    "ETA",
+    "PAIR_FACTS",
+    "REGISTRY",
+    "Kind",
+    "Measurement",
+    "Metric",
+    "PairBatch",
+    "PairFact",
+    "metric_names",
+    "nearest",
+]
 
 FAMILIES = (entries, spectrum, rotation)
+
+
+def metric_names() -> list[str]:
+    """Every name a check may use: metrics of matrices, and facts about the pair."""
+    return sorted([*REGISTRY, *PAIR_FACTS])

@@ -19,7 +19,7 @@ from ckptaudit.metrics.registry import metric
 )
 def update_sparsity(batch: PairBatch) -> Tensor:
     """Share of entries that the update leaves bitwise equal in bf16; 1 for a zero update."""
-    return 1.0 - batch.changed.double().mean(dim=(1, 2))
+    return 1.0 - batch.changed.sum(dim=(1, 2)).double() / max(1, batch.m * batch.n)
 
 
 @metric(
@@ -66,7 +66,7 @@ def nonfinite_entries(batch: PairBatch) -> Tensor:
     unit="1",
     formula="|L & M| / |M|, L = the floor(alpha m n) smallest |w0|, alpha = 0.5; alpha where M is empty",
     source="arXiv:2606.07082, 3.2",
-    needs="spectrum",
+    needs="matrix",
 )
 def low_magnitude_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share among the base's smallest; the random baseline is alpha."""

@@ -9,10 +9,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.metrics.batch import PairBatch
 
-Needs = Literal["entries", "spectrum"]
+Needs = Literal["entries", "matrix", "spectrum"]
 Function = Callable[[PairBatch], Tensor]
 
 
@@ -20,9 +19,9 @@ Function = Callable[[PairBatch], Tensor]
 class Metric:
     """A pure function of a batch to one float64 number per matrix.
 
-    `needs` is "entries" for what a pass over the entries gives, of vectors too, and "spectrum" for
-    what needs a decomposition and means something for matrices alone. `upper_bound`, where there is
-    one, is cheap and a theorem: value <= upper_bound for every input.
+    `needs` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
+    pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound`,
+    where there is one, is cheap and a theorem: value <= upper_bound for every input.
     """
 
     name: str
@@ -70,9 +69,3 @@ def nearest(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}."
 
-
-def find_metric(name: str) -> Metric:
-    """The metric of this name. Raises CheckDefinitionError naming the nearest ones."""
-    if name not in REGISTRY:
-        raise CheckDefinitionError(f"unknown metric {name!r}; {nearest(name, sorted(REGISTRY))}")
-    return REGISTRY[name]

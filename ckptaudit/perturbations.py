@@ -1,0 +1,172 @@
+"""Named damages to the tuned side. A check names the one that must break it; tests prove that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptaudit.checkpoints import Checkpoint, TensorHandle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Damage = Callable[[Checkpoint, Checkpoint], Checkpoint]
+Rewrite = Callable[["Tensor", "Tensor"], "Tensor"]
+
+PERTURBATIONS: dict[str, Damage] = {}
+
+
+def damage(function: Damage) -> Damage:
+    """Register a damage to the whole checkpoint: (base, tuned) to the damaged tuned."""
+    PERTURBATIONS[function.__name__] = function
+    return function
+
+
+def _registered_for(keep: Callable[[TensorHandle], bool]) -> Callable[[Rewrite], Rewrite]:
+    """Register a damage to single tensors: (W0, W1) in float64 to the damaged W1, for the handles kept."""
+
+    def register(rewrite: Rewrite) -> Rewrite:
+        def damaged(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+            shared = {name for name in tuned.tensors if name in base.tensors and keep(tuned.tensors[name])}
+            return _with(
+                tuned, {name: _rewritten(base.tensors[name], tuned.tensors[name], rewrite) for name in shared}
+            )
+
+        PERTURBATIONS[rewrite.__name__] = damaged
+        return rewrite
+
+    return register
+
+
+def _with(tuned: Checkpoint, handles: dict[str, TensorHandle]) -> Checkpoint:
+    return replace(tuned, tensors={**tuned.tensors, **handles})
+
+
+def _rewritten(base: TensorHandle, tuned: TensorHandle, rewrite: Rewrite) -> TensorHandle:
+    def load() -> Tensor:
+        before, after = base.read(), tuned.read()
+        return rewrite(before.double(), after.double()).to(after.dtype)
+
+    return replace(tuned, load=load)
+
+
+def _is_matrix(handle: TensorHandle) -> bool:
+    return len(handle.shape) == 2 and "float" in handle.dtype and handle.parameters > 0
+
+
+def _is_vector(handle: TensorHandle) -> bool:
+    return len(handle.shape) == 1 and "float" in handle.dtype
+
+
+matrices = _registered_for(_is_matrix)
+vectors = _registered_for(_is_vector)
+floats = _registered_for(lambda handle: "float" in handle.dtype and handle.parameters > 0)
+
+
+@matrices
+def scale_spectrum(base: Tensor, tuned: Tensor) -> Tensor:
+    """Every singular value grows by half; no direction moves."""
+    return 1.5 * tuned
+
+
+@matrices
+def rotate_principal_left(base: Tensor, tuned: Tensor) -> Tensor:
+    """The leading left singular vectors trade places with the last ones; the spectrum stays."""
+    import torch
+
+    u, s, vh = torch.linalg.svd(tuned, full_matrices=False)
+    return (u.flip(1) * s) @ vh
+
+
+@matrices
+def rotate_principal_right(base: Tensor, tuned: Tensor) -> Tensor:
+    """The leading right singular vectors trade places with the last ones; the spectrum stays."""
+    import torch
+
+    u, s, vh = torch.linalg.svd(tuned, full_matrices=False)
+    return (u * s) @ vh.flip(0)
+
+
+@matrices
+def rewrite_every_entry(base: Tensor, tuned: Tensor) -> Tensor:
+    """Noise of a fiftieth of each entry's own size, everywhere: small in norm, dense, blind to magnitude."""
+    import torch
+
+    noise = torch.randn(tuned.shape, generator=torch.Generator().manual_seed(0), dtype=tuned.dtype)
+    return tuned + 0.02 * tuned.abs() * noise.sign() * (1 + noise.abs())
+
+
+@matrices
+def overwrite_largest_weights(base: Tensor, tuned: Tensor) -> Tensor:
+    """The update lands on the largest tenth of the base's entries and nowhere else."""
+    largest = base.abs() >= base.abs().flatten().quantile(0.9)
+    return base + 0.05 * base * largest
+
+
+@matrices
+def write_on_principal_directions(base: Tensor, tuned: Tensor) -> Tensor:
+    """The update moves into the base's leading singular subspaces, a hundredth of the base in size."""
+    import torch
+
+    u, s, vh = torch.linalg.svd(base, full_matrices=False)
+    k = max(1, s.shape[0] // 8)
+    # float32 storage would hide nothing here, but bf16 rounding of a tiny step would: take a visible one.
+    return base + 0.5 * (u[:, :k] * s[:k]) @ vh[:k]
+
+
+@floats
+def inflate_update(base: Tensor, tuned: Tensor) -> Tensor:
+    """The same direction, a thousand times the step."""
+    return base + 1000.0 * (tuned - base)
+
+
+@matrices
+def flatten_update(base: Tensor, tuned: Tensor) -> Tensor:
+    """The update becomes semi-orthogonal, a tenth of the base in size: every direction carries the same."""
+    import torch
+
+    shape = tuned.shape
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=tuned.dtype)
+    u, _, vh = torch.linalg.svd(noise, full_matrices=False)
+    return base + 0.1 * base.norm() / min(shape) ** 0.5 * (u @ vh)
+
+
+@vectors
+def shift_vectors(base: Tensor, tuned: Tensor) -> Tensor:
+    """Norm gains and biases grow by half and then some."""
+    return 1.5 * tuned + 0.5
+
+
+@floats
+def poison_with_nan(base: Tensor, tuned: Tensor) -> Tensor:
+    """One entry of every tensor is not a number."""
+    poisoned = tuned.clone()
+    poisoned.view(-1)[-1] = float("nan")
+    return poisoned
+
+
+@damage
+def restore_base(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The base itself is handed in as the tuned model."""
+    return replace(tuned, tensors=dict(base.tensors))
+
+
+@damage
+def drop_tensor(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The first tensor is missing from the tuned side."""
+    first, *others = tuned.tensors
+    return replace(tuned, tensors={name: tuned.tensors[name] for name in others})
+
+
+@damage
+def change_shape(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The first matrix loses its last row."""
+    name = next(name for name, handle in tuned.tensors.items() if _is_matrix(handle))
+    return _with(tuned, {name: tuned.tensors[name].with_tensor(tuned.tensors[name].read()[:-1])})
+
+
+@damage
+def change_dtype(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """Everything is stored in float64."""
+    return _with(tuned, {n: h.with_tensor(h.read().double()) for n, h in tuned.tensors.items()})

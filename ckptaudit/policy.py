@@ -1,0 +1,34 @@
+"""Which check files a request means: profiles by name, bundled files from wherever the package was installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckptaudit.errors import CheckDefinitionError, printable
+
+PROFILES = {
+    "rlvr": "rlvr.toml",
+    "sft": "sft.toml",
+    "integrity": "integrity.toml",
+}
+DEFAULT_PROFILE = "rlvr"
+
+
+def bundled_checks() -> Path:
+    """The folder of the checks that ship with the package: in the wheel, or beside it in a source tree."""
+    packaged = Path(__file__).parent / "bundled_checks"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "checks"
+
+
+def bundled_check_files() -> tuple[Path, ...]:
+    """Every bundled check file, by name."""
+    return tuple(sorted(bundled_checks().glob("*.toml")))
+
+
+def profile_file(profile: str) -> Path:
+    """The check file of a profile. Raises CheckDefinitionError naming the profiles there are."""
+    if profile not in PROFILES:
+        raise CheckDefinitionError(
+            f"--audit-profile {printable(profile)}: no such profile; choose one of {', '.join(PROFILES)}."
+        )
+    return bundled_checks() / PROFILES[profile]
