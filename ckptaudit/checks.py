@@ -127,7 +127,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckDefinitionError(f"{printable(path)}: no such check file; check the path.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckDefinitionError(f"{printable(path)}: not a valid TOML file ({printable(error)}).") from error
+        raise CheckDefinitionError(
+            f"{printable(path)}: not a valid TOML file ({printable(error)})."
+        ) from error
 
 
 def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> tuple[Check, ...]:
@@ -136,7 +138,9 @@ def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...])
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise CheckDefinitionError(f"{printable(path)}: key {key}: a list of strings is allowed.")
     if path.resolve() in open_files:
-        raise CheckDefinitionError(f"{printable(path)}: key include: the file includes itself; remove the cycle.")
+        raise CheckDefinitionError(
+            f"{printable(path)}: key include: the file includes itself; remove the cycle."
+        )
     checks = [c for name in names for c in _load(path.parent / name, (*open_files, path.resolve()))]
     ids = [check.id for check in checks]
     for unknown in (e for e in excluded if e not in ids):
@@ -152,7 +156,9 @@ class _Problem(Exception):
 
 
 def _file_problems(content: dict[str, Any]) -> list[str]:
-    problems = [f"key {printable(k)}: allowed are {', '.join(FILE_KEYS)}" for k in content if k not in FILE_KEYS]
+    problems = [
+        f"key {printable(k)}: allowed are {', '.join(FILE_KEYS)}" for k in content if k not in FILE_KEYS
+    ]
     if not isinstance(content.get("check", []), list):
         problems.append("key check: write each check as a [[check]] table")
     return problems

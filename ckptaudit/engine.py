@@ -81,7 +81,13 @@ def measure(jobs: Iterable[Job], route: Route) -> list[Measurement]:
     groups: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
         tensor = job.tensor
-        alike = (tensor.matrix_shape[1:], tensor.base.dtype, tensor.tuned.dtype, job.metrics, tensor.is_matrix)
+        alike = (
+            tensor.matrix_shape[1:],
+            tensor.base.dtype,
+            tensor.tuned.dtype,
+            job.metrics,
+            tensor.is_matrix,
+        )
         groups.setdefault(alike, []).append(job)
     return [m for group in groups.values() for m in _measure_alike(group, route)]
 

@@ -98,7 +98,9 @@ class AuditSession:
         check, run = request.check, request.run
         if check.about_pair:
             return judge_pair(check, request.subject, run.path, run.pair)
-        names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
+        names = {
+            name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()
+        }
         if check.per == "matrix":
             names &= {request.subject}
         rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
@@ -119,7 +121,9 @@ class AuditSession:
         chosen = run.pair.select(roles).get(subject, ())
         names = {name for tensor in chosen for name in tensor.matrix_names()}
         return {
-            m.tensor: float("nan") if m.value is None else m.value for m in self._extra[key] if m.tensor in names
+            m.tensor: float("nan") if m.value is None else m.value
+            for m in self._extra[key]
+            if m.tensor in names
         }
 
     def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
@@ -212,6 +216,3 @@ def _rests_on(request: Request) -> list[str]:
     if request.check.per == "matrix" and request.subject in owner:
         return [owner[request.subject]]
     return list(subjects)
-
-
-

@@ -44,9 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     ranking: tuple[Ranked, ...] = ()
 
 
-def judge(
-    check: Check, subject: str, tuned: str, measured: Sequence[Measurement], unit: str = ""
-) -> Verdict:
+def judge(check: Check, subject: str, tuned: str, measured: Sequence[Measurement], unit: str = "") -> Verdict:
     """Decide from every measurement of the subject's tensors; `measured` may hold other metrics too."""
     own = [m for m in measured if m.metric == check.metric]
     if not own:
@@ -162,7 +160,11 @@ def _aggregate(check: Check, ranked: list[Measurement]) -> float:
     if check.judge_by == "weighted_mean":
         total = sum(m.parameters for m in ranked)
         # A tensor without entries has nothing to say; if all are such, their plain value stands.
-        return math.fsum(v * m.parameters for v, m in zip(values, ranked, strict=True)) / total if total else values[0]
+        return (
+            math.fsum(v * m.parameters for v, m in zip(values, ranked, strict=True)) / total
+            if total
+            else values[0]
+        )
     return values[0]
 
 

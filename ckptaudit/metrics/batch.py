@@ -104,9 +104,7 @@ class PairBatch:
         """Singular values of D, descending."""
         return torch.linalg.svdvals(self.update)
 
-    def shared(
-        self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
+    def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """A pair of results that two metrics read off one computation."""
         if key not in self.__dict__:
             self.__dict__[key] = compute()

@@ -68,4 +68,3 @@ def nearest(name: str, known: list[str]) -> str:
     """A phrase naming what was probably meant."""
     close = get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}."
-

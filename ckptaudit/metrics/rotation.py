@@ -51,7 +51,9 @@ def principal_angle_left_max(batch: PairBatch) -> Tensor:
     return _angles(batch, "left")[0]
 
 
-@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum"
+)
 def principal_angle_left_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k left singular subspaces."""
     return _angles(batch, "left")[1]
@@ -63,7 +65,9 @@ def principal_angle_right_max(batch: PairBatch) -> Tensor:
     return _angles(batch, "right")[0]
 
 
-@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum"
+)
 def principal_angle_right_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k right singular subspaces."""
     return _angles(batch, "right")[1]
@@ -72,7 +76,9 @@ def principal_angle_right_mean(batch: PairBatch) -> Tensor:
 ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
 
 
-@metric(unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum")
+@metric(
+    unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum"
+)
 def principal_rotation_left(batch: PairBatch) -> Tensor:
     """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
     return _rotation(batch, "left")

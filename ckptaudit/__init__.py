@@ -1,0 +1,58 @@
+"""A pytest-style regression and audit suite for model checkpoints.
+
+    from ckptaudit import audit
+    result = audit(base="path/to/base", tuned="path/to/tuned")
+
+Names are loaded when first used: importing this package costs nothing and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
+    from ckptaudit.checks import Check, CheckFile, load_checks
+    from ckptaudit.errors import CkptAuditError
+    from ckptaudit.metrics import Measurement
+    from ckptaudit.pairing import ModelPair, pair_checkpoints
+    from ckptaudit.result import AuditResult
+    from ckptaudit.session import audit
+    from ckptaudit.verdict import Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuditResult",
+    "Check",
+    "CheckFile",
+    "Checkpoint",
+    "CkptAuditError",
+    "Measurement",
+    "ModelPair",
+    "TensorHandle",
+    "Verdict",
+    "audit",
+    "load_checks",
+    "open_checkpoint",
+    "pair_checkpoints",
+]
+
+_HOMES = {
+    "checkpoints": ("Checkpoint", "TensorHandle", "open_checkpoint"),
+    "checks": ("Check", "CheckFile", "load_checks"),
+    "errors": ("CkptAuditError",),
+    "metrics": ("Measurement",),
+    "pairing": ("ModelPair", "pair_checkpoints"),
+    "result": ("AuditResult",),
+    "session": ("audit",),
+    "verdict": ("Verdict",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"ckptaudit.{module}"), name)
+    raise AttributeError(f"module 'ckptaudit' has no attribute {name!r}")

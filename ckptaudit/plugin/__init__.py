@@ -1,0 +1,110 @@
+"""pytest glue: options in, exit codes out. Without --base and --tuned it costs nothing and imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
+from ckptaudit.policy import DEFAULT_PROFILE, PROFILES
+
+if TYPE_CHECKING:
+    from ckptaudit.plugin.gate import Gate
+
+__all__ = ["audited_run", "layer", "measure", "model_pair"]
+
+MARKERS = (
+    "audit: a check of ckptaudit on a pair of checkpoints",
+    "audit_layer: a check judged layer by layer",
+    "audit_matrix: a check judged matrix by matrix",
+    "audit_model: a check judged on the model as a whole",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the contract."""
+    group = parser.getgroup("ckptaudit", "checkpoint audit")
+    group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
+    group.addoption(
+        "--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs"
+    )
+    group.addoption(
+        "--audit-profile",
+        metavar="NAME",
+        default=DEFAULT_PROFILE,
+        help=f"bundled checks to run: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
+    )
+    group.addoption(
+        "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+    group.addoption(
+        "--audit-exact", action="store_true", help="compute every number, settle nothing by a bound"
+    )
+    group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Keep the checkpoints' folders out of pytest's own set-up.
+
+    pytest looks for its configuration around every path on the command line, before it knows that
+    these two are option values. A checkpoint that brings a pytest.ini could so deselect the checks
+    that it would fail, or name a folder whose conftest.py runs: that is refused. And where no
+    configuration was found, the root would be some folder above the checkpoints, where ids and the
+    cache of `--lf` have no business: it is the folder pytest was started in.
+    """
+    known = early_config.known_args_namespace
+    inipath = early_config.inipath
+    for path in filter(None, (getattr(known, "base", None), *(getattr(known, "tuned", None) or ()))):
+        if inipath is not None and inipath.resolve().is_relative_to(Path(path).resolve()):
+            raise pytest.UsageError(
+                f"{printable(inipath)}: this checkpoint brings its own pytest configuration; "
+                "remove the file, or name your own with -c."
+            )
+    if inipath is None and getattr(known, "base", None) and not known.rootdir:
+        early_config._rootpath = early_config.invocation_params.dir
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Open and pair everything before collection; what cannot be judged ends here, with exit code 4."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    base, tuned = config.getoption("base"), config.getoption("tuned")
+    if base is None and not tuned:
+        _refuse_checks_without_pair(config)
+        return
+    if base is None or not tuned:
+        missing = "--base PATH" if base is None else "--tuned PATH"
+        raise pytest.UsageError(f"an audit compares two checkpoints; {missing} is missing.")
+    try:
+        gate = _open_gate(config, base, tuned)
+    except CkptAuditError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(gate, "ckptaudit-gate")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each layer where the `layer` fixture is asked for."""
+    parametrize_layers(metafunc, metafunc.config.pluginmanager.get_plugin("ckptaudit-gate"))
+
+
+def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
+    # Imported late: these pull in torch, and most pytest runs on a machine audit nothing.
+    from ckptaudit.plugin.gate import Gate
+
+    return Gate(config, base, tuned)
+
+
+def _refuse_checks_without_pair(config: pytest.Config) -> None:
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return
+    for argument in config.args:
+        path = Path(argument.partition("::")[0])
+        if path.suffix == ".toml" and path.is_file() and "[[check]]" in path.read_text(errors="replace"):
+            raise pytest.UsageError(
+                f"{printable(path)}: checks judge a pair of checkpoints; give --base PATH and --tuned PATH."
+            )

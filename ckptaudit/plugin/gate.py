@@ -1,0 +1,224 @@
+"""The audit as a plugin of one pytest run: which files, what to measure, what to write, which exit code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import pytest
+
+from ckptaudit.checks import CheckFile, holds_checks, load_checks
+from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
+from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
+from ckptaudit.plugin.progress import measuring
+from ckptaudit.policy import bundled_check_files, bundled_checks, profile_file
+from ckptaudit.report.json_file import write_json
+from ckptaudit.report.terminal import render_summary
+from ckptaudit.session import AuditSession, Request
+from ckptaudit.store import MeasurementStore
+from ckptaudit.verdict import Verdict, undecidable
+
+STORE = "ckptaudit_store"
+CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
+
+
+class Gate:
+    """Raises CkptAuditError while being built if the request cannot be judged."""
+
+    def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
+        self.config = config
+        self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        self.json: Path | None = _writable(config.getoption("audit_json"))
+        self.shared: TemporaryDirectory[str] | None = None
+        self.profile = profile_file(config.getoption("audit_profile"))
+        self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
+        config.args[:] = [str(self.profile)] if self.bundled_run else [_resolved(a) for a in config.args]
+        self.files = _check_files(config.args)
+        self.session = AuditSession(
+            base,
+            tuned,
+            device=config.getoption("audit_device"),
+            exact=config.getoption("audit_exact"),
+            store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
+        )
+        self.verdicts: dict[str, Verdict] = {}
+        if self.worker:
+            _share_cores()
+
+    def pytest_report_header(self) -> list[str]:
+        """What is judged, by what, and where."""
+        runs = ", ".join(printable(run.path) for run in self.session.runs)
+        what = self.profile.stem if self.bundled_run else "given files"
+        return [
+            f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
+            f"ckptaudit: checks {what}, device {self.session.device}",
+        ]
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Check files given by name, and those found in folders."""
+        if file_path.suffix != ".toml" or not (
+            parent.session.isinitpath(file_path) or holds_checks(file_path)
+        ):
+            return None
+        collector = CheckCollector.from_parent(parent, path=file_path, **_node_id(file_path))
+        collector.file = self.files.get(file_path.resolve()) or load_checks(file_path)
+        collector.session_of_audit = self.session
+        return collector
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
+        requests = [item.request for item in session.items if isinstance(item, CheckItem)]
+        everything = sum(1 for file in self.files.values() for _ in self.session.requests(file))
+        if not (self.json or self.worker and self.worker.get("ckptaudit_json")) or len(requests) < everything:
+            self.session.expect(requests)
+        elif not self.bundled_run:
+            self.session.expect(requests)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Measure ahead of the tests, with a progress display, where nothing can stop the run midway."""
+        config = self.config
+        distributed = self.worker is not None or config.pluginmanager.hasplugin("dsession")
+        if distributed or config.option.collectonly or config.getoption("maxfail") or session.testsfailed:
+            return
+        units = self.session.units([i.request for i in session.items if isinstance(i, CheckItem)])
+        for run, subject in measuring(units, config):
+            try:
+                self.session.measured(run, subject)
+            except CkptAuditError:
+                continue  # the item that needs this asks again, and reports it as its own error
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+        """Send the verdict along with the report: from a worker process nothing else comes back."""
+        report = yield
+        if isinstance(item, CheckItem) and item.verdict is not None:
+            decided_in = "call" if item.verdict.outcome in ("passed", "failed") else "setup"
+            if report.when == decided_in:
+                report.audit_verdict = msgspec.to_builtins(item.verdict)
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather verdicts where the reports come together."""
+        sent = getattr(report, "audit_verdict", None)
+        if sent is not None:
+            self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
+        elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
+            reason = "the process that judged it broke off"
+            self.verdicts[report.nodeid] = undecidable(
+                request.check, request.subject, request.run.path, reason
+            )
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the JSON; and never leave with 0 when nothing was judged."""
+        if self.worker is not None or self.config.option.collectonly:
+            return
+        if self.json is not None:
+            try:
+                write_json(self.session.result(list(self.verdicts.values())), self.json)
+            except OSError as error:
+                self._refuse(session, f"{printable(self.json)}: cannot be written ({printable(error)}).")
+        judged = any(v.outcome in ("passed", "failed") for v in self.verdicts.values())
+        if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
+            self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table of verdicts."""
+        if self.worker is not None or not self.verdicts:
+            return
+        verdicts = list(self.verdicts.values())
+        writer = self.config.get_terminal_writer()
+        terminalreporter.section("checkpoint audit", sep="=")
+        text = render_summary(
+            self.session.result(verdicts), verdicts, width=writer.fullwidth, colour=writer.hasmarkup
+        )
+        for line in text.splitlines():
+            terminalreporter.write_line(line)
+        if self.json is not None and self.json.is_file():
+            terminalreporter.write_line(f"every number is in {printable(self.json)}")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker where the measurements are shared, so that each is taken once."""
+        if self.shared is None:
+            self.shared = TemporaryDirectory(prefix="ckptaudit-")
+            self.session.store.folder = Path(self.shared.name)
+        node.workerinput[STORE] = self.shared.name
+        node.workerinput["ckptaudit_json"] = self.json is not None
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Keep a layer's checks in one process under the plain `-n`; an explicit --dist is obeyed."""
+        if config.getoption("dist") != "load":
+            return None
+        from ckptaudit.plugin.scheduling import SubjectScheduling
+
+        return SubjectScheduling(config, log)
+
+    def pytest_unconfigure(self) -> None:
+        """Remove the shared folder."""
+        if self.shared is not None:
+            self.shared.cleanup()
+
+    def _asked(self, nodeid: str) -> Request | None:
+        name = nodeid.rpartition("::")[2]
+        requests = (r for file in self.files.values() for r in self.session.requests(file))
+        return next((r for r in requests if item_name(r) == name), None)
+
+    def _refuse(self, session: pytest.Session, sentence: str) -> None:
+        session.exitstatus = CANNOT_BE_JUDGED
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"ERROR: {sentence}", red=True)
+
+
+def _writable(option: str | None) -> Path | None:
+    """The report's path, refused before hours of measuring rather than after."""
+    if option is None:
+        return None
+    path = Path(option)
+    folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CheckDefinitionError(
+            f"--audit-json {printable(path)}: no file can be written there; name another."
+        )
+    return path
+
+
+def _resolved(argument: str) -> str:
+    """An argument that names a bundled file by its id, as printed in a report, finds that file."""
+    name, colons, rest = argument.partition("::")
+    bundled = bundled_checks() / name
+    if name.endswith(".toml") and not Path(name).exists() and Path(name).name == name and bundled.is_file():
+        return f"{bundled}{colons}{rest}"
+    return argument
+
+
+def _check_files(arguments: list[str]) -> dict[Path, CheckFile]:
+    """Check files named, and those in folders named, all read now: a mistake in one must end the run."""
+    found: dict[Path, CheckFile] = {}
+    for argument in arguments:
+        path = Path(argument.partition("::")[0])
+        if path.suffix == ".toml":
+            found[path.resolve()] = load_checks(path)
+        elif path.is_dir():
+            found |= {p.resolve(): load_checks(p) for p in sorted(path.rglob("*.toml")) if holds_checks(p)}
+    return found
+
+
+def _node_id(path: Path) -> dict[str, str]:
+    """Bundled checks are known by their file name alone, wherever they are installed."""
+    bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
+    return {"nodeid": path.name} if bundled else {}
+
+
+def _share_cores() -> None:
+    import torch
+
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

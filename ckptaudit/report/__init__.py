@@ -1,0 +1,1 @@
+"""Renderings of what an audit found. Nothing here measures or decides."""

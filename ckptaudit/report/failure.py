@@ -1,0 +1,80 @@
+"""A verdict that closes the gate, in words that fit on one screen."""
+
+from __future__ import annotations
+
+import textwrap
+
+from ckptaudit.checks import Check
+from ckptaudit.errors import printable
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.verdict import Ranked, Verdict
+
+WIDTH = 100
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole counts in full."""
+    return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def quantity(metric: str, value: float) -> str:
+    """A value with its unit, where the unit says something."""
+    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
+    unit = fact.unit if fact else "1"
+    return number(value) if unit == "1" else f"{number(value)} {unit}"
+
+
+def compared(verdict: Verdict) -> str:
+    """`0.0023, limit <= 0.001`: measured against limit, in one phrase."""
+    limit = f"limit {verdict.sign} {number(verdict.limit)}"
+    if verdict.value is None:
+        return f"not measured, {limit}"
+    bound = {"upper_bound": "at most ", "lower_bound": "at least "}.get(verdict.kind or "", "")
+    return f"{bound}{quantity(verdict.metric, verdict.value)}, {limit}"
+
+
+def explain(verdict: Verdict, check: Check) -> str:
+    """The whole text: claim, measured against limit, worst and next-worst tensors, source, remedy."""
+    if verdict.value is None:
+        head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
+    else:
+        head = [("measured", _measured(verdict, check)), ("broken claim", check.claim), *_where(verdict)]
+    rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
+    return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
+
+
+def _measured(verdict: Verdict, check: Check) -> str:
+    how = {
+        "worst": "worst of",
+        "mean": "mean of",
+        "weighted_mean": "parameter-weighted mean of",
+        "sum": "sum over",
+    }
+    subject = printable(verdict.subject)
+    if check.about_pair:
+        return f"{compared(verdict)} ({verdict.metric})"
+    return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
+
+
+def _where(verdict: Verdict) -> list[tuple[str, str]]:
+    if not verdict.ranking:
+        return [("tensors", printable(verdict.reason))]
+    worst, *others = verdict.ranking
+    rows = [("worst tensor", _ranked(worst))]
+    return rows + [("next worst" if i == 0 else "", _ranked(r)) for i, r in enumerate(others)]
+
+
+def _ranked(ranked: Ranked) -> str:
+    remark = f"   {ranked.remark}" if ranked.remark else ""
+    return f"{number(ranked.value):>10}  {_shortened(ranked.tensor)}{remark}"
+
+
+def _shortened(name: str) -> str:
+    clean = printable(name)
+    return clean if len(clean) <= 120 else f"{clean[:80]}...{clean[-30:]}"
+
+
+def _line(label: str, text: str) -> str:
+    if label in ("worst tensor", "next worst", ""):
+        return f"{label:<14}{text}"
+    return textwrap.fill(f"{label:<14}{text}", WIDTH, subsequent_indent=" " * 14, break_long_words=False)

@@ -1,0 +1,94 @@
+"""The table at the end of the terminal output: one row for each check and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from typing import Literal
+
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from ckptaudit.errors import printable
+from ckptaudit.report.failure import number
+from ckptaudit.result import AuditResult
+from ckptaudit.verdict import Verdict
+
+WORDS = {"passed": "holds", "failed": "BROKEN", "error": "CANNOT JUDGE", "skipped": "skipped"}
+COLOURS = {"passed": "green", "failed": "bold red", "error": "bold magenta", "skipped": "yellow"}
+GRAVITY = ("error", "failed", "passed", "skipped")
+
+
+def render_summary(result: AuditResult, verdicts: Sequence[Verdict], *, width: int, colour: bool) -> str:
+    """The table and a closing line as text of the given width, with colour codes or without."""
+    stream = StringIO()
+    system: Literal["standard"] | None = "standard" if colour else None
+    # As wide as its content asks: rich would squeeze every column, the table below only the last.
+    console = Console(file=stream, width=max(width, 400), force_terminal=colour, color_system=system)
+    console.print(_table(verdicts, width=width, several=len(result.tuned) > 1))
+    for line in _closing(result, verdicts):
+        console.print(Text(line))
+    return stream.getvalue().rstrip("\n")
+
+
+def _table(verdicts: Sequence[Verdict], *, width: int, several: bool) -> Table:
+    names = ["run", "check", "verdict", "worst", "limit", "where"][not several :]
+    rows = [_row(group, several=several) for group in _by_check(verdicts)]
+    taken = [max(map(len, (name, *(row[i].plain for row in rows)))) for i, name in enumerate(names)]
+    # Only the last column gives way on a narrow terminal: the numbers must stay whole.
+    taken[-1] = min(taken[-1], max(16, width - sum(taken[:-1]) - 2 * len(names)))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name, size in zip(names, taken, strict=True):
+        justify: JustifyMethod = "right" if name in ("worst", "limit") else "left"
+        table.add_column(name, width=size, no_wrap=True, overflow="ellipsis", justify=justify)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _by_check(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault((verdict.tuned, verdict.check), []).append(verdict)
+    return list(groups.values())
+
+
+def _row(group: list[Verdict], *, several: bool) -> list[Text]:
+    worst = min(group, key=_severity)
+    counted = sum(v.outcome == worst.outcome for v in group)
+    share = "" if len(group) == 1 else f" {counted}/{len(group)}"
+    value = (
+        "-" if worst.value is None else ("<= " if worst.kind == "upper_bound" else "") + number(worst.value)
+    )
+    cells = [
+        Text(printable(worst.check)),
+        Text(WORDS[worst.outcome] + share, style=COLOURS[worst.outcome]),
+        Text(value),
+        Text(f"{worst.sign} {number(worst.limit)}"),
+        Text(printable(worst.worst or worst.reason or worst.subject)),
+    ]
+    return [Text(printable(worst.tuned)), *cells] if several else cells
+
+
+def _severity(verdict: Verdict) -> tuple[int, float]:
+    room = 0.0
+    if verdict.value is not None:
+        room = verdict.limit - verdict.value if verdict.sign == "<=" else verdict.value - verdict.limit
+    return GRAVITY.index(verdict.outcome), room
+
+
+def _closing(result: AuditResult, verdicts: Sequence[Verdict]) -> list[str]:
+    s = result.summary
+    bounds = sum(v.kind in ("upper_bound", "lower_bound") for v in verdicts)
+    lines = [
+        f"base {printable(result.base)}",
+        *(f"tuned {printable(path)}" for path in result.tuned),
+        f"{len(verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, {s.skipped} skipped"
+        + (f"; {bounds} settled by a bound" if bounds else ""),
+    ]
+    if result.unaligned:
+        shown = "; ".join(result.unaligned[:5])
+        more = f"; and {len(result.unaligned) - 5} more" if len(result.unaligned) > 5 else ""
+        lines.append(f"not aligned: {shown}{more}")
+    return lines
