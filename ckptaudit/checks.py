@@ -127,9 +127,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckDefinitionError(f"{printable(path)}: no such check file; check the path.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckDefinitionError(
-            f"{printable(path)}: not a valid TOML file ({printable(error)})."
-        ) from error
+        raise CheckDefinitionError(f"{printable(path)}: not a valid TOML file ({printable(error)}).") from error
 
 
 def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> tuple[Check, ...]:
@@ -138,9 +136,7 @@ def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...])
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise CheckDefinitionError(f"{printable(path)}: key {key}: a list of strings is allowed.")
     if path.resolve() in open_files:
-        raise CheckDefinitionError(
-            f"{printable(path)}: key include: the file includes itself; remove the cycle."
-        )
+        raise CheckDefinitionError(f"{printable(path)}: key include: the file includes itself; remove the cycle.")
     checks = [c for name in names for c in _load(path.parent / name, (*open_files, path.resolve()))]
     ids = [check.id for check in checks]
     for unknown in (e for e in excluded if e not in ids):
@@ -156,9 +152,7 @@ class _Problem(Exception):
 
 
 def _file_problems(content: dict[str, Any]) -> list[str]:
-    problems = [
-        f"key {printable(k)}: allowed are {', '.join(FILE_KEYS)}" for k in content if k not in FILE_KEYS
-    ]
+    problems = [f"key {printable(k)}: allowed are {', '.join(FILE_KEYS)}" for k in content if k not in FILE_KEYS]
     if not isinstance(content.get("check", []), list):
         problems.append("key check: write each check as a [[check]] table")
     return problems
@@ -198,7 +192,8 @@ def _check_problems(check: Check) -> Iterable[str]:
     if not check.roles or not all(check.roles):
         yield "key roles: at least one group or role name is required"
     if check.breaks_when not in PERTURBATIONS:
-        yield f"key breaks_when: unknown damage {check.breaks_when!r}; {nearest(check.breaks_when, sorted(PERTURBATIONS))}"
+        meant = nearest(check.breaks_when, sorted(PERTURBATIONS))
+        yield f"key breaks_when: unknown damage {check.breaks_when!r}; {meant}"
 
 
 def _metric_problems(check: Check) -> Iterable[str]:

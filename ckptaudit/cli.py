@@ -89,7 +89,7 @@ def _inspect(path: str) -> list[str]:
         f"roles       {', '.join(f'{printable(name)} ({count})' for name, count in roles.most_common())}",
         "",
     ]
-    rows = [("tensor", "shape", "dtype", "subject", "role")]
+    rows: list[tuple[str, ...]] = [("tensor", "shape", "dtype", "subject", "role")]
     for name, handle in checkpoint.tensors.items():
         where = places[name]
         rows.append(

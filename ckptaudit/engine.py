@@ -164,7 +164,7 @@ def _values(
     try:
         values: list[float | None] = compute(batch).tolist()
         return values
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         # One matrix on which LAPACK fails must not take its neighbours along.
         if len(chunk) == 1:
             return [None]

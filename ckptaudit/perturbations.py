@@ -76,7 +76,8 @@ def rotate_principal_left(base: Tensor, tuned: Tensor) -> Tensor:
     import torch
 
     u, s, vh = torch.linalg.svd(tuned, full_matrices=False)
-    return (u.flip(1) * s) @ vh
+    damaged: Tensor = (u.flip(1) * s) @ vh
+    return damaged
 
 
 @matrices
@@ -85,7 +86,8 @@ def rotate_principal_right(base: Tensor, tuned: Tensor) -> Tensor:
     import torch
 
     u, s, vh = torch.linalg.svd(tuned, full_matrices=False)
-    return (u * s) @ vh.flip(0)
+    damaged: Tensor = (u * s) @ vh.flip(0)
+    return damaged
 
 
 @matrices
@@ -112,7 +114,8 @@ def write_on_principal_directions(base: Tensor, tuned: Tensor) -> Tensor:
     u, s, vh = torch.linalg.svd(base, full_matrices=False)
     k = max(1, s.shape[0] // 8)
     # float32 storage would hide nothing here, but bf16 rounding of a tiny step would: take a visible one.
-    return base + 0.5 * (u[:, :k] * s[:k]) @ vh[:k]
+    damaged: Tensor = base + 0.5 * (u[:, :k] * s[:k]) @ vh[:k]
+    return damaged
 
 
 @floats
@@ -129,7 +132,8 @@ def flatten_update(base: Tensor, tuned: Tensor) -> Tensor:
     shape = tuned.shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=tuned.dtype)
     u, _, vh = torch.linalg.svd(noise, full_matrices=False)
-    return base + 0.1 * base.norm() / min(shape) ** 0.5 * (u @ vh)
+    damaged: Tensor = base + 0.1 * base.norm() / min(shape) ** 0.5 * (u @ vh)
+    return damaged
 
 
 @vectors
@@ -155,8 +159,7 @@ def restore_base(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 @damage
 def drop_tensor(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """The first tensor is missing from the tuned side."""
-    first, *others = tuned.tensors
-    return replace(tuned, tensors={name: tuned.tensors[name] for name in others})
+    return replace(tuned, tensors=dict(list(tuned.tensors.items())[1:]))
 
 
 @damage

@@ -98,9 +98,7 @@ class AuditSession:
         check, run = request.check, request.run
         if check.about_pair:
             return judge_pair(check, request.subject, run.path, run.pair)
-        names = {
-            name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()
-        }
+        names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
         rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
@@ -121,9 +119,7 @@ class AuditSession:
         chosen = run.pair.select(roles).get(subject, ())
         names = {name for tensor in chosen for name in tensor.matrix_names()}
         return {
-            m.tensor: float("nan") if m.value is None else m.value
-            for m in self._extra[key]
-            if m.tensor in names
+            m.tensor: float("nan") if m.value is None else m.value for m in self._extra[key] if m.tensor in names
         }
 
     def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
@@ -196,9 +192,7 @@ def _subjects(check: Check, pair: ModelPair) -> list[str]:
     if check.per == "model" or check.about_pair:
         return [MODEL]
     chosen = {
-        subject: tensors
-        for subject in pair.select(check.roles)
-        if (tensors := _selected(check, pair, subject))
+        subject: tensors for subject in pair.select(check.roles) if (tensors := _selected(check, pair, subject))
     }
     if check.per == "layer":
         return list(chosen) or [MODEL]

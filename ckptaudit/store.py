@@ -27,9 +27,7 @@ class MeasurementStore:
         self.folder = folder
         self._taken: dict[tuple[str, str], Entry] = {}
 
-    def take(
-        self, tuned: str, subject: str, measure: Callable[[], list[Measurement]]
-    ) -> tuple[Measurement, ...]:
+    def take(self, tuned: str, subject: str, measure: Callable[[], list[Measurement]]) -> tuple[Measurement, ...]:
         """The measurements of a subject of a run, taken now unless somebody already has."""
         key = (tuned, subject)
         if key not in self._taken:

@@ -143,9 +143,7 @@ def _guard_reason(check: Check) -> str:
 
 
 def _cause(bad: Measurement, measured: Sequence[Measurement]) -> str:
-    count = next(
-        (m.value for m in measured if m.tensor == bad.tensor and m.metric == "nonfinite_entries"), None
-    )
+    count = next((m.value for m in measured if m.tensor == bad.tensor and m.metric == "nonfinite_entries"), None)
     if count:
         return f"the tuned tensor has {count:.0f} NaN or infinite entries"
     return "an entry of either side is not finite, or its decomposition did not converge"
@@ -161,9 +159,7 @@ def _aggregate(check: Check, ranked: list[Measurement]) -> float:
         total = sum(m.parameters for m in ranked)
         # A tensor without entries has nothing to say; if all are such, their plain value stands.
         return (
-            math.fsum(v * m.parameters for v, m in zip(values, ranked, strict=True)) / total
-            if total
-            else values[0]
+            math.fsum(v * m.parameters for v, m in zip(values, ranked, strict=True)) / total if total else values[0]
         )
     return values[0]
 

@@ -42,9 +42,7 @@ def _tensors(root: Path) -> dict[str, TensorHandle]:
             return read_file(root)
         if root.name.endswith(".safetensors.index.json"):
             return read_index(root)
-        raise CheckpointError(
-            f"{printable(root)}: not a .safetensors file; pass one, or the folder that holds it."
-        )
+        raise CheckpointError(f"{printable(root)}: not a .safetensors file; pass one, or the folder that holds it.")
     if (root / INDEX).is_file():
         return read_index(root / INDEX)
     if (root / SINGLE).is_file():
@@ -65,12 +63,11 @@ def _lone_file(root: Path) -> dict[str, TensorHandle]:
     if files or indexes:
         names = ", ".join(printable(f.name) for f in (indexes or files)[:4])
         raise CheckpointError(
-            f"{printable(root)}: several safetensors files ({names}, ...) and no {INDEX}; pass one file, or add the index."
+            f"{printable(root)}: several safetensors files ({names}, ...) and no {INDEX}; "
+            "pass one file, or add the index."
         )
     if not any(root.iterdir()):
-        raise CheckpointError(
-            f"{printable(root)}: the directory is empty; pass the folder that holds the weights."
-        )
+        raise CheckpointError(f"{printable(root)}: the directory is empty; pass the folder that holds the weights.")
     raise CheckpointError(
         f"{printable(root)}: no weights here; expected {SINGLE}, {INDEX} or one .safetensors file."
     )

@@ -19,10 +19,8 @@ def numerical_rank(s: Float[Tensor, "batch r"], *, m: int, n: int) -> Int[Tensor
     return (s > floor).sum(dim=1)
 
 
-def relative_distance(
-    distance: Float[Tensor, "batch"], size: Float[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
-    """distance / size, with the two cases without a quotient defined: 0 / 0 = 0, and x / 0 = 1.
+def relative_distance(distance: Float[Tensor, "batch"], size: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Quotient distance / size, with the two cases without a quotient defined: 0 / 0 = 0, and x / 0 = 1.
 
     A tensor that was zero and no longer is has moved by all of itself.
     """

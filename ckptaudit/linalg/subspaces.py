@@ -10,9 +10,7 @@ SEPARATION = 0.1
 """How far below the base's s_k a tuned singular value must lie to count as outside the top (a share of s_k)."""
 
 
-def principal_angles(
-    x: Float[Tensor, "batch m k"], y: Float[Tensor, "batch m l"]
-) -> Float[Tensor, "batch k"]:
+def principal_angles(x: Float[Tensor, "batch m k"], y: Float[Tensor, "batch m l"]) -> Float[Tensor, "batch k"]:
     """The k angles in degrees, ascending, from span(x) to span(y); columns orthonormal (y's may be zero).
 
     cos theta_i are the singular values of x'y, sin theta_i those of (I - y y')x. The cosine is used

@@ -77,12 +77,14 @@ class PairBatch:
     @cached_property
     def base_norm(self) -> Float[Tensor, "batch"]:
         """norm_F(W0)."""
-        return torch.linalg.vector_norm(self.base, dim=(1, 2))
+        norm: Tensor = torch.linalg.vector_norm(self.base, dim=(1, 2))
+        return norm
 
     @cached_property
     def update_norm(self) -> Float[Tensor, "batch"]:
         """norm_F(D)."""
-        return torch.linalg.vector_norm(self.update, dim=(1, 2))
+        norm: Tensor = torch.linalg.vector_norm(self.update, dim=(1, 2))
+        return norm
 
     @cached_property
     def changed(self) -> Bool[Tensor, "batch m n"]:
@@ -102,7 +104,8 @@ class PairBatch:
     @cached_property
     def update_s(self) -> Float[Tensor, "batch r"]:
         """Singular values of D, descending."""
-        return torch.linalg.svdvals(self.update)
+        s: Tensor = torch.linalg.svdvals(self.update)
+        return s
 
     def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """A pair of results that two metrics read off one computation."""

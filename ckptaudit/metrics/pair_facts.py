@@ -31,9 +31,7 @@ def shape_mismatches(pair: ModelPair) -> list[str]:
 
 def dtype_mismatches(pair: ModelPair) -> list[str]:
     """Aligned tensors that are stored in different types."""
-    return [
-        f"{t.name}: base {t.base.dtype}, tuned {t.tuned.dtype}" for t in pair.aligned if not t.dtypes_agree
-    ]
+    return [f"{t.name}: base {t.base.dtype}, tuned {t.tuned.dtype}" for t in pair.aligned if not t.dtypes_agree]
 
 
 def _fact(findings: Callable[[ModelPair], list[str]], formula: str) -> PairFact:

@@ -51,9 +51,7 @@ def principal_angle_left_max(batch: PairBatch) -> Tensor:
     return _angles(batch, "left")[0]
 
 
-@metric(
-    unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum"
-)
+@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum")
 def principal_angle_left_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k left singular subspaces."""
     return _angles(batch, "left")[1]
@@ -65,9 +63,7 @@ def principal_angle_right_max(batch: PairBatch) -> Tensor:
     return _angles(batch, "right")[0]
 
 
-@metric(
-    unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum"
-)
+@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
 def principal_angle_right_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k right singular subspaces."""
     return _angles(batch, "right")[1]
@@ -76,9 +72,7 @@ def principal_angle_right_mean(batch: PairBatch) -> Tensor:
 ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
 
 
-@metric(
-    unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum"
-)
+@metric(unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum")
 def principal_rotation_left(batch: PairBatch) -> Tensor:
     """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
     return _rotation(batch, "left")
@@ -125,7 +119,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
-    formula="|P & M| / |M|, P = the floor(alpha m n) largest |rank-r0 SVD part of W0|, r0 = min(64, max(1, r // 8))",
+    formula="|P & M| / |M|, P = the floor(alpha m n) largest |rank-r0 part of W0|, r0 = min(64, max(1, r // 8))",
     source="arXiv:2606.07082, C.3; mask after arXiv:2506.00772",
     needs="spectrum",
 )

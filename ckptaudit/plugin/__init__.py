@@ -28,9 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the contract."""
     group = parser.getgroup("ckptaudit", "checkpoint audit")
     group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
-    group.addoption(
-        "--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs"
-    )
+    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs")
     group.addoption(
         "--audit-profile",
         metavar="NAME",
@@ -40,9 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
-    group.addoption(
-        "--audit-exact", action="store_true", help="compute every number, settle nothing by a bound"
-    )
+    group.addoption("--audit-exact", action="store_true", help="compute every number, settle nothing by a bound")
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
 
 

@@ -22,6 +22,7 @@ from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
 
 STORE = "ckptaudit_store"
+REPORTED = "ckptaudit_reported"
 CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 
 
@@ -59,11 +60,9 @@ class Gate:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
-        if file_path.suffix != ".toml" or not (
-            parent.session.isinitpath(file_path) or holds_checks(file_path)
-        ):
+        if file_path.suffix != ".toml" or not (parent.session.isinitpath(file_path) or holds_checks(file_path)):
             return None
-        collector = CheckCollector.from_parent(parent, path=file_path, **_node_id(file_path))
+        collector = CheckCollector.from_parent(parent, path=file_path, **_node_id(file_path))  # type: ignore[arg-type]
         collector.file = self.files.get(file_path.resolve()) or load_checks(file_path)
         collector.session_of_audit = self.session
         return collector
@@ -71,10 +70,9 @@ class Gate:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
-        everything = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        if not (self.json or self.worker and self.worker.get("ckptaudit_json")) or len(requests) < everything:
-            self.session.expect(requests)
-        elif not self.bundled_run:
+        all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
+        reported = self.worker[REPORTED] if self.worker else self.json is not None
+        if not (reported and self.bundled_run and len(requests) == all_asked):
             self.session.expect(requests)
 
     @pytest.hookimpl(tryfirst=True)
@@ -108,9 +106,7 @@ class Gate:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            self.verdicts[report.nodeid] = undecidable(
-                request.check, request.subject, request.run.path, reason
-            )
+            self.verdicts[report.nodeid] = undecidable(request.check, request.subject, request.run.path, reason)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -148,7 +144,7 @@ class Gate:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
             self.session.store.folder = Path(self.shared.name)
         node.workerinput[STORE] = self.shared.name
-        node.workerinput["ckptaudit_json"] = self.json is not None
+        node.workerinput[REPORTED] = self.json is not None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -184,9 +180,7 @@ def _writable(option: str | None) -> Path | None:
     path = Path(option)
     folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CheckDefinitionError(
-            f"--audit-json {printable(path)}: no file can be written there; name another."
-        )
+        raise CheckDefinitionError(f"--audit-json {printable(path)}: no file can be written there; name another.")
     return path
 
 

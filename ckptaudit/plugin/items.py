@@ -87,7 +87,7 @@ class CheckItem(pytest.Item):
         return self.path, None, f"{self.name}{verdict}"
 
     @property
-    def location(self) -> tuple[str, int | None, str]:  # type: ignore[override]
+    def location(self) -> tuple[str, int | None, str]:
         """The id's own file name; where the check file happens to be installed is of no interest."""
         return self.nodeid.partition("::")[0], None, self.name
 

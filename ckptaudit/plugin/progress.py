@@ -19,12 +19,12 @@ LOG_EVERY_S = 30.0
 def measuring(units: Sequence[T], config: pytest.Config) -> Iterator[T]:
     """The units one by one: a bar on a terminal, gone when done; a line now and then in a log."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or reporter.verbosity < 0:
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or capture is None or reporter.verbosity < 0:
         yield from units
     elif not reporter.isatty:
         yield from _logged(units, reporter)
     else:
-        capture = config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled():
             yield from _drawn(units)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 
 
-class SubjectScheduling(LoadScopeScheduling):
+class SubjectScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Items of one layer go to one worker, so that its matrices are read and decomposed there alone."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -58,9 +58,7 @@ def _row(group: list[Verdict], *, several: bool) -> list[Text]:
     worst = min(group, key=_severity)
     counted = sum(v.outcome == worst.outcome for v in group)
     share = "" if len(group) == 1 else f" {counted}/{len(group)}"
-    value = (
-        "-" if worst.value is None else ("<= " if worst.kind == "upper_bound" else "") + number(worst.value)
-    )
+    value = "-" if worst.value is None else ("<= " if worst.kind == "upper_bound" else "") + number(worst.value)
     cells = [
         Text(printable(worst.check)),
         Text(WORDS[worst.outcome] + share, style=COLOURS[worst.outcome]),
@@ -84,8 +82,8 @@ def _closing(result: AuditResult, verdicts: Sequence[Verdict]) -> list[str]:
     lines = [
         f"base {printable(result.base)}",
         *(f"tuned {printable(path)}" for path in result.tuned),
-        f"{len(verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, {s.skipped} skipped"
-        + (f"; {bounds} settled by a bound" if bounds else ""),
+        f"{len(verdicts)} verdicts: {s.passed} hold, {s.failed} broken, "
+        f"{s.errors} cannot be judged, {s.skipped} skipped" + (f"; {bounds} settled by a bound" if bounds else ""),
     ]
     if result.unaligned:
         shown = "; ".join(result.unaligned[:5])
