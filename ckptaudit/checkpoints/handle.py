@@ -11,16 +11,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ckptaudit.checkpoints.adapters import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankUpdate:
+    """The update of a merged weight before it was rounded to the weight's dtype: `scale * up @ down`.
+
+    `transposed` says that the stored weight is the transpose of that product (`fan_in_fan_out`, embeddings).
+    """
+
+    up: TensorHandle
+    down: TensorHandle
+    scale: float
+    transposed: bool = False
+
+    @property
+    def rank(self) -> int:
+        """The most directions that the update can have."""
+        return self.down.shape[0]
+
 
 @dataclass(frozen=True, slots=True)
 class TensorHandle:
-    """One tensor of a checkpoint: its header facts, and the way to its bytes."""
+    """One tensor of a checkpoint: its header facts, and the way to its bytes.
+
+    `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     file: Path
     load: Callable[[], Tensor] = field(repr=False, compare=False)
+    low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
 
     @property
     def parameters(self) -> int:
@@ -38,17 +62,22 @@ class TensorHandle:
             shape=tuple(tensor.shape),
             dtype=str(tensor.dtype).removeprefix("torch."),
             load=lambda: tensor,
+            low_rank=None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint's tensors by name, in sorted order, and its model configuration if it has one."""
+    """A checkpoint's tensors by name, in sorted order, and its model configuration if it has one.
+
+    `adapter` is there where the tensors are an adapter's factors: `merge_adapter` makes weights of them.
+    """
 
     path: str
     format: str
     tensors: Mapping[str, TensorHandle]
     config: Mapping[str, object] = field(default_factory=dict)
+    adapter: Adapter | None = None
 
     @property
     def parameters(self) -> int:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from safetensors import SafetensorError, safe_open
 
+from ckptaudit.checkpoints.documents import MAX_DOCUMENT, clipped, file_size
 from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints.storage import StoredTensor, checked_shape, itemsize
 from ckptaudit.errors import CheckpointError, printable
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DTYPES = {
     "F64": "float64",
@@ -24,100 +23,78 @@ DTYPES = {
     "I32": "int32",
     "I16": "int16",
     "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
 }
 
 
-class ShardIndex(msgspec.Struct):
-    """`model.safetensors.index.json`: which shard holds which tensor."""
+class Entry(msgspec.Struct):
+    """One tensor in a header: its bytes lie between the offsets, counted from the end of the header."""
 
-    weight_map: dict[str, str]
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
 
 
 def read_file(path: Path) -> dict[str, TensorHandle]:
     """Handles of one safetensors file. Raises CheckpointError, naming the file and the mend."""
-    opened = _open(path)
-    return {name: _handle(path, opened, name) for name in sorted(opened.keys())}
+    _validate(path)
+    start, header = _header(path)
+    return {name: _stored(path, start, name, header[name]).handle(name) for name in sorted(header)}
 
 
-def read_index(index: Path) -> dict[str, TensorHandle]:
-    """Handles of a sharded checkpoint; every tensor the index lists must be in the shard it names."""
-    weight_map = _weight_map(index)
-    found = {shard: read_file(_shard_path(index, shard)) for shard in sorted(set(weight_map.values()))}
-    for name, shard in weight_map.items():
-        if name not in found[shard]:
-            raise CheckpointError(
-                f"{index}: tensor {printable(name)} is listed in {printable(shard)}, which does not hold it; "
-                "index and shards come from different saves, so save or download the checkpoint again."
-            )
-    return {name: found[weight_map[name]][name] for name in sorted(weight_map)}
-
-
-def _weight_map(index: Path) -> dict[str, str]:
+def _validate(path: Path) -> None:
+    """Let the library check lengths, offsets, overlaps and sizes; it bounds the header before reading it."""
     try:
-        weight_map = msgspec.json.decode(index.read_bytes(), type=ShardIndex).weight_map
-    except (OSError, RecursionError, msgspec.DecodeError) as error:
-        raise CheckpointError(
-            f"{index}: this shard index cannot be read ({printable(error)}); save or download it again."
-        ) from error
-    if not weight_map:
-        raise CheckpointError(f"{index}: the shard index lists no tensor; save or download it again.")
-    return weight_map
-
-
-def _shard_path(index: Path, shard: str) -> Path:
-    # A shard is a plain file name beside its index. The name may be a symlink (the hub cache makes
-    # such), but the index itself must not be able to point out of its folder.
-    if shard != Path(shard).name or shard in ("", ".", "..") or "\\" in shard or "\0" in shard:
-        raise CheckpointError(
-            f"{index}: shard {printable(shard)!r} lies outside the checkpoint's folder; "
-            "an index may only name files beside it."
-        )
-    path = index.parent / shard
-    if not path.is_file():
-        raise CheckpointError(
-            f"{index}: shard {printable(shard)} is missing from {index.parent}; finish the download or copy it."
-        )
-    return path
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
+        file_size(path)
+        with safe_open(path, framework="pt"):
+            pass
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable safetensors file ({printable(error)}); "
-            "it is probably cut short or damaged, so save or download it again."
-        ) from error
+        raise _unreadable(path, error) from error
 
 
-def _handle(path: Path, opened: Any, name: str) -> TensorHandle:
-    header = opened.get_slice(name)
-    stored = header.get_dtype()
-    if stored not in DTYPES:
+def _header(path: Path) -> tuple[int, dict[str, Entry]]:
+    # The library tells no offsets and lets the last of two equal names win, so the header is read once more.
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_DOCUMENT:
+                raise ValueError(f"a header of {length:,} bytes")
+            raw = json.loads(file.read(length), object_pairs_hook=_unique)
+        raw.pop("__metadata__", None)
+        return 8 + length, msgspec.convert(raw, dict[str, Entry])
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in its header")
+    return found
+
+
+def _stored(path: Path, start: int, name: str, entry: Entry) -> StoredTensor:
+    if entry.dtype not in DTYPES:
         raise CheckpointError(
-            f"{path}: tensor {printable(name)} is stored as {printable(stored)}, which is not read yet; "
-            f"save it as one of {', '.join(DTYPES.values())}."
+            f"{printable(path)}: tensor {clipped(name)} is stored as {clipped(entry.dtype)}, which is not "
+            "read; "
+            "save it as bfloat16, float16, float32 or float8."
         )
-    return TensorHandle(
-        name=name,
-        shape=tuple(header.get_shape()),
-        dtype=DTYPES[stored],
-        file=path,
-        load=_loader(path, opened, name),
+    dtype, shape = DTYPES[entry.dtype], checked_shape(path, name, entry.shape)
+    begin, end = entry.data_offsets
+    return StoredTensor(path, start + begin, (end - begin) // itemsize(dtype), dtype, shape)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{printable(path)}: not a readable safetensors file ({clipped(error)}); "
+        "it is probably cut short or damaged, so save or download it again."
     )
-
-
-def _loader(path: Path, opened: Any, name: str) -> Callable[[], Tensor]:
-    def load() -> Tensor:
-        try:
-            tensor: Tensor = opened.get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path}: tensor {printable(name)} cannot be read ({printable(error)}); "
-                "the file changed or was cut short after it was opened."
-            ) from error
-        return tensor
-
-    return load

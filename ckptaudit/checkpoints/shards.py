@@ -1,0 +1,36 @@
+"""Weights in several files, and the index that says which tensor lies in which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ckptaudit.checkpoints.documents import clipped, read_document, sibling
+from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.errors import CheckpointError, printable
+
+
+class ShardIndex(msgspec.Struct):
+    """`*.index.json`: which shard holds which tensor."""
+
+    weight_map: dict[str, str]
+
+
+def read_shards(index: Path, read_file: Callable[[Path], dict[str, TensorHandle]]) -> dict[str, TensorHandle]:
+    """Handles of a sharded checkpoint; every tensor the index lists must be in the shard it names."""
+    weight_map = read_document(index, ShardIndex).weight_map
+    if not weight_map:
+        raise CheckpointError(
+            f"{printable(index)}: the shard index lists no tensor; save or download it again."
+        )
+    found = {shard: read_file(sibling(index, shard)) for shard in sorted(set(weight_map.values()))}
+    for name, shard in weight_map.items():
+        if name not in found[shard]:
+            raise CheckpointError(
+                f"{printable(index)}: tensor {clipped(name)} is listed in {clipped(shard)}, which does "
+                "not hold it; "
+                "index and shards come from different saves, so save or download the checkpoint again."
+            )
+    return {name: found[weight_map[name]][name] for name in sorted(weight_map)}

@@ -1,0 +1,108 @@
+"""Bytes of a file to a tensor: the only place where the contents of a weight are read.
+
+Plain reads, not a memory map: a mapped file that shrinks kills the process with SIGBUS, while a short
+read is an answer. Memory stays within the tensor asked for, which the file's size bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+
+from ckptaudit.checkpoints.documents import clipped, file_size
+from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.errors import CheckpointError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPES = {
+    name: getattr(torch, name)
+    for name in (
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+        "uint16", "uint32", "uint64", "complex64", "complex128",
+        "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu",
+    )
+    if hasattr(torch, name)
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies: `count` values from byte `start` of a file, seen through shape and stride."""
+
+    file: Path
+    start: int
+    count: int
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+
+    def load(self) -> Tensor:
+        """The tensor on the CPU. Raises CheckpointError if the file no longer holds it."""
+        if not self.count:
+            return torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        flat = read_bytes(self.file, self.start, self.count * itemsize(self.dtype)).view(DTYPES[self.dtype])
+        if self.stride is None:
+            return flat.view(self.shape)
+        return flat.as_strided(self.shape, self.stride)
+
+    def handle(self, name: str) -> TensorHandle:
+        """The tensor as every reader returns it."""
+        return TensorHandle(name=name, shape=self.shape, dtype=self.dtype, file=self.file, load=self.load)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes per entry."""
+    return int(DTYPES[dtype].itemsize)
+
+
+def read_bytes(path: Path, start: int, length: int) -> Tensor:
+    """`length` bytes from `start` as a uint8 tensor. Nothing is allocated for bytes that the file lacks."""
+    try:
+        if start < 0 or length < 0 or start + length > file_size(path):
+            raise _cut_short(path, start, length)
+        buffer = numpy.empty(length, dtype=numpy.uint8)
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            _fill(memoryview(buffer.data), file.readinto, path, start)
+    except OSError as error:
+        raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)}).") from error
+    return torch.from_numpy(buffer)
+
+
+def checked_shape(path: Path, name: str, shape: object) -> tuple[int, ...]:
+    """The shape, if it is a short list of sizes whose product a file could hold."""
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else None
+    if sizes is None or len(sizes) > 64 or not all(type(s) is int and 0 <= s < 2**63 for s in sizes):
+        raise CheckpointError(
+            f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged."
+        )
+    if prod(sizes) >= 2**63:
+        raise CheckpointError(
+            f"{printable(path)}: tensor {clipped(name)} claims a shape of {prod(sizes):.1e} entries; the "
+            "file is damaged."
+        )
+    return sizes
+
+
+def _fill(view: memoryview, readinto, path: Path, start: int) -> None:  # type: ignore[no-untyped-def]
+    done = 0
+    while done < len(view):
+        count = readinto(view[done : done + 2**30])
+        if not count:
+            raise _cut_short(path, start, len(view))
+        done += count
+
+
+def _cut_short(path: Path, start: int, length: int) -> CheckpointError:
+    return CheckpointError(
+        f"{printable(path)}: {length:,} bytes at {start:,} lie outside the file, which changed or was cut "
+        "short; "
+        "save or download it again."
+    )
