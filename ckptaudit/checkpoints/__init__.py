@@ -2,83 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
-from ckptaudit.checkpoints.handle import Checkpoint, TensorHandle
+from ckptaudit.checkpoints.documents import clipped
+from ckptaudit.checkpoints.handle import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
-__all__ = ["Checkpoint", "TensorHandle", "open_checkpoint"]
+__all__ = ["Checkpoint", "LowRankUpdate", "TensorHandle", "merge_adapter", "open_checkpoint"]
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+MAX_NAME = 1000
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a checkpoint directory or a single `.safetensors` file; reads headers only.
+    """Open whatever a run left behind; reads headers only.
 
-    Raises CheckpointError, in one sentence that names the file and the mend.
+    A file or folder of any format that `docs/formats.md` lists; `FOLDER@latest` for a trainer's newest
+    save; `org/name[@revision]` for a model on the Hugging Face hub; `BASE+ADAPTER` for an adapter merged
+    into another base than the one audited against. An adapter alone comes back as its factors: pass it
+    through `merge_adapter`. Raises CheckpointError, in one sentence that names the file and the mend.
     """
-    root = Path(path)
     try:
-        if not root.exists():
-            raise CheckpointError(f"{printable(root)}: no such file or directory; check the path.")
-        tensors = _tensors(root)
-        config = _config(root / "config.json") if root.is_dir() else {}
-    except (PermissionError, OSError) as error:
-        raise CheckpointError(f"{printable(root)}: cannot be opened ({printable(error)}).") from error
-    if not tensors:
-        raise CheckpointError(f"{printable(root)}: the checkpoint holds no tensor; save it again.")
-    return Checkpoint(path=str(path), format="safetensors", tensors=tensors, config=config)
+        return _open(str(path))
+    except OSError as error:
+        raise CheckpointError(f"{clipped(path)}: cannot be opened ({printable(error)}).") from error
 
 
-def _tensors(root: Path) -> dict[str, TensorHandle]:
-    # Imported late: the reader pulls in torch, which a path that does not exist should not wait for.
-    from ckptaudit.checkpoints.safetensors import read_file, read_index
+def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The tuned side as full weights: an adapter merged into `base`, anything else as it is.
 
-    if root.is_file():
-        if root.suffix == ".safetensors":
-            return read_file(root)
-        if root.name.endswith(".safetensors.index.json"):
-            return read_index(root)
-        raise CheckpointError(f"{printable(root)}: not a .safetensors file; pass one, or the folder that holds it.")
-    if (root / INDEX).is_file():
-        return read_index(root / INDEX)
-    if (root / SINGLE).is_file():
-        return read_file(root / SINGLE)
-    return _lone_file(root)
+    Nothing is read yet; each tensor is merged when it is read, to the bits that peft's own
+    `merge_and_unload` gives in the base's dtype. Raises CheckpointError if the two do not fit.
+    """
+    if tuned.adapter is None:
+        return tuned
+    from ckptaudit.checkpoints import adapters
+
+    return adapters.merge_adapter(base, tuned)
 
 
-def _lone_file(root: Path) -> dict[str, TensorHandle]:
-    """Folders whose weights have an unusual name, as long as there is no doubt which file is meant."""
-    from ckptaudit.checkpoints.safetensors import read_file, read_index
+def _open(text: str) -> Checkpoint:
+    from ckptaudit.checkpoints.locate import locate
 
-    indexes = sorted(root.glob("*.safetensors.index.json"))
-    if len(indexes) == 1:
-        return read_index(indexes[0])
-    files = sorted(root.glob("*.safetensors"))
-    if len(files) == 1 and not indexes:
-        return read_file(files[0])
-    if files or indexes:
-        names = ", ".join(printable(f.name) for f in (indexes or files)[:4])
-        raise CheckpointError(
-            f"{printable(root)}: several safetensors files ({names}, ...) and no {INDEX}; "
-            "pass one file, or add the index."
-        )
-    if not any(root.iterdir()):
-        raise CheckpointError(f"{printable(root)}: the directory is empty; pass the folder that holds the weights.")
-    raise CheckpointError(
-        f"{printable(root)}: no weights here; expected {SINGLE}, {INDEX} or one .safetensors file."
+    base, plus, adapter = text.rpartition("+")
+    if plus and base and Path(base).exists() and not Path(text).exists():
+        return merge_adapter(_open(base), _open(adapter))
+    place = locate(text)
+    # Imported late: the readers pull in torch, which a path that does not exist should not wait for.
+    from ckptaudit.checkpoints.low_precision import widen
+    from ckptaudit.checkpoints.recognise import read_contents
+
+    contents = read_contents(place)
+    if not contents.tensors:
+        raise CheckpointError(f"{clipped(place)}: the checkpoint holds no tensor; save it again.")
+    _refuse_strange_names(place, contents.tensors)
+    return Checkpoint(
+        path=text if Path(text) == place else str(place),
+        format=contents.format,
+        tensors=widen(place, contents.tensors, contents.config),
+        config=contents.config,
+        adapter=contents.adapter,
     )
 
 
-def _config(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except (RecursionError, msgspec.DecodeError) as error:
-        raise CheckpointError(
-            f"{path}: the model configuration is not a JSON object ({printable(error)}); save or download it again."
-        ) from error
+def _refuse_strange_names(place: Path, tensors: Mapping[str, TensorHandle]) -> None:
+    # Names end up in terminals, XML and web pages. No real one needs what would be markup or control there.
+    for name in tensors:
+        if not name or len(name) > MAX_NAME or not name.isprintable() or any(c in name for c in "<>&\"'"):
+            raise CheckpointError(
+                f"{clipped(place)}: {clipped(name)!r} is no name that a model gives a tensor; the file is "
+                "damaged or hostile."
+            )
