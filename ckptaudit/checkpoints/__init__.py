@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ckptaudit.checkpoints.documents import clipped
+from ckptaudit.checkpoints.documents import clipped, reason
 from ckptaudit.checkpoints.handle import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
@@ -25,7 +25,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     try:
         return _open(str(path))
     except OSError as error:
-        raise CheckpointError(f"{clipped(path)}: cannot be opened ({printable(error)}).") from error
+        raise CheckpointError(f"{printable(path)}: cannot be opened ({reason(error)}).") from error
 
 
 def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
@@ -54,7 +54,7 @@ def _open(text: str) -> Checkpoint:
 
     contents = read_contents(place)
     if not contents.tensors:
-        raise CheckpointError(f"{clipped(place)}: the checkpoint holds no tensor; save it again.")
+        raise CheckpointError(f"{printable(place)}: the checkpoint holds no tensor; save it again.")
     _refuse_strange_names(place, contents.tensors)
     return Checkpoint(
         path=text if Path(text) == place else str(place),
@@ -70,6 +70,6 @@ def _refuse_strange_names(place: Path, tensors: Mapping[str, TensorHandle]) -> N
     for name in tensors:
         if not name or len(name) > MAX_NAME or not name.isprintable() or any(c in name for c in "<>&\"'"):
             raise CheckpointError(
-                f"{clipped(place)}: {clipped(name)!r} is no name that a model gives a tensor; the file is "
+                f"{printable(place)}: {clipped(name)!r} is no name that a model gives a tensor; the file is "
                 "damaged or hostile."
             )

@@ -21,8 +21,7 @@ def read_document(path: Path, shape: type[Document]) -> Document:
         return msgspec.json.decode(_bounded_bytes(path), type=shape)
     except (OSError, RecursionError, msgspec.DecodeError, UnicodeError) as error:
         raise CheckpointError(
-            f"{printable(path)}: this JSON file cannot be read ({printable(error)}); save or download it "
-            "again."
+            f"{printable(path)}: this JSON file cannot be read ({reason(error)}); save or download it again."
         ) from error
 
 
@@ -51,6 +50,11 @@ def clipped(name: object) -> str:
     return printable(text) if len(text) <= 120 else printable(text[:100]) + f"... ({len(text)} characters)"
 
 
+def reason(error: Exception) -> str:
+    """What went wrong, without the path that an operating system's message repeats."""
+    return clipped(getattr(error, "strerror", None) or error)
+
+
 def file_size(path: Path) -> int:
     """Size in bytes of a regular file; a pipe or a device could block or never end, so those are refused."""
     facts = path.stat()
@@ -67,4 +71,4 @@ def _bounded_bytes(path: Path) -> bytes:
             "this is no index or configuration."
         )
     with path.open("rb") as file:
-        return file.read(MAX_DOCUMENT)
+        return file.read(min(MAX_DOCUMENT, file_size(path)))

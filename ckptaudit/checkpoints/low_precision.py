@@ -89,7 +89,7 @@ def _scale(tensors: Mapping[str, TensorHandle], name: str) -> TensorHandle | Non
 
 def _widened(path: object, plan: Widened) -> TensorHandle:
     weight, scale = plan.weight, plan.scale
-    if scale is not None and scale.parameters != 1 and not _fits(weight.shape, scale.shape, plan.block):
+    if scale is not None and not _fits(weight.shape, scale, plan.block):
         raise CheckpointError(
             f"{printable(path)}: the scales of {clipped(weight.name)} have shape {list(scale.shape)}, "
             "which does not fit "
@@ -98,7 +98,12 @@ def _widened(path: object, plan: Widened) -> TensorHandle:
     return replace(weight, dtype=plan.dtype, load=plan.load)
 
 
-def _fits(weight: tuple[int, ...], scale: tuple[int, ...], block: tuple[int, int]) -> bool:
+def _fits(weight: tuple[int, ...], scales: TensorHandle, block: tuple[int, int]) -> bool:
+    if "float" not in scales.dtype:
+        return False  # exponents stored as bytes: multiplying by them would be silently wrong
+    scale = scales.shape
+    if scales.parameters == 1:
+        return True
     if len(weight) < 2 or len(scale) != len(weight) or scale[:-2] != weight[:-2]:
         return False
     pairs = zip(weight[-2:], scale[-2:], block, strict=True)
@@ -119,7 +124,7 @@ def _wide_dtype(config: Mapping[str, object]) -> str:
 
 def _refuse_packed(path: object, tensors: Mapping[str, TensorHandle], settings: Mapping[str, object]) -> None:
     method = settings.get("quant_method")
-    packed = next((name for name in tensors if name.endswith(PACKED)), None)
+    packed = next((name for name, handle in tensors.items() if _is_packed(tensors, name, handle)), None)
     if packed is None and (method is None or method in FLOAT8_METHODS):
         return
     what = f"quantised with {clipped(method)}" if method else f"quantised (it holds {clipped(packed)})"
@@ -127,3 +132,7 @@ def _refuse_packed(path: object, tensors: Mapping[str, TensorHandle], settings: 
         f"{printable(path)}: {what}, and its update cannot be seen through that rounding; "
         "audit the unquantised weights instead."
     )
+
+
+def _is_packed(tensors: Mapping[str, TensorHandle], name: str, handle: TensorHandle) -> bool:
+    return name.endswith(PACKED) or (handle.dtype in ("int8", "uint8") and _scale(tensors, name) is not None)

@@ -19,6 +19,7 @@ from ckptaudit.checkpoints.documents import clipped
 from ckptaudit.errors import CheckpointError, printable
 
 MAX_PICKLE = 256 * 2**20
+PIECE = 2**20
 MAX_STEPS = 40_000_000  # about half a million shards; bounds the memory of what the pickle builds
 
 
@@ -88,7 +89,12 @@ class _Bounded:
         self.tell = stream.tell
 
     def read(self, size: int) -> bytes:
-        return self._spend(self._stream.read(min(size, self._left + 1)))
+        # Piece by piece: a file's read reserves what is asked for before it knows what there is.
+        pieces = []
+        while size > 0 and (piece := self._stream.read(min(size, PIECE))):
+            pieces.append(self._spend(piece))
+            size -= len(piece)
+        return b"".join(pieces)
 
     def readline(self) -> bytes:
         return self._spend(self._stream.readline(min(self._left, 65_536) + 1))

@@ -69,10 +69,10 @@ def _rank_paths(folder: Path) -> list[Path]:
             f"{printable(folder)}: rank files of several world sizes ({worlds[:4]}); remove those of the "
             "older save."
         )
-    missing = sorted(set(range(worlds[0])) - {rank for _, rank in found})
-    if missing:
+    missing = next((rank for rank in range(worlds[0]) if (worlds[0], rank) not in found), None)
+    if missing is not None:
         raise CheckpointError(
-            f"{printable(folder)}: rank {missing[0]} of {worlds[0]} is missing; copy the files of all "
+            f"{printable(folder)}: rank {missing} of {worlds[0]} is missing; copy the files of all "
             "ranks here."
         )
     return [found[worlds[0], rank] for rank in range(worlds[0])]

@@ -46,10 +46,10 @@ def read_contents(path: Path) -> Contents:
 def _file(path: Path) -> Contents:
     if path.name.startswith("adapter_model.") and (path.parent / adapters.CONFIG).is_file():
         return _adapter(path.parent, path)
+    _refuse_known(path.parent, [path.name])
     for ending, (label, reader) in _FILES.items():
         if path.name.endswith(ending):
             return Contents(label, reader(path))
-    _refuse_known(path.parent, [path.name])
     raise CheckpointError(
         f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt or .pth "
         "file, or the "
@@ -123,10 +123,10 @@ def _lone(folder: Path) -> Contents:
                 "the index."
             )
     _refuse_known(folder, names)
-    raise _no_weights(folder, names)
+    raise _no_weights(folder)
 
 
-def _no_weights(folder: Path, names: list[str]) -> CheckpointError:
+def _no_weights(folder: Path) -> CheckpointError:
     saves = locate.saves(folder)
     if saves:
         return CheckpointError(
@@ -134,7 +134,7 @@ def _no_weights(folder: Path, names: list[str]) -> CheckpointError:
             "pass one of "
             f"them, or {printable(folder)}{locate.LATEST} for {printable(saves[-1].name)}."
         )
-    if not names:
+    if not any(folder.iterdir()):
         return CheckpointError(
             f"{printable(folder)}: the directory is empty; pass the folder that holds the weights."
         )

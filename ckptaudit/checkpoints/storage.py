@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
-from ckptaudit.checkpoints.documents import clipped, file_size
+from ckptaudit.checkpoints.documents import clipped, file_size, reason
 from ckptaudit.checkpoints.handle import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
@@ -72,7 +72,7 @@ def read_bytes(path: Path, start: int, length: int) -> Tensor:
             file.seek(start)
             _fill(memoryview(buffer.data), file.readinto, path, start)
     except OSError as error:
-        raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)}).") from error
+        raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     return torch.from_numpy(buffer)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ckptaudit.checkpoints.documents import clipped, file_size
+from ckptaudit.checkpoints.documents import clipped, file_size, reason
 from ckptaudit.checkpoints.pickles import MAX_PICKLE, Call, External, pickle_of, read_pickle
 from ckptaudit.checkpoints.storage import itemsize
 from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, damaged, storage_dtype
@@ -34,7 +34,7 @@ def open_archive(path: Path, start: int = 0, length: int | None = None) -> Archi
                 else _legacy(path, file, start, end)
             )
     except OSError as error:
-        raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)}).") from error
+        raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     except (
         zipfile.BadZipFile,
         NotImplementedError,
@@ -61,7 +61,7 @@ class _Section(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         origin = {io.SEEK_SET: self._start, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
         if origin + offset < self._start:
-            raise ValueError("an offset lies before the archive")
+            raise OSError("an offset lies before the archive")
         self._at = origin + offset
         return self._at - self._start
 

@@ -89,7 +89,9 @@ def test_merged_weights_equal_pefts_own(kind, dtype, llama, tmp_path):
 def test_transposed_layers_merge_as_in_peft(kind, tmp_path):
     torch.manual_seed(0)
     base = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=32, n_layer=1, n_head=2))
-    config = LoraConfig(r=4, use_dora=kind == "dora", target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
+    config = LoraConfig(
+        r=4, use_dora=kind == "dora", target_modules=["c_attn", "c_proj"], fan_in_fan_out=True
+    )
     trained(base, config).save_pretrained(tmp_path / "adapter")
     merged = merge_adapter(
         open_checkpoint(saved(base, tmp_path / "base")), open_checkpoint(tmp_path / "adapter")
@@ -122,9 +124,7 @@ def test_convolutions_are_merged(kernel, dora, tmp_path):
     )
     expected = merged_by_peft(base, tmp_path / "adapter")
     # peft runs a convolution where a matrix product is enough; the two round in their own order.
-    torch.testing.assert_close(
-        merged.tensors["0.weight"].read(), expected["0.weight"], rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(merged.tensors["0.weight"].read(), expected["0.weight"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_pissa_adapter_converted_to_lora_merges_over_the_original(llama, tmp_path):
@@ -221,9 +221,7 @@ def test_a_base_of_another_size_is_refused(llama, tmp_path):
     small = {f"model.layers.{i}.self_attn.{p}_proj.weight": torch.ones(8, 8) for i in range(2) for p in "qv"}
     save_file(small, tmp_path / "small.safetensors")
     with pytest.raises(CheckpointError, match=r"shape \[32, 32\], the base \[8, 8\]"):
-        merge_adapter(
-            open_checkpoint(tmp_path / "small.safetensors"), open_checkpoint(tmp_path / "adapter")
-        )
+        merge_adapter(open_checkpoint(tmp_path / "small.safetensors"), open_checkpoint(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize(

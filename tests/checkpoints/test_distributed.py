@@ -48,7 +48,7 @@ def test_a_missing_rank_is_named(distributed, tmp_path):
 
 
 def test_one_ranks_file_alone_is_refused_with_the_way_out(distributed):
-    with pytest.raises(CheckpointError, match="pass the folder with the model_world_size_N_rank_R.pt files"):
+    with pytest.raises(CheckpointError, match=r"pass the folder with the model_world_size_N_rank_R.pt files"):
         open_checkpoint(distributed / "hybrid" / "model_world_size_2_rank_0.pt")
 
 
