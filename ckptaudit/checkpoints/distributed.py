@@ -111,6 +111,8 @@ class _Catalog:
     files: dict[str, tuple[Path, int]] = field(default_factory=dict)
 
     def file(self, name: str) -> tuple[Path, int]:
+        if not isinstance(name, str):
+            raise TypeError("a file's name is no text")
         if name not in self.files:
             file = sibling(self.path, name)
             self.files[name] = (file, file_size(file))
@@ -184,7 +186,7 @@ def _chunk(catalog: _Catalog, key: str, facts: dict[str, Any], width: int) -> Ch
             f"{printable(path)}: tensor {clipped(key)} is stored compressed, which is not read; save "
             "without extensions."
         )
-    file, size = catalog.file(str(place["relative_path"]))
+    file, size = catalog.file(place["relative_path"])
     start, length = place["offset"], place["length"]
     if type(start) is not int or type(length) is not int or start < 0 or start + length > size:
         raise _damaged(path, f"a chunk of {clipped(key)} lies outside {clipped(file.name)}")

@@ -97,7 +97,10 @@ class _Bounded:
         return b"".join(pieces)
 
     def readline(self) -> bytes:
-        return self._spend(self._stream.readline(min(self._left, 65_536) + 1))
+        line = self._spend(self._stream.readline(min(self._left, 65_536) + 1))
+        if b"\\" in line:
+            raise _Malformed("its pickle holds escaped text, which no checkpoint needs")
+        return line
 
     def _spend(self, data: bytes) -> bytes:
         self._left -= len(data)

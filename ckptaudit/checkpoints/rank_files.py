@@ -86,9 +86,9 @@ def _rank(path: Path) -> dict[str, Shard]:
         )
     found = {}
     for name, record in archive.contents.items():
-        shard = archive.tensor(str(name), record)
+        shard = archive.tensor(name, record) if isinstance(name, str) else None
         if shard is not None:
-            found[str(name)] = shard
+            found[name] = shard
     return found
 
 

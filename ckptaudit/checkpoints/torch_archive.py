@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 from ckptaudit.checkpoints.documents import clipped, file_size, reason
 from ckptaudit.checkpoints.pickles import MAX_PICKLE, Call, External, pickle_of, read_pickle
 from ckptaudit.checkpoints.storage import itemsize
-from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, damaged, storage_dtype
+from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, damaged, storage_of
 from ckptaudit.errors import CheckpointError, printable
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -154,9 +154,9 @@ def _legacy(path: Path, file: IO[bytes], start: int, end: int) -> Archive:
 def _legacy_storages(
     path: Path, file: IO[bytes], keys: Any, widths: dict[str, int], start: int, end: int
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    if not isinstance(keys, list):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise damaged(path, "its list of storages is missing")
-    for key in map(str, keys):
+    for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
         length = count * widths[key]
         first = file.tell()
@@ -173,7 +173,8 @@ def _widths(contents: Any) -> dict[str, int]:
     while pending:
         value = pending.pop()
         if isinstance(value, External):
-            widths[str(value.key[2])] = itemsize(storage_dtype(value))
+            key, dtype = storage_of(value)
+            widths[key] = itemsize(dtype)
         elif isinstance(value, dict | list | tuple | Call) and id(value) not in seen:
             seen.add(id(value))
             pending.extend(_parts(value))

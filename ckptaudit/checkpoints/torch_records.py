@@ -91,7 +91,7 @@ class Archive:
         """The tensor that a record stands for; None if it is something else."""
         try:
             return self._tensor(name, record)
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError, RecursionError) as error:
             raise damaged(self.file, f"tensor {clipped(name)} is described wrongly") from error
 
     def _tensor(self, name: str, record: object) -> StoredTensor | ShardedTensor | None:
@@ -104,7 +104,7 @@ class Archive:
                 storage, offset, shape, stride = record.args[:4]
                 return self._stored(name, storage, offset, shape, stride, dtype=record.args[6])
             case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
-                return self._tensor(name, _inner(record.args[0]))
+                return self._tensor(name, record.args[0])
             case "torch._tensor._rebuild_from_type_v2":
                 return self._subclass(name, *record.args)
         return None
@@ -114,19 +114,19 @@ class Archive:
     ) -> StoredTensor | ShardedTensor | None:
         if kind.name in DTENSOR:
             return self._sharded(name, args, state)
-        return self._tensor(name, _inner(Call(rebuild.name, args)))
+        return self._tensor(name, Call(rebuild.name, args))
 
     def _sharded(self, name: str, args: Any, state: Any) -> ShardedTensor:
         # Attributes of a class with slots come second in a pair, after those of its dictionary.
         attributes = state[1] if isinstance(state, tuple) else state
-        local = self._tensor(name, _inner(attributes["_local_tensor"]))
+        local = self._tensor(name, attributes["_local_tensor"])
         spec = attributes["_spec"].state
         mesh = spec["mesh"].state
         if not isinstance(local, StoredTensor):
             raise damaged(self.file, f"tensor {clipped(name)} is a shard of no plain tensor")
         return ShardedTensor(
             shape=checked_shape(self.file, name, args[2]),
-            coordinate=tuple(mesh["_coordinate_on_dim"]),
+            coordinate=checked_shape(self.file, name, tuple(mesh["_coordinate_on_dim"])),
             placements=tuple(spec["placements"]),
             local=local,
         )
@@ -134,9 +134,10 @@ class Archive:
     def _stored(
         self, name: str, storage: External, offset: int, shape: Any, stride: Any, dtype: Symbol | None = None
     ) -> StoredTensor:
-        kind = storage_dtype(storage) if dtype is None else dtype.name.removeprefix("torch.")
+        key, stored = storage_of(storage)
+        kind = stored if dtype is None else dtype.name.removeprefix("torch.")
         sizes, steps = checked_shape(self.file, name, shape), checked_shape(self.file, name, stride)
-        first, length = self.storages(str(storage.key[2]))
+        first, length = self.storages(key)
         span = _span(sizes, steps)
         start, width = first + offset * itemsize(kind), itemsize(kind)
         # The second condition refuses tensors that repeat few stored values over a huge shape.
@@ -145,23 +146,15 @@ class Archive:
         return StoredTensor(self.file, start, span, kind, sizes, None if _contiguous(sizes, steps) else steps)
 
 
-def _inner(record: Any) -> Any:
-    """The record, unless tensors wrap each other deeper than any writer nests them."""
-    depth, inner = 0, record
-    while isinstance(inner, Call) and inner.args and isinstance(inner.args[0], Call):
-        depth, inner = depth + 1, inner.args[0]
-        if depth > 8:
-            raise ValueError("nested too deep")
-    return record
-
-
-def storage_dtype(storage: External) -> str:
-    """The dtype of the values in a storage that a pickle refers to."""
-    kind, symbol = storage.key[0], storage.key[1]
-    # Six entries are the older layout, whose last one would be a view into another storage.
-    if kind != "storage" or (len(storage.key) > 5 and storage.key[5] is not None):
-        raise ValueError("not a storage")
-    return STORAGES[symbol.name.rpartition(".")[2]]
+def storage_of(record: object) -> tuple[str, str]:
+    """Key and dtype of the storage that a persistent id names. Raises ValueError if it names none."""
+    match record:
+        # Six entries are the older layout, whose last one would be a view into another storage.
+        case External(
+            ("storage", Symbol(name), str(key), _, _) | ("storage", Symbol(name), str(key), _, _, None)
+        ):
+            return key, STORAGES[name.rpartition(".")[2]]
+    raise ValueError("not a storage")
 
 
 def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:

@@ -217,6 +217,20 @@ MEMORY_ATTACKS = {
     "frame of 2**62": b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"}.",
     "hash of doubling tuples": doubling_tuples(b"Ns."),
     "doubling tuples as the state dict": doubling_tuples(b"."),
+    "doubling tuples as a storage": doubling_tuples(b"Q."),
+    "doubling tuples as a storage's key": b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    + doubling_tuples(b"")[3:]
+    + b"NNtQ.",
+    "doubling tuples as a name": b"\x80\x02}ctorch\nSize\n" + doubling_tuples(b"")[3:] + b"\x85RNs.",
+    "doubling tuples in a record as a name": b"\x80\x02}ctorch\ndevice\n"
+    + doubling_tuples(b"")[3:]
+    + b"\x85RNs.",
+    "subclasses of subclasses": b"\x80\x02)q\x000"
+    + b"ctorch._tensor\n_rebuild_from_type_v2\n("
+    + b"ctorch._tensor\n_rebuild_from_type_v2\nctorch\nTensor\n(" * 3000
+    + b"t}t" * 3000
+    + b"R.",
+    "escaped text": b"S'\\K'\n.",
     "a list within itself": b"\x80\x02]q\x00h\x00a.",
     "a dictionary within itself": b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.",
     "a long integer": b"\x80\x02\x8b\xff\xff\xff\x7f.",
