@@ -34,7 +34,7 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     Nothing is read yet; each tensor is merged when it is read, to the bits that peft's own
     `merge_and_unload` gives in the base's dtype. Raises CheckpointError if the two do not fit.
     """
-    if tuned.adapter is None:
+    if tuned.adapter is None and base.adapter is None:
         return tuned
     from ckptaudit.checkpoints import adapters
 

@@ -106,13 +106,13 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     if the adapter changes a weight that the base does not hold.
     """
     adapter = tuned.adapter
-    if adapter is None:
-        return tuned
     if base.adapter is not None:
         raise CheckpointError(
-            f"{printable(base.path)}: an adapter cannot be the base; pass the full weights that it was "
-            "trained on."
+            f"{printable(base.path)}: an adapter alone cannot be the base; pass the full weights, "
+            "or WEIGHTS+ADAPTER to merge the two."
         )
+    if adapter is None:
+        return tuned
     tensors = dict(base.tensors)
     for name, handle in adapter.replaced.items():
         target = _find(tensors, name) or name

@@ -89,6 +89,8 @@ class _Bounded:
         self.tell = stream.tell
 
     def read(self, size: int) -> bytes:
+        if size <= PIECE:
+            return self._spend(self._stream.read(size))
         # Piece by piece: a file's read reserves what is asked for before it knows what there is.
         pieces = []
         while size > 0 and (piece := self._stream.read(min(size, PIECE))):
@@ -119,12 +121,13 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
-        if opcode in _CONSTANTS:
-            self._stack.append(_CONSTANTS[opcode])
+        action = _ACTIONS.get(opcode)
+        if action is not None:
+            action(self, argument)
         elif opcode in _LITERALS:
             self._stack.append(argument)
-        elif opcode in _ACTIONS:
-            _ACTIONS[opcode](self, argument)
+        elif opcode in _CONSTANTS:
+            self._stack.append(_CONSTANTS[opcode])
         elif opcode not in _IGNORED:
             raise _Malformed(f"its pickle uses {opcode}, which no checkpoint needs")
 

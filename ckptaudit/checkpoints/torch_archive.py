@@ -19,6 +19,7 @@ from ckptaudit.checkpoints.storage import itemsize
 from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, damaged, storage_of
 from ckptaudit.errors import CheckpointError, printable
 
+MAX_DIRECTORY = 32 * 2**20  # some 500,000 storages
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -83,11 +84,11 @@ def _zip_archive(path: Path, file: IO[bytes], start: int) -> Archive:
                 f"{printable(path)}: a TorchScript program, not weights; save its state dict instead."
             )
         order = entries.get(f"{prefix}byteorder")
-        if order is not None and _stored_bytes(path, archive, order) != b"little":
+        if order is not None and _record(path, file, order) != b"little":
             raise CheckpointError(
                 f"{printable(path)}: saved on a big-endian machine; save it again as safetensors."
             )
-        contents = pickle_of(_stored_bytes(path, archive, entries[f"{prefix}data.pkl"]), path, ALLOWED)
+        contents = pickle_of(_record(path, file, entries[f"{prefix}data.pkl"]), path, ALLOWED)
         places = {name: (_data_start(path, file, entry), entry.file_size) for name, entry in entries.items()}
 
     def storage(key: str) -> tuple[int, int]:
@@ -100,7 +101,7 @@ def _zip_archive(path: Path, file: IO[bytes], start: int) -> Archive:
 def _refuse_huge_directory(path: Path, file: IO[bytes]) -> None:
     # zipfile reads the directory in one piece, of whatever size the end record claims.
     record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-    if record is None or record[5] > MAX_PICKLE:
+    if record is None or record[5] > MAX_DIRECTORY:
         raise damaged(path, "its zip directory is unreadable or larger than is read")
 
 
@@ -108,6 +109,11 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
         raise damaged(path, "it holds two records of the same name")
+    packed = next(
+        (e for e in entries.values() if e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1), None
+    )
+    if packed is not None:
+        raise damaged(path, f"record {clipped(packed.filename)} is compressed or encrypted")
     return entries
 
 
@@ -120,15 +126,17 @@ def _prefix(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _stored_bytes(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > MAX_PICKLE:
-        raise damaged(path, f"record {clipped(entry.filename)} is compressed or larger than is read")
-    return archive.read(entry)
+def _record(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
+    start = _data_start(path, file, entry)
+    if entry.file_size > min(MAX_PICKLE, file.seek(0, io.SEEK_END) - start):
+        raise damaged(
+            path, f"record {clipped(entry.filename)} ends beyond the file, or is larger than is read"
+        )
+    file.seek(start)
+    return file.read(entry.file_size)
 
 
 def _data_start(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-        raise damaged(path, f"record {clipped(entry.filename)} is compressed or encrypted")
     file.seek(entry.header_offset)
     header = file.read(30)
     if header[:4] != b"PK\3\4":

@@ -208,6 +208,12 @@ def test_full_weights_pass_through_unchanged(plain):
     assert merge_adapter(plain, plain) is plain
 
 
+def test_an_adapter_cannot_be_the_base(plain, llama, tmp_path):
+    trained(llama, CONFIGS["lora"]).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"cannot be the base; .* WEIGHTS\+ADAPTER"):
+        merge_adapter(open_checkpoint(tmp_path), plain)
+
+
 def test_a_base_without_the_adapted_module_is_refused(plain, llama, tmp_path):
     base = copy.deepcopy(llama)
     trained(base, CONFIGS["lora"]).save_pretrained(tmp_path / "adapter")

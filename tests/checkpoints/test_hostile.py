@@ -323,6 +323,14 @@ def test_compressed_records_are_refused(tmp_path, refused):
     refused(tmp_path, "compressed")
 
 
+def test_encrypted_records_are_refused(tmp_path, refused):
+    archive = bytearray(zip_archive(b"\x80\x02}."))
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        archive[archive.index(signature) + flags] |= 1
+    (tmp_path / "model.pt").write_bytes(archive)
+    refused(tmp_path, "encrypted")
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 def test_two_records_of_one_name_are_refused(tmp_path, refused):
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
@@ -623,6 +631,12 @@ def test_pipes_and_devices_are_never_waited_for(name, tmp_path, refused):
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("/dev/zero")
     refused(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["actor", "pytorch_model_fsdp_0"])
+def test_a_folder_within_itself_is_refused(inner, tmp_path, refused):
+    (tmp_path / inner).symlink_to(tmp_path)
+    refused(tmp_path, "no weights here")
 
 
 @pytest.mark.parametrize(
