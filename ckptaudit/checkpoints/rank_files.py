@@ -99,7 +99,7 @@ def _merged(folder: Path, name: str, shards: list[Shard]) -> TensorHandle:
     parts = [shard for shard in shards if isinstance(shard, ShardedTensor)]
     try:
         axis, chosen = _ordered(parts)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _disagree(folder, name) from error
     shape, dtype = parts[0].shape, chosen[0].dtype
     if len(parts) != len(shards) or any(p.shape != shape or p.local.dtype != dtype for p in parts):
@@ -122,7 +122,7 @@ def _ordered(parts: list[ShardedTensor]) -> tuple[int, list[StoredTensor]]:
         )
     if not split:
         return 0, [parts[0].local]
-    axis = parts[0].placements[split[0]].state["dim"]
+    axis = _axis(parts[0].placements[split[0]])
     pieces = {part.coordinate[split[0]]: part.local for part in reversed(parts)}
     rank_of = len(parts[0].shape)
     return axis + rank_of if axis < 0 else axis, [pieces[i] for i in sorted(pieces)]
@@ -139,6 +139,11 @@ def _check_cover(
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
+
+
+def _axis(placement: Call) -> int:
+    # Releases of PyTorch differ in whether a placement is made from its axis or given it afterwards.
+    return int(placement.args[0] if placement.args else placement.state["dim"])
 
 
 def _kind(placement: Call) -> str:
