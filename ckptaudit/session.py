@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
@@ -63,7 +63,7 @@ class AuditSession:
         opened = open_checkpoint(base)
         labels = _labels(tuned)
         self.runs = tuple(
-            Run(label, path, pair_checkpoints(opened, open_checkpoint(path)))
+            Run(label, path, pair_checkpoints(opened, merge_adapter(opened, open_checkpoint(path))))
             for label, path in zip(labels, tuned, strict=True)
         )
         self.device = pick_device(device)
