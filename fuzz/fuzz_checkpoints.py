@@ -51,9 +51,7 @@ def prepare() -> list[bytes]:
     torch.save(weights, ROOT / "ranks" / "model_world_size_1_rank_0.pt", _use_new_zipfile_serialization=False)
     dcp.save(weights, checkpoint_id=ROOT / "dcp", no_dist=True)
     (ROOT / "index" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
-    (ROOT / "adapter" / "adapter_config.json").write_text(
-        '{"peft_type": "LORA", "r": 2, "rank_pattern": {"a": 2}}'
-    )
+    (ROOT / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "rank_pattern": {"a": 2}}')
     (ROOT / "config" / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
     return [(ROOT / target).read_bytes() for target in TARGETS]
 

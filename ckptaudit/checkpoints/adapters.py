@@ -164,9 +164,7 @@ def _sort(
     match = _FACTOR.fullmatch(name.removesuffix(".default"))
     where, key = (replaced, name) if match is None else (parts.setdefault(match["module"], {}), _part(match))
     if match is None and ("lora_" in name or "token_adapter" in name):
-        raise CheckpointError(
-            f"{printable(path)}: tensor {clipped(name)} is of no known kind; {MERGE_FIRST}."
-        )
+        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} is of no known kind; {MERGE_FIRST}.")
     if key in where:
         raise CheckpointError(
             f"{printable(path)}: two tensors of the adapter stand for {clipped(name)}; {MERGE_FIRST}."
@@ -190,8 +188,7 @@ def _factors(path: Path, config: _Config, module: str, found: dict[str, TensorHa
     magnitude = found.get("lora_magnitude_vector")
     if config.use_dora != (magnitude is not None):
         raise CheckpointError(
-            f"{printable(path)}: use_dora and the tensors of {clipped(module)} disagree; save the adapter "
-            "again."
+            f"{printable(path)}: use_dora and the tensors of {clipped(module)} disagree; save the adapter again."
         )
     return Factors(
         down, up, _scale(path, config, module, down.shape[0]), magnitude, found.get("lora_B.bias"), embedding
@@ -264,9 +261,7 @@ def _is_turned(weight: TensorHandle, adapter: Adapter, factors: Factors) -> bool
 
     shape = update_shape(factors)
     fits = [
-        turned
-        for turned in (False, True)
-        if (shape[::-1] if turned and len(shape) == 2 else shape) == weight.shape
+        turned for turned in (False, True) if (shape[::-1] if turned and len(shape) == 2 else shape) == weight.shape
     ]
     if not fits:
         raise CheckpointError(

@@ -95,9 +95,7 @@ def read_folder(folder: Path) -> dict[str, TensorHandle]:
     try:
         blocks = _by_name(path, metadata.state)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise _damaged(
-            path, "it does not describe tensors the way torch.distributed.checkpoint does"
-        ) from error
+        raise _damaged(path, "it does not describe tensors the way torch.distributed.checkpoint does") from error
     _refuse_shared_bytes(path, blocks.values())
     return {name: _handle(name, block) for name, block in sorted(blocks.items())}
 
@@ -168,8 +166,7 @@ def _blocks(catalog: _Catalog, key: str, facts: dict[str, Any]) -> Blocks:
     dtype = _dtype(path, key, facts["properties"])
     chunks = tuple(_chunk(catalog, key, chunk.state, itemsize(dtype)) for chunk in facts["chunks"])
     inside = all(
-        len(c.sizes) == len(shape)
-        and all(o + s <= n for o, s, n in zip(c.offsets, c.sizes, shape, strict=True))
+        len(c.sizes) == len(shape) and all(o + s <= n for o, s, n in zip(c.offsets, c.sizes, shape, strict=True))
         for c in chunks
     )
     if not chunks or not inside or sum(prod(c.sizes) for c in chunks) != prod(shape):

@@ -57,9 +57,7 @@ def _from_hub(text: str, name: str, revision: str | None) -> Path:
             f"{printable(text)}: no such path, and Hugging Face models need `pip install huggingface_hub`."
         ) from error
     try:
-        snapshot = Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.safetensors", *SETTINGS])
-        )
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=["*.safetensors", *SETTINGS]))
         if not any(snapshot.glob("*.safetensors")):
             snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=["*.bin", *SETTINGS]))
     except Exception as error:  # the hub's client raises errors of several libraries

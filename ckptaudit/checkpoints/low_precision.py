@@ -63,9 +63,7 @@ def widen(
     settings = quantised if isinstance(quantised, dict) else {}
     _refuse_packed(path, tensors, settings)
     narrow = {
-        name: handle
-        for name, handle in tensors.items()
-        if handle.dtype.startswith("float8_e") and _scaled(name)
+        name: handle for name, handle in tensors.items() if handle.dtype.startswith("float8_e") and _scaled(name)
     }
     if not narrow:
         return dict(tensors)

@@ -51,8 +51,7 @@ def read_ranks(folder: Path) -> dict[str, TensorHandle]:
     names = sorted(ranks[0])
     if any(sorted(rank) != names for rank in ranks):
         raise CheckpointError(
-            f"{printable(folder)}: the ranks' files do not hold the same tensors; they come from "
-            "different saves."
+            f"{printable(folder)}: the ranks' files do not hold the same tensors; they come from different saves."
         )
     return {name: _merged(folder, name, [rank[name] for rank in ranks]) for name in names}
 
@@ -72,8 +71,7 @@ def _rank_paths(folder: Path) -> list[Path]:
     missing = next((rank for rank in range(worlds[0]) if (worlds[0], rank) not in found), None)
     if missing is not None:
         raise CheckpointError(
-            f"{printable(folder)}: rank {missing} of {worlds[0]} is missing; copy the files of all "
-            "ranks here."
+            f"{printable(folder)}: rank {missing} of {worlds[0]} is missing; copy the files of all ranks here."
         )
     return [found[worlds[0], rank] for rank in range(worlds[0])]
 
@@ -81,9 +79,7 @@ def _rank_paths(folder: Path) -> list[Path]:
 def _rank(path: Path) -> dict[str, Shard]:
     archive = open_archive(path)
     if not isinstance(archive.contents, dict):
-        raise CheckpointError(
-            f"{printable(path)}: holds no state dict; pass the folder of the model's rank files."
-        )
+        raise CheckpointError(f"{printable(path)}: holds no state dict; pass the folder of the model's rank files.")
     found = {}
     for name, record in archive.contents.items():
         shard = archive.tensor(name, record) if isinstance(name, str) else None
@@ -128,9 +124,7 @@ def _ordered(parts: list[ShardedTensor]) -> tuple[int, list[StoredTensor]]:
     return axis + rank_of if axis < 0 else axis, [pieces[i] for i in sorted(pieces)]
 
 
-def _check_cover(
-    folder: Path, name: str, shape: tuple[int, ...], axis: int, shards: list[StoredTensor]
-) -> None:
+def _check_cover(folder: Path, name: str, shape: tuple[int, ...], axis: int, shards: list[StoredTensor]) -> None:
     total = sum(shard.shape[axis] if axis < len(shard.shape) else -1 for shard in shards)
     others = all(_without(shard.shape, axis) == _without(shape, axis) for shard in shards)
     if not 0 <= axis < len(shape) or not others or total != shape[axis]:

@@ -22,9 +22,7 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, TensorHandle]
     """Handles of a sharded checkpoint; every tensor the index lists must be in the shard it names."""
     weight_map = read_document(index, ShardIndex).weight_map
     if not weight_map:
-        raise CheckpointError(
-            f"{printable(index)}: the shard index lists no tensor; save or download it again."
-        )
+        raise CheckpointError(f"{printable(index)}: the shard index lists no tensor; save or download it again.")
     found = {shard: read_file(sibling(index, shard)) for shard in sorted(set(weight_map.values()))}
     for name, shard in weight_map.items():
         if name not in found[shard]:

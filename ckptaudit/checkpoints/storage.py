@@ -80,9 +80,7 @@ def checked_shape(path: Path, name: str, shape: object) -> tuple[int, ...]:
     """The shape, if it is a short list of sizes whose product a file could hold."""
     sizes = tuple(shape) if isinstance(shape, list | tuple) else None
     if sizes is None or len(sizes) > 64 or not all(type(s) is int and 0 <= s < 2**63 for s in sizes):
-        raise CheckpointError(
-            f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged."
-        )
+        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged.")
     if prod(sizes) >= 2**63:
         raise CheckpointError(
             f"{printable(path)}: tensor {clipped(name)} claims a shape of {prod(sizes):.1e} entries; the "

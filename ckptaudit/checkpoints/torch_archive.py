@@ -29,11 +29,7 @@ def open_archive(path: Path, start: int = 0, length: int | None = None) -> Archi
     try:
         with path.open("rb", buffering=0) as raw:
             file = cast(IO[bytes], io.BufferedReader(_Section(raw, start, end)))
-            return (
-                _zip_archive(path, file, start)
-                if zipfile.is_zipfile(file)
-                else _legacy(path, file, start, end)
-            )
+            return _zip_archive(path, file, start) if zipfile.is_zipfile(file) else _legacy(path, file, start, end)
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     except (
@@ -109,9 +105,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
         raise damaged(path, "it holds two records of the same name")
-    packed = next(
-        (e for e in entries.values() if e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1), None
-    )
+    packed = next((e for e in entries.values() if e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1), None)
     if packed is not None:
         raise damaged(path, f"record {clipped(packed.filename)} is compressed or encrypted")
     return entries
@@ -120,18 +114,14 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 def _prefix(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
     roots = [name.removesuffix("data.pkl") for name in entries if name.rpartition("/")[2] == "data.pkl"]
     if len(roots) != 1:
-        raise CheckpointError(
-            f"{printable(path)}: a zip file, but none that torch.save wrote; pass the weights."
-        )
+        raise CheckpointError(f"{printable(path)}: a zip file, but none that torch.save wrote; pass the weights.")
     return roots[0]
 
 
 def _record(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
     start = _data_start(path, file, entry)
     if entry.file_size > min(MAX_PICKLE, file.seek(0, io.SEEK_END) - start):
-        raise damaged(
-            path, f"record {clipped(entry.filename)} ends beyond the file, or is larger than is read"
-        )
+        raise damaged(path, f"record {clipped(entry.filename)} ends beyond the file, or is larger than is read")
     file.seek(start)
     return file.read(entry.file_size)
 
@@ -148,9 +138,7 @@ def _data_start(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
 def _legacy(path: Path, file: IO[bytes], start: int, end: int) -> Archive:
     file.seek(0)
     if read_pickle(file, path, ()) != _LEGACY_MAGIC:
-        raise CheckpointError(
-            f"{printable(path)}: not a file that torch.save wrote; pass the file of the weights."
-        )
+        raise CheckpointError(f"{printable(path)}: not a file that torch.save wrote; pass the file of the weights.")
     read_pickle(file, path, ())  # the protocol version
     read_pickle(file, path, ())  # sizes of integers on the machine that wrote it
     contents = read_pickle(file, path, ALLOWED)

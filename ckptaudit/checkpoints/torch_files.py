@@ -32,9 +32,7 @@ def _weights(archive: Archive, contents: Any) -> dict[str, StoredTensor]:
     """The tensors of the innermost wrapper that holds any."""
     for _ in WRAPPERS:
         inner = [
-            contents[key]
-            for key in WRAPPERS
-            if isinstance(contents, dict) and isinstance(contents.get(key), dict)
+            contents[key] for key in WRAPPERS if isinstance(contents, dict) and isinstance(contents.get(key), dict)
         ]
         if not inner:
             break

@@ -150,9 +150,7 @@ def storage_of(record: object) -> tuple[str, str]:
     """Key and dtype of the storage that a persistent id names. Raises ValueError if it names none."""
     match record:
         # Six entries are the older layout, whose last one would be a view into another storage.
-        case External(
-            ("storage", Symbol(name), str(key), _, _) | ("storage", Symbol(name), str(key), _, _, None)
-        ):
+        case External(("storage", Symbol(name), str(key), _, _) | ("storage", Symbol(name), str(key), _, _, None)):
             return key, STORAGES[name.rpartition(".")[2]]
     raise ValueError("not a storage")
 

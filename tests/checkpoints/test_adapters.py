@@ -89,13 +89,9 @@ def test_merged_weights_equal_pefts_own(kind, dtype, llama, tmp_path):
 def test_transposed_layers_merge_as_in_peft(kind, tmp_path):
     torch.manual_seed(0)
     base = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=32, n_layer=1, n_head=2))
-    config = LoraConfig(
-        r=4, use_dora=kind == "dora", target_modules=["c_attn", "c_proj"], fan_in_fan_out=True
-    )
+    config = LoraConfig(r=4, use_dora=kind == "dora", target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
     trained(base, config).save_pretrained(tmp_path / "adapter")
-    merged = merge_adapter(
-        open_checkpoint(saved(base, tmp_path / "base")), open_checkpoint(tmp_path / "adapter")
-    )
+    merged = merge_adapter(open_checkpoint(saved(base, tmp_path / "base")), open_checkpoint(tmp_path / "adapter"))
     expected = merged_by_peft(base, tmp_path / "adapter")
     assert_same(merged, {name: tensor for name, tensor in expected.items() if name != "lm_head.weight"})
 
@@ -106,9 +102,7 @@ def test_learned_biases_are_merged(tmp_path):
     config = LoraConfig(r=2, lora_bias=True, target_modules=["0", "1"])
     trained(base, config).save_pretrained(tmp_path / "adapter")
     save_file(base.state_dict(), tmp_path / "base.safetensors")
-    merged = merge_adapter(
-        open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "adapter")
-    )
+    merged = merge_adapter(open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "adapter"))
     assert_same(merged, merged_by_peft(base, tmp_path / "adapter"))
 
 
@@ -119,9 +113,7 @@ def test_convolutions_are_merged(kernel, dora, tmp_path):
     base = nn.Sequential(nn.Conv2d(3, 6, kernel), nn.Flatten())
     trained(base, LoraConfig(r=2, use_dora=dora, target_modules=["0"])).save_pretrained(tmp_path / "adapter")
     save_file(base.state_dict(), tmp_path / "base.safetensors")
-    merged = merge_adapter(
-        open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "adapter")
-    )
+    merged = merge_adapter(open_checkpoint(tmp_path / "base.safetensors"), open_checkpoint(tmp_path / "adapter"))
     expected = merged_by_peft(base, tmp_path / "adapter")
     # peft runs a convolution where a matrix product is enough; the two round in their own order.
     torch.testing.assert_close(merged.tensors["0.weight"].read(), expected["0.weight"], rtol=1e-5, atol=1e-6)
@@ -136,12 +128,8 @@ def test_a_pissa_adapter_converted_to_lora_merges_over_the_original(llama, tmp_p
         if "lora_" in name:
             parameter.data.add_(0.01)
     model.peft_config["default"].init_lora_weights = "pissa"
-    model.save_pretrained(
-        tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start")
-    )
-    merged = merge_adapter(
-        open_checkpoint(saved(base, tmp_path / "base")), open_checkpoint(tmp_path / "adapter")
-    )
+    model.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    merged = merge_adapter(open_checkpoint(saved(base, tmp_path / "base")), open_checkpoint(tmp_path / "adapter"))
     assert_same(merged, merged_by_peft(base, tmp_path / "adapter"))
 
 

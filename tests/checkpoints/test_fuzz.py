@@ -116,9 +116,7 @@ PROGRAMS = st.lists(OPCODES | ARGUMENTS, max_size=60).map(lambda parts: b"\x80\x
 
 @pytest.mark.parametrize("name", ["model.pt", ".metadata"])
 def test_arbitrary_pickle_programs(name, tmp_path):
-    head = (
-        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}." if name == "model.pt" else b""
-    )
+    head = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}." if name == "model.pt" else b""
     tail = b"\x80\x02]." if name == "model.pt" else b""
 
     @fuzzed
@@ -161,10 +159,7 @@ def test_arbitrary_safetensors_headers(header, length, tmp_path):
 
 
 @fuzzed
-@given(
-    index=JSON
-    | st.fixed_dictionaries({"weight_map": st.dictionaries(st.text(), st.text() | JSON, max_size=3)})
-)
+@given(index=JSON | st.fixed_dictionaries({"weight_map": st.dictionaries(st.text(), st.text() | JSON, max_size=3)}))
 def test_arbitrary_indexes(index, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_bytes(written(index))
     survives(tmp_path)
@@ -176,9 +171,7 @@ SETTINGS = {
     "lora_alpha": st.floats() | JSON,
     "use_dora": st.booleans() | JSON,
     "init_lora_weights": st.sampled_from(["pissa", True, "loftq"]) | JSON,
-    "rank_pattern": st.dictionaries(
-        st.text(alphabet="ab.*+\\d^$|()[]{}?", max_size=12), st.integers(), max_size=3
-    ),
+    "rank_pattern": st.dictionaries(st.text(alphabet="ab.*+\\d^$|()[]{}?", max_size=12), st.integers(), max_size=3),
     "target_parameters": JSON,
     "base_model_name_or_path": JSON,
 }

@@ -173,9 +173,7 @@ def in_metadata(folder: Path, data: bytes) -> None:
 def in_payload(folder: Path, data: bytes) -> None:
     """An honest `.metadata` over a chunk that is not what it was."""
     archive = zip_archive(data)
-    edit_metadata(
-        folder, lambda m: [vars(i).update(length=len(archive)) for i in m.storage_data.values()], size=1
-    )
+    edit_metadata(folder, lambda m: [vars(i).update(length=len(archive)) for i in m.storage_data.values()], size=1)
     (payload,) = folder.glob("*.distcp")
     payload.write_bytes(archive)
 
@@ -222,9 +220,7 @@ MEMORY_ATTACKS = {
     + doubling_tuples(b"")[3:]
     + b"NNtQ.",
     "doubling tuples as a name": b"\x80\x02}ctorch\nSize\n" + doubling_tuples(b"")[3:] + b"\x85RNs.",
-    "doubling tuples in a record as a name": b"\x80\x02}ctorch\ndevice\n"
-    + doubling_tuples(b"")[3:]
-    + b"\x85RNs.",
+    "doubling tuples in a record as a name": b"\x80\x02}ctorch\ndevice\n" + doubling_tuples(b"")[3:] + b"\x85RNs.",
     "subclasses of subclasses": b"\x80\x02)q\x000"
     + b"ctorch._tensor\n_rebuild_from_type_v2\n("
     + b"ctorch._tensor\n_rebuild_from_type_v2\nctorch\nTensor\n(" * 3000
@@ -601,9 +597,7 @@ def test_a_file_that_vanishes_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "model.pt", ".metadata", "model.safetensors.index.json"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", ".metadata", "model.safetensors.index.json"])
 def test_unreadable_files_are_refused(name, tmp_path, refused):
     (tmp_path / name).write_bytes(b"{}")
     (tmp_path / name).chmod(0)
@@ -621,9 +615,7 @@ def test_symlink_loops_and_dangling_links_are_refused(name, tmp_path, refused):
     refused(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "pytorch_model.bin", ".metadata", "a.pt", "config.json"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", ".metadata", "a.pt", "config.json"])
 def test_pipes_and_devices_are_never_waited_for(name, tmp_path, refused):
     os.mkfifo(tmp_path / name)
     refused(tmp_path)
@@ -639,9 +631,7 @@ def test_a_folder_within_itself_is_refused(inner, tmp_path, refused):
     refused(tmp_path, "no weights here")
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "pytorch_model.bin", ".metadata", "adapter_config.json"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", ".metadata", "adapter_config.json"])
 def test_folders_where_files_belong_are_refused(name, tmp_path, refused):
     (tmp_path / name).mkdir()
     refused(tmp_path)

@@ -37,9 +37,7 @@ def test_latest_is_the_newest_by_step_and_says_so(steps, tmp_path):
 def test_the_folder_above_suggests_latest(tmp_path):
     save(tmp_path / "checkpoint-100")
     save(tmp_path / "checkpoint-200")
-    with pytest.raises(
-        CheckpointError, match=r"2 saves and no weights of its own.*@latest for checkpoint-200"
-    ):
+    with pytest.raises(CheckpointError, match=r"2 saves and no weights of its own.*@latest for checkpoint-200"):
         open_checkpoint(tmp_path)
 
 
@@ -87,9 +85,7 @@ def test_a_snapshot_folder_of_symlinks_is_read_as_a_folder(hub):
 @pytest.mark.filterwarnings("ignore::Warning:huggingface_hub.*")
 @pytest.mark.parametrize("name", ["org/other", "org/tiny@v2"])
 def test_an_unknown_hub_id_offline_is_one_clear_line(name, hub):
-    with pytest.raises(
-        CheckpointError, match="no such path, and the Hugging Face hub gave no model"
-    ) as caught:
+    with pytest.raises(CheckpointError, match="no such path, and the Hugging Face hub gave no model") as caught:
         open_checkpoint(name)
     assert "\n" not in str(caught.value)
 

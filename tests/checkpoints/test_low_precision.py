@@ -52,9 +52,7 @@ def test_an_unchanged_weight_equals_its_bfloat16_copy(tmp_path):
     codes, scales, whole = quantised(torch.randn(256, 256), FORMATS[0], (128, 128))
     save_file({"a.weight": codes, "a.weight_scale_inv": scales}, tmp_path / "float8.safetensors")
     save_file({"a.weight": whole.bfloat16()}, tmp_path / "wide.safetensors")
-    sides = [
-        open_checkpoint(tmp_path / f"{kind}.safetensors").tensors["a.weight"] for kind in ("float8", "wide")
-    ]
+    sides = [open_checkpoint(tmp_path / f"{kind}.safetensors").tensors["a.weight"] for kind in ("float8", "wide")]
     assert torch.equal(sides[0].read(), sides[1].read())
 
 
