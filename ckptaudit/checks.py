@@ -89,11 +89,12 @@ class CheckFile:
 
 
 def holds_checks(path: Path) -> bool:
-    """Whether a TOML file is meant as a check file, judged without complaint."""
+    """Whether a TOML file is meant as a check file; one that is and cannot be parsed must not be passed over."""
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return "[[check]]" in text
     return "check" in content or ("include" in content and set(content) <= set(FILE_KEYS))
 
 

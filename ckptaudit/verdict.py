@@ -54,7 +54,7 @@ def judge(check: Check, subject: str, tuned: str, measured: Sequence[Measurement
         return _undecided(check, subject, tuned, "skipped", _guard_reason(check))
     bad = blind or [m for m in kept if m.value is None or not math.isfinite(m.value)]
     if bad:
-        reason = f"{check.metric} cannot be computed for {bad[0].tensor}: {_cause(bad[0], measured)}"
+        reason = f"{_cause(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
         return _undecided(check, subject, tuned, "error", reason, worst=bad[0].tensor)
     ranked = sorted(kept, key=lambda m: check.margin(_number(m)))
     value = _aggregate(check, ranked)

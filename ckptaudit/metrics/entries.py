@@ -33,7 +33,13 @@ def changed_entries(batch: PairBatch) -> Tensor:
     return batch.changed.sum(dim=(1, 2)).double()
 
 
-@metric(unit="entries", formula="#{ij : w1 != w0} as stored", source="definition", needs="entries")
+@metric(
+    unit="entries",
+    formula="#{ij : w1 != w0} as stored; a NaN differs from everything",
+    source="definition",
+    needs="entries",
+    tolerates_nonfinite=True,
+)
 def differing_entries(batch: PairBatch) -> Tensor:
     """Number of entries whose stored values differ at all, however little."""
     return (batch.tuned != batch.base).sum(dim=(1, 2)).double()

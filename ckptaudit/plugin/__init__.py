@@ -9,6 +9,7 @@ import pytest
 
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
+from ckptaudit.plugin.root import refuse_settings_of_checkpoints, take_root_from_where_pytest_started
 from ckptaudit.policy import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
@@ -43,25 +44,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Keep the checkpoints' folders out of pytest's own set-up.
-
-    pytest looks for its configuration around every path on the command line, before it knows that
-    these two are option values. A checkpoint that brings a pytest.ini could so deselect the checks
-    that it would fail, or name a folder whose conftest.py runs: that is refused. And where no
-    configuration was found, the root would be some folder above the checkpoints, where ids and the
-    cache of `--lf` have no business: it is the folder pytest was started in.
-    """
-    known = early_config.known_args_namespace
-    inipath = early_config.inipath
-    for path in filter(None, (getattr(known, "base", None), *(getattr(known, "tuned", None) or ()))):
-        if inipath is not None and inipath.resolve().is_relative_to(Path(path).resolve()):
-            raise pytest.UsageError(
-                f"{printable(inipath)}: this checkpoint brings its own pytest configuration; "
-                "remove the file, or name your own with -c."
-            )
-    if inipath is None and getattr(known, "base", None) and not known.rootdir:
-        early_config._rootpath = early_config.invocation_params.dir
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Keep the checkpoints' folders out of pytest's own set-up."""
+    refuse_settings_of_checkpoints(early_config)
+    take_root_from_where_pytest_started(early_config, args)
 
 
 @pytest.hookimpl(trylast=True)

@@ -97,6 +97,9 @@ class Gate:
             decided_in = "call" if item.verdict.outcome in ("passed", "failed") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
+            if item.verdict.outcome == "error" and report.when == "setup":
+                # pytest asks items for their own words in the call phase only.
+                report.longrepr = str(item.repr_failure(call.excinfo)) if call.excinfo else None
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

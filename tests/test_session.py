@@ -1,0 +1,70 @@
+"""An audit without pytest: what it measures, and what its result says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptaudit
+from ckptaudit.checks import load_checks
+from ckptaudit.policy import profile_file
+from ckptaudit.session import AuditSession
+
+
+def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
+    result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
+    assert result.passed
+    assert result.summary.passed == len(result.verdicts) == 51
+
+
+def test_a_pair_that_cannot_be_judged_raises_one_sentence(tmp_path: Path, fixture_pairs: Path) -> None:
+    with pytest.raises(ckptaudit.CkptAuditError, match="no such file or directory"):
+        ckptaudit.audit(tmp_path / "missing", fixture_pairs / "base")
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(ckptaudit, name) is not None for name in ckptaudit.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = ckptaudit.nothing
+
+
+def test_only_what_the_verdicts_rest_on_is_measured(fixture_pairs: Path) -> None:
+    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
+    requests = list(session.requests(load_checks(profile_file("rlvr"))))
+    drift = [r for r in requests if r.check.id == "spectral-drift" and r.subject == "layers.1"]
+    session.expect(drift)
+    session.verdict(drift[0])
+    rows = session.result([]).measurements
+    assert {r.layer for r in rows} == {1}
+    assert {r.metric for r in rows} == {"normalized_spectral_shift", "nonfinite_entries"}
+
+
+def test_a_tied_head_left_out_of_one_side_is_compared_with_the_embedding(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weight = torch.randn(6, 4)
+    for name, tensors in (
+        ("base", {"model.embed_tokens.weight": weight}),
+        ("tuned", {"model.embed_tokens.weight": weight + 0.1, "lm_head.weight": weight + 0.1}),
+    ):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text('{"tie_word_embeddings": true}')
+    result = ckptaudit.audit(tmp_path / "base", tmp_path / "tuned", profile="integrity")
+    assert result.unaligned == ()
+    assert result.passed
+
+
+def test_bf16_fp16_and_fp32_sides_give_the_same_geometry(fixture_pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = load_file(fixture_pairs / "rlvr-gentle" / "model.safetensors")
+    save_file({k: v.float() for k, v in tensors.items()}, tmp_path / "wide.safetensors")
+    narrow = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
+    wide = ckptaudit.audit(fixture_pairs / "base", tmp_path / "wide.safetensors")
+    values = {(v.check, v.subject): v.value for v in narrow.verdicts}
+    for verdict in wide.verdicts:
+        assert verdict.value == pytest.approx(values[verdict.check, verdict.subject], rel=1e-9, abs=1e-9)
