@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ckptaudit.checkpoints import merge_adapter, open_checkpoint
+from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
@@ -61,10 +61,8 @@ class AuditSession:
     ) -> None:
         self.base = base
         opened = open_checkpoint(base)
-        labels = _labels(tuned)
         self.runs = tuple(
-            Run(label, path, pair_checkpoints(opened, merge_adapter(opened, open_checkpoint(path))))
-            for label, path in zip(labels, tuned, strict=True)
+            _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
         )
         self.device = pick_device(device)
         self.exact = exact
@@ -172,6 +170,11 @@ def audit(
     file = load_checks(profile_file(profile))
     session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact)
     return session.result([session.verdict(request) for request in session.requests(file)])
+
+
+def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:
+    # The checkpoint knows what `@latest` or a hub id came to; reports should name that.
+    return Run(label, tuned.path, pair_checkpoints(base, merge_adapter(base, tuned)))
 
 
 def _labels(tuned: Sequence[str]) -> list[str]:

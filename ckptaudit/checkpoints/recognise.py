@@ -51,9 +51,8 @@ def _file(path: Path) -> Contents:
         if path.name.endswith(ending):
             return Contents(label, reader(path))
     raise CheckpointError(
-        f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt or .pth "
-        "file, or the "
-        "folder of the checkpoint."
+        f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt or .pth file, "
+        "or the folder of the checkpoint."
     )
 
 
@@ -118,9 +117,8 @@ def _lone(folder: Path) -> Contents:
             _refuse_known(folder, names)
             shown = ", ".join(printable(name) for name in found[:4])
             raise CheckpointError(
-                f"{printable(folder)}: several files of weights ({shown}, ...) and no index; pass one "
-                "file, or add "
-                "the index."
+                f"{printable(folder)}: several files of weights ({shown}, ...) and no index; "
+                "pass one file, or add the index."
             )
     _refuse_known(folder, names)
     raise _no_weights(folder)
@@ -131,17 +129,15 @@ def _no_weights(folder: Path) -> CheckpointError:
     if saves:
         return CheckpointError(
             f"{printable(folder)}: a trainer's folder with {len(saves)} saves and no weights of its own; "
-            "pass one of "
-            f"them, or {printable(folder)}{locate.LATEST} for {printable(saves[-1].name)}."
+            f"pass one of them, or {printable(folder)}{locate.LATEST} for {printable(saves[-1].name)}."
         )
     if not any(folder.iterdir()):
         return CheckpointError(
             f"{printable(folder)}: the directory is empty; pass the folder that holds the weights."
         )
     return CheckpointError(
-        f"{printable(folder)}: no weights here; expected model.safetensors, pytorch_model.bin, an "
-        "adapter, .metadata with "
-        ".distcp files, rank files, or one file of weights."
+        f"{printable(folder)}: no weights here; expected model.safetensors, pytorch_model.bin, "
+        "an adapter, .metadata with .distcp files, rank files, or one file of weights."
     )
 
 
@@ -174,9 +170,8 @@ _KNOWN = (
     (
         ("zero_pp_rank_", "bf16_zero_pp_rank_", "mp_rank_", "zero_to_fp32.py"),
         "a DeepSpeed ZeRO checkpoint, whose weights are spread over the ranks' optimizer states; "
-        "consolidate it with "
-        "`python zero_to_fp32.py . OUTPUT --safe_serialization` in the folder above global_step*, then "
-        "pass OUTPUT",
+        "consolidate it with `python zero_to_fp32.py . OUTPUT --safe_serialization` in the folder above "
+        "global_step*, then pass OUTPUT",
     ),
     ((".gguf",), "a GGUF model, whose weights are quantised; audit the weights that it was converted from"),
     (
