@@ -7,6 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+# pytester's runs in this process forget every module that was first imported within one, and would leave
+# two copies of it behind: everything that is imported late in use is imported here.
+import ckptaudit.checkpoints.recognise
+import ckptaudit.plugin.gate
+import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
