@@ -15,11 +15,13 @@ Damage = Callable[[Checkpoint, Checkpoint], Checkpoint]
 Rewrite = Callable[["Tensor", "Tensor"], "Tensor"]
 
 PERTURBATIONS: dict[str, Damage] = {}
+DESCRIPTIONS: dict[str, str] = {}
 
 
 def damage(function: Damage) -> Damage:
     """Register a damage to the whole checkpoint: (base, tuned) to the damaged tuned."""
     PERTURBATIONS[function.__name__] = function
+    DESCRIPTIONS[function.__name__] = function.__doc__ or ""
     return function
 
 
@@ -34,6 +36,7 @@ def _registered_for(keep: Callable[[TensorHandle], bool]) -> Callable[[Rewrite],
             )
 
         PERTURBATIONS[rewrite.__name__] = damaged
+        DESCRIPTIONS[rewrite.__name__] = rewrite.__doc__ or ""
         return rewrite
 
     return register

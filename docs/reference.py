@@ -1,0 +1,97 @@
+"""Write docs/metrics.md and docs/checks.md from the registry and the check files, so that they cannot go stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckptaudit.checks import Check, load_checks
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.perturbations import PERTURBATIONS
+from ckptaudit.policy import PROFILES, bundled_checks
+
+HERE = Path(__file__).parent
+
+METRICS_INTRO = """# Metrics
+
+`W0` is the base weight, `W1` the tuned weight, `D = W1 - W0`, of shape `m x n`, `r = min(m, n)`; `s` are singular
+values, descending; `U0k` and `V0k` the leading `k` left and right singular vectors of `W0`. Everything is computed in
+float64 from the stored values. Angles and energies use `k = min(512, max(1, r // 8))`, the principal mask the rank
+`min(64, max(1, r // 8))` and `alpha = 0.5`. A vector (a bias, a norm) counts as one row and has the entry metrics alone.
+
+Each formula says what the value is where it would divide by nothing. A matrix with a NaN or an infinity on either side
+has `nonfinite_entries` and `differing_entries` and no other value: checks on the rest report that they cannot judge.
+Entries tied at the threshold of a mask enter in order of position, row by row, so that a mask has exactly
+`floor(alpha m n)` entries.
+"""
+
+CHECKS_INTRO = """# Checks
+
+A check is a claim, a metric and a limit. Each names the damage under which it must fail (`breaks_when`); a test proves
+that it holds on a good pair and is broken by that damage. Limits come from published figures; where one is ours, the
+note says so. "Published" figures are of models of some billion parameters.
+"""
+
+
+def metrics_page() -> str:
+    """The page of every metric."""
+    rows = [METRICS_INTRO]
+    for metric in REGISTRY.values():
+        rows += [f"## {metric.name}\n", f"{metric.compute.__doc__}\n"]
+        rows += [f"- unit: {metric.unit}", f"- formula: `{metric.formula}`", f"- source: {metric.source}"]
+        if metric.upper_bound is not None:
+            rows.append("- has a rigorous upper bound that needs no decomposition (`kind` is then `upper_bound`)")
+        rows.append("")
+    rows.append("# Facts about the pair\n")
+    for fact in PAIR_FACTS.values():
+        rows += [f"## {fact.name}\n", f"{fact.findings.__doc__}\n", f"- unit: {fact.unit}"]
+        rows += [f"- formula: `{fact.formula}`", ""]
+    return "\n".join(rows)
+
+
+def checks_page() -> str:
+    """The page of every check, profile by profile, and how the bundled pairs fall."""
+    rows = [CHECKS_INTRO]
+    for profile, name in PROFILES.items():
+        own = load_checks(bundled_checks() / name).checks
+        rows.append(f"## Profile `{profile}`\n")
+        rows += [line for check in own for line in _check(check)]
+    rows.append((HERE / "falls.md").read_text(encoding="utf-8"))
+    return "\n".join(rows)
+
+
+def damages_table() -> str:
+    """The named damages, as a table."""
+    rows = ["| name | what it does to the tuned side |", "|---|---|"]
+    return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in PERTURBATIONS)])
+
+
+def _what(name: str) -> str:
+    from ckptaudit import perturbations
+
+    text: str = perturbations.DESCRIPTIONS[name]
+    return text
+
+
+def _check(check: Check) -> list[str]:
+    how = {"worst": "the worst tensor", "mean": "the mean", "weighted_mean": "the parameter-weighted mean"}
+    scope = f"{', '.join(check.roles)}; per {check.per}, by {how.get(check.judge_by, 'the sum')}"
+    rows = [f"### {check.id}\n", f"{check.claim}\n"]
+    rows += [f"- limit: `{check.metric} {check.sign} {check.limit:g}`", f"- scope: {scope}"]
+    if check.only_where is not None:
+        rows.append(f"- only where: `{check.only_where.metric} >= {check.only_where.at_least:g}`")
+    rows += [f"- {label}: {text}" for label, text in _origins(check) if text]
+    return [*rows, f"- broken by: `{check.breaks_when}`", f"- remedy: {check.remedy}", ""]
+
+
+def _origins(check: Check) -> list[tuple[str, str]]:
+    return [("source", check.source), ("published", check.published), ("note", check.note)]
+
+
+def main() -> None:
+    """Write both pages."""
+    (HERE / "metrics.md").write_text(metrics_page(), encoding="utf-8")
+    (HERE / "checks.md").write_text(checks_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
