@@ -1,0 +1,133 @@
+"""How the names of one model read: the common rules, with those of its families before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from math import prod
+
+from ckptaudit.naming.layouts import Layout, parts_of
+from ckptaudit.naming.places import Place, ends_in, place, stem_of
+from ckptaudit.naming.rules import Family, Kernel, Split, Tie, families, rules
+
+Config = Mapping[str, object]
+
+MAX_NUMBER = 2**31
+
+
+class Naming:
+    """Places and layouts for a model with this config.json; an empty one leaves the common rules alone."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._families = _families(config)
+        self._roles = tuple(pair for family in self._families for pair in family.roles.items())
+        self._splits: dict[str, Split | None] = {}
+
+    def place(self, name: str) -> Place:
+        """Layer, role and stack of a tensor."""
+        return place(name, self._roles)
+
+    def layout(self, name: str, shape: tuple[int, ...]) -> Layout:
+        """How a tensor of this name and shape becomes matrices."""
+        where = self.place(name)
+        stacked = self._is_stacked(name, shape, where)
+        axes = len(shape) - stacked
+        if axes not in (1, 2) or not prod(shape):
+            # An empty tensor may claim any number of experts; a file of no bytes must not cost a view each.
+            return Layout()
+        turned = axes == 2 and self._is_turned(stem_of(name), shape)
+        outputs = shape[-2] if axes == 2 and not turned else shape[-1]
+        return self._divided(name, where.role, outputs, Layout(stacked, turned))
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """What a file of this model may leave out because the model shares it; empty if it shares nothing."""
+        said = [v for c in _text_first(self._config) if isinstance(v := c.get("tie_word_embeddings"), bool)]
+        shares = any(said) if said else any(family.ties_embeddings for family in self._families)
+        return (*rules().tied, *(tie for f in self._families for tie in f.tied)) if shares else ()
+
+    def _is_stacked(self, name: str, shape: tuple[int, ...], where: Place) -> bool:
+        axes = 2 if where.role.endswith(".bias") else 3
+        holds_experts = any(word in rules().stacked_expert_words for word in name.split("."))
+        return holds_experts and where.expert is None and len(shape) == axes
+
+    def _is_turned(self, stem: str, shape: tuple[int, ...]) -> bool:
+        kernels = (k for family in self._families for k in family.kernel)
+        return any(_names(kernel, stem) and self._fits(kernel, shape) for kernel in kernels)
+
+    def _fits(self, kernel: Kernel, shape: tuple[int, ...]) -> bool:
+        sizes = ((kernel.inputs, shape[-2]), (kernel.outputs, shape[-1]))
+        return all(self._numbers.get(number, size) == size for number, size in sizes if number)
+
+    def _divided(self, name: str, role: str, outputs: int, whole: Layout) -> Layout:
+        split = self._split(stem_of(name))
+        if split is None:
+            reason = "no family in ckptaudit/families describes how this model fuses it"
+            fused = role.removesuffix(".bias") in rules().fused
+            return Layout(whole.stacked, whole.turned, doubt=reason if fused else "")
+        try:
+            parts = parts_of(outputs, split.groups, split.parts, self._numbers)
+        except ValueError as error:
+            return Layout(whole.stacked, whole.turned, doubt=str(error))
+        return Layout(whole.stacked, whole.turned, parts)
+
+    def _split(self, stem: str) -> Split | None:
+        if stem not in self._splits:
+            splits = (s for s in self._all_splits() if _names(s, stem) and self._applies(s))
+            self._splits[stem] = next(splits, None)
+        return self._splits[stem]
+
+    def _all_splits(self) -> Iterator[Split]:
+        yield from (split for family in self._families for split in family.split)
+        yield from rules().split
+
+    def _applies(self, split: Split) -> bool:
+        return all(self._flag(flag) is wanted for flag, wanted in split.when.items())
+
+    def _flag(self, flag: str) -> object:
+        default = next((f.flags[flag] for f in self._families if flag in f.flags), None)
+        return next((c[flag] for c in _text_first(self._config) if flag in c), default)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """What config.json says about sizes; grouped heads default to plain ones, as in transformers."""
+        found = {name: self._number(keys) for name, keys in rules().numbers.items()}
+        numbers = {name: value for name, value in found.items() if value}
+        if "heads" in numbers:
+            numbers.setdefault("kv_heads", numbers["heads"])
+            heads_per_kv, left = divmod(numbers["heads"], numbers["kv_heads"])
+            numbers |= {} if left else {"heads_per_kv_head": heads_per_kv}
+        return numbers
+
+    def _number(self, keys: tuple[str, ...]) -> int | None:
+        values = (config.get(key) for config in _text_first(self._config) for key in keys)
+        sound = (v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 < v < MAX_NUMBER)
+        return next(sound, None)
+
+
+def _names(rule: Split | Kernel, stem: str) -> bool:
+    return any(ends_in(stem, pattern) for pattern in rule.tensors)
+
+
+def _families(config: Config) -> tuple[Family, ...]:
+    kinds = [c.get("model_type") for c in (config, *_parts_of_config(config))]
+    return tuple(f for f in families().values() if any(kind in f.model_types for kind in kinds))
+
+
+def _text_first(config: Config) -> Iterator[Config]:
+    """Where to look a number up: a multimodal model says what its language model is like in a part."""
+    for name in rules().text_configs:
+        part: object = config
+        for word in name.split("."):
+            part = part.get(word) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            yield part
+    yield config
+
+
+def _parts_of_config(config: Config) -> Iterator[Config]:
+    """The configurations of a multimodal model's parts, two deep: `thinker_config.text_config`."""
+    inner = [v for k, v in config.items() if k.endswith("_config") and isinstance(v, dict)]
+    deeper = [v for part in inner for k, v in part.items() if str(k).endswith("_config") and isinstance(v, dict)]
+    yield from (*inner, *deeper)

@@ -1,0 +1,144 @@
+"""Where a tensor sits, read off its name: layer, role and stack. Names of unknown models have a place too."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+import msgspec
+
+from ckptaudit.naming.rules import rules
+
+GROUPS = ("all", "matrix", "expert", *rules().groups, *rules().vector_groups)
+
+Roles = tuple[tuple[str, str], ...]
+"""Name endings and the roles they mean, in the order in which they are asked."""
+
+STEM_WORDS, STEM_LENGTH = 4, 200
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a tensor sits: `layer` counts within `stack` (empty for a plain decoder).
+
+    `expert` is the number of the routed expert it belongs to; None for a stack of them all.
+    """
+
+    layer: int | None
+    role: str
+    stack: str = ""
+    in_experts: bool = False
+    expert: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """The name a per-layer verdict carries: `layers.3`, `vision_tower.layers.0`, `embed_tokens`."""
+        where = self.role.removesuffix(".bias") if self.layer is None else f"layers.{self.layer}"
+        return f"{self.stack}.{where}" if self.stack else where
+
+
+def place(name: str, roles: Roles = ()) -> Place:
+    """The place of a tensor name; `roles` are a family's, asked before the common ones."""
+    words = name.split(".")
+    layer_at, expert_at = _layer_position(words), _expert_position(words)
+    head = _stem_words(words, None)[:-1] if layer_at is None else words[:layer_at]
+    return Place(
+        layer=None if layer_at is None else int(words[layer_at]),
+        role=_role(words, layer_at, roles),
+        stack=next((w for w in head if w in rules().stack_words), ""),
+        in_experts=any(w in rules().expert_words for w in words),
+        expert=None if expert_at is None else int(words[expert_at]),
+    )
+
+
+def stem_of(name: str) -> str:
+    """The last words of a name without layer, expert and `.weight` and the like: what the globs see."""
+    words = name.split(".")
+    return _joined(_stem_words(words, _layer_position(words)))
+
+
+def ends_in(stem: str, pattern: str) -> bool:
+    """Whether the last words of a stem match a glob."""
+    return fnmatchcase(f".{stem}", f"*.{pattern}")
+
+
+def in_groups(role: str, groups: tuple[str, ...], *, is_matrix: bool, in_experts: bool = False) -> bool:
+    """Does a tensor of this role belong to any of the groups, role names or role globs?"""
+    return any(_in_group(role, group, is_matrix, in_experts) for group in groups)
+
+
+def _in_group(role: str, group: str, is_matrix: bool, in_experts: bool) -> bool:
+    known = rules()
+    if group in ("all", "matrix"):
+        return is_matrix or group == "all"
+    if group == "expert":
+        return is_matrix and in_experts
+    if group == "norm" and _in_group(role, "bias", is_matrix, in_experts):
+        return False
+    if group in known.vector_groups:
+        return not is_matrix and _matches(role, known.vector_groups[group])
+    if group in known.groups:
+        return is_matrix and _matches(role, known.groups[group])
+    return fnmatchcase(role, group)
+
+
+def _matches(role: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(role, pattern) for pattern in patterns)
+
+
+def _is_number(word: str) -> bool:
+    # Digits of other scripts are decimal to str, and a hostile name may hold millions of digits.
+    return word.isascii() and word.isdecimal() and len(word) < 10
+
+
+def _layer_position(words: list[str]) -> int | None:
+    known, expert_at = rules(), _expert_position(words)
+    end = _outside_position(words)
+    numbers = [i for i, w in enumerate(words[:end]) if _is_number(w) and i != expert_at]
+    named = [i for i in numbers if i and words[i - 1] in known.layer_words]
+    return next(iter(named or numbers), None)
+
+
+def _outside_position(words: list[str]) -> int | None:
+    return next((i for i, w in enumerate(words) if w in rules().outside_words), None)
+
+
+def _expert_position(words: list[str]) -> int | None:
+    behind = (i + 1 for i, w in enumerate(words[:-1]) if w in rules().stacked_expert_words)
+    return next((i for i in behind if _is_number(words[i])), None)
+
+
+def _role(words: list[str], layer_at: int | None, roles: Roles) -> str:
+    stem = _stem_words(words, layer_at)
+    role = _outside_role(words, layer_at) or _alias(_joined(stem), roles) or _own_words(stem)
+    return f"{role}.bias" if words[-1] == "bias" and role != "bias" else role
+
+
+def _stem_words(words: list[str], layer_at: int | None) -> list[str]:
+    kept = [w for i, w in enumerate(words) if i != layer_at and w not in rules().suffixes]
+    inner = [w for w in kept[:-1] if not _is_number(w)]
+    return [*inner, *kept[-1:]] or words[-1:]
+
+
+def _joined(stem: list[str]) -> str:
+    # No rule looks further back; a hostile name of a megabyte must not meet a hundred globs.
+    return ".".join(stem[-STEM_WORDS:])[-STEM_LENGTH:]
+
+
+@lru_cache(maxsize=4096)
+def _alias(stem: str, roles: Roles) -> str | None:
+    candidates = (*roles, *rules().roles.items())
+    return next((role for tail, role in candidates if ends_in(stem, tail)), None)
+
+
+def _own_words(stem: list[str]) -> str:
+    """The last word, with the one before it where it says too little alone."""
+    says_little = stem[-1] in rules().qualified_words or _is_number(stem[-1])
+    return ".".join(stem[-2:] if says_little else stem[-1:])
+
+
+def _outside_role(words: list[str], layer_at: int | None) -> str | None:
+    """Inside a projector or patch embedding a number counts modules, not layers: the role keeps it."""
+    at = _outside_position(words)
+    if at is None or layer_at is not None:
+        return None
+    return ".".join(w for w in words[at:] if w not in rules().suffixes)

@@ -1,0 +1,119 @@
+"""What pairing two checkpoints results in: aligned weights by layer and role, and what did not align."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Literal
+
+from ckptaudit.checkpoints import Checkpoint, TensorHandle
+from ckptaudit.errors import printable
+from ckptaudit.naming import Place, in_groups
+
+Fault = Literal["only in base", "only in tuned", "shapes differ", "rows beyond the common vocabulary"]
+
+FLOATING = ("bfloat16", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class Unaligned:
+    """A tensor that could not be paired, and why. Never dropped silently."""
+
+    tensor: str
+    fault: Fault
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{printable(self.tensor)}: {self.fault}{self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedTensor:
+    """One weight on both sides, of one shape: a stored tensor, or the share of a fused one.
+
+    Matrices are `[out, in]` however they are stored. `stacked`: the first axis counts experts.
+    """
+
+    name: str
+    base: TensorHandle
+    tuned: TensorHandle
+    place: Place
+    stacked: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape on either side."""
+        return self.base.shape
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether spectra and subspaces mean anything here: floating point, two or more axes, not empty."""
+        floating = self.base.dtype in FLOATING and self.tuned.dtype in FLOATING
+        return floating and len(self.shape) - self.stacked >= 2 and prod(self.shape) > 0
+
+    @property
+    def dtypes_agree(self) -> bool:
+        """Whether both sides are stored alike."""
+        return self.base.dtype == self.tuned.dtype
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """(count, m, n): how many matrices the weight holds, and their shape.
+
+        A stack of experts holds one for each. A convolution is flattened to (out, everything else),
+        a vector counts as one row.
+        """
+        count, *axes = self.shape if self.stacked else (1, *self.shape)
+        if len(axes) < 2:
+            return count, 1, prod(axes)
+        return count, axes[0], prod(axes[1:])
+
+    def matrix_names(self) -> tuple[str, ...]:
+        """One name for each matrix: the weight's own, or `name[i]` for the i-th expert."""
+        count = self.matrix_shape[0]
+        return (self.name,) if count == 1 else tuple(f"{self.name}[{i}]" for i in range(count))
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """A base and a tuned checkpoint with their tensors aligned.
+
+    `notes` say in words what a reader of the numbers should know: other prefixes, fused tensors kept whole.
+    """
+
+    base: Checkpoint
+    tuned: Checkpoint
+    aligned: tuple[AlignedTensor, ...]
+    unaligned: tuple[Unaligned, ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def subjects(self) -> dict[str, tuple[AlignedTensor, ...]]:
+        """Aligned tensors by subject: layers in order, then what stands outside them."""
+        grouped: dict[str, list[AlignedTensor]] = {}
+        for tensor in sorted(self.aligned, key=_subject_order):
+            grouped.setdefault(tensor.place.subject, []).append(tensor)
+        return {subject: tuple(tensors) for subject, tensors in grouped.items()}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the numbered layers, in order."""
+        return tuple(s for s, tensors in self.subjects.items() if tensors[0].place.layer is not None)
+
+    def select(self, roles: Sequence[str]) -> dict[str, tuple[AlignedTensor, ...]]:
+        """By subject, the tensors whose role is in any of the groups or matches any of the globs."""
+        wanted = tuple(roles)
+        chosen = {subject: tuple(t for t in ts if _is_wanted(t, wanted)) for subject, ts in self.subjects.items()}
+        return {subject: tensors for subject, tensors in chosen.items() if tensors}
+
+
+def _is_wanted(tensor: AlignedTensor, groups: tuple[str, ...]) -> bool:
+    where = tensor.place
+    return in_groups(where.role, groups, is_matrix=tensor.is_matrix, in_experts=where.in_experts)
+
+
+def _subject_order(tensor: AlignedTensor) -> tuple[bool, str, int, str, str]:
+    where = tensor.place
+    return (where.layer is None, where.stack, where.layer or 0, where.subject, tensor.name)

@@ -1,0 +1,107 @@
+"""A stored tensor as the weights it holds; a view's handle reads the tensor and takes its share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from ckptaudit.checkpoints import TensorHandle
+from ckptaudit.naming import Layout, Naming, Part, Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One weight as `[out, in]`, all of what is `stored` or a share; `stacked`: its first axis counts experts.
+
+    `doubt` says why a fused tensor is kept whole.
+    """
+
+    name: str
+    stored: str
+    place: Place
+    handle: TensorHandle
+    stacked: bool = False
+    doubt: str = ""
+
+    @property
+    def divided(self) -> bool:
+        """Whether more is stored in the tensor than this weight."""
+        return self.name != self.stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight, which need not be that of the stored tensor."""
+        return self.handle.shape
+
+
+def views_of(name: str, handle: TensorHandle, naming: Naming) -> tuple[View, ...]:
+    """The weights that a stored tensor holds."""
+    layout = naming.layout(name, handle.shape)
+    handle_of_all = _laid_out(handle, layout, None)
+    whole = View(name, name, naming.place(name), handle_of_all, layout.stacked, layout.doubt)
+    if not layout.parts:
+        return (whole,)
+    return tuple(
+        replace(
+            whole,
+            name=f"{name}[{part.role}]",
+            place=_with_role(whole.place, part.role),
+            handle=_laid_out(handle, layout, part),
+        )
+        for part in layout.parts
+    )
+
+
+def unstacked(view: View) -> Iterator[View]:
+    """A stack of experts as one view for each; any other view as itself."""
+    if not view.stacked:
+        yield view
+        return
+    for index in range(view.shape[0]):
+        yield View(
+            name=f"{view.name}[{index}]",
+            stored=view.stored,
+            place=_placed(view.place, view.place.role, index),
+            handle=_derived(view.handle, view.shape[1:], itemgetter(index)),
+        )
+
+
+def first_rows(handle: TensorHandle, rows: int) -> TensorHandle:
+    """The same tensor without what stands behind its first rows."""
+    return _derived(handle, (rows, *handle.shape[1:]), lambda tensor: tensor[:rows])
+
+
+def _laid_out(handle: TensorHandle, layout: Layout, part: Part | None) -> TensorHandle:
+    shape = handle.shape
+    if not layout.turned and part is None:
+        return handle
+    if layout.turned:
+        shape = (*shape[:-2], shape[-1], shape[-2])
+    axis = -1 if len(shape) - layout.stacked < 2 else -2
+    if part is not None:
+        shape = (*shape[:axis], part.length, *shape[axis:][1:])
+    return _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
+
+
+def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
+    if part is None:
+        return tensor
+    runs: Tensor = tensor.unflatten(axis, (part.groups, -1))  # type: ignore[no-untyped-call]
+    return runs.narrow(axis, part.start, part.stop - part.start).flatten(axis - 1, axis)
+
+
+def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:
+    return replace(handle, shape=shape, load=lambda: change(handle.read()))
+
+
+def _with_role(place: Place, role: str) -> Place:
+    return _placed(place, f"{role}.bias" if place.role.endswith(".bias") else role, place.expert)
+
+
+def _placed(place: Place, role: str, expert: int | None) -> Place:
+    return Place(place.layer, role, place.stack, place.in_experts, expert)
