@@ -61,6 +61,7 @@ NEOX = "gpt_neox.layers.0.attention.query_key_value"
 FALCON = "transformer.h.1.self_attention.query_key_value.weight"
 PHI3 = "model.layers.0.self_attn.qkv_proj.weight"
 PHI3_MLP = "model.layers.1.mlp.gate_up_proj.weight"
+PATCH = "patch_embed.proj"
 GPT2 = "transformer.h.0.attn.c_attn"
 FUSED = [
     # GPT-NeoX: head 2 holds its query, key and value in rows 48 to 72.
@@ -100,19 +101,14 @@ FUSED = [
     Change("qwen2_vl", "model.language_model.layers.1.mlp.up_proj.weight", (7,), "layers.1", "up_proj", 32),
     Change("qwen2_vl", "model.visual.merger.mlp.2.weight", (ALL,), "visual.merger.mlp.2", "merger.mlp.2", 4096),
 ]
+MEMORY = "model.layers.0.mlp.experts.gate_up_proj"
 EXPERTS = [
     # In memory both are stacked, gate above up; on disk each expert has its own tensors.
-    Change(
-        "mixtral", "model.layers.0.mlp.experts.gate_up_proj", (2, slice(0, 48)), "layers.0", "gate_proj", 1536, 2
-    ),
-    Change(
-        "mixtral", "model.layers.0.mlp.experts.gate_up_proj", (3, slice(48, 96)), "layers.0", "up_proj", 1536, 3
-    ),
+    Change("mixtral", MEMORY, (2, slice(0, 48)), "layers.0", "gate_proj", 1536, 2),
+    Change("mixtral", MEMORY, (3, slice(48, 96)), "layers.0", "up_proj", 1536, 3),
     Change("mixtral", "model.layers.1.mlp.experts.down_proj", (0,), "layers.1", "down_proj", 1536, 0),
     Change("mixtral", "model.layers.1.mlp.gate.weight", (1,), "layers.1", "router", 32),
-    Change(
-        "qwen3_moe", "model.layers.0.mlp.experts.gate_up_proj", (1, slice(24, 48)), "layers.0", "up_proj", 768, 1
-    ),
+    Change("qwen3_moe", MEMORY, (1, slice(24, 48)), "layers.0", "up_proj", 768, 1),
     Change("qwen3_moe", "model.layers.0.mlp.gate.weight", (1,), "layers.0", "router", 32),
     # Stacked on disk too: Llama 4 in halves, gpt-oss by turns.
     Change(
@@ -128,14 +124,14 @@ EXPERTS = [
     Change("llama4", "model.layers.0.feed_forward.router.weight", (3,), "layers.0", "router", 32),
     Change(
         "gpt_oss",
-        "model.layers.0.mlp.experts.gate_up_proj",
+        MEMORY,
         (1, ALL, slice(0, None, 2)),
         "layers.0",
         "gate_proj",
         1536,
         1,
     ),
-    Change("gpt_oss", "model.layers.0.mlp.experts.gate_up_proj", (2, ALL, 1), "layers.0", "up_proj", 32, 2),
+    Change("gpt_oss", MEMORY, (2, ALL, 1), "layers.0", "up_proj", 32, 2),
     Change("gpt_oss", "model.layers.0.mlp.experts.gate_up_proj_bias", (2, 1), "layers.0", "up_proj.bias", 1, 2),
 ]
 ENCODERS = [
