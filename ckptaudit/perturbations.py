@@ -167,9 +167,9 @@ def drop_tensor(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 
 @damage
 def change_shape(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
-    """The first matrix loses its last row."""
+    """The first matrix loses its last column; a lost row could pass for a resized vocabulary."""
     name = next(name for name, handle in tuned.tensors.items() if _is_matrix(handle))
-    return _with(tuned, {name: tuned.tensors[name].with_tensor(tuned.tensors[name].read()[:-1])})
+    return _with(tuned, {name: tuned.tensors[name].with_tensor(tuned.tensors[name].read()[:, :-1])})
 
 
 @damage

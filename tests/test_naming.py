@@ -87,6 +87,10 @@ def test_subjects(name: str, subject: str) -> None:
     assert place(name).subject == subject
 
 
+def test_the_pooler_of_bert_is_no_attention_output() -> None:
+    assert Naming({"model_type": "bert"}).place("bert.pooler.dense.bias") == Place(None, "pooler.bias")
+
+
 def test_a_family_may_name_roles_of_its_own() -> None:
     name = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
     assert Naming({}).place(name).role == "w2"

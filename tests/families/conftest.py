@@ -69,8 +69,20 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "ForCausalLM",
         {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4} | SPECIAL,
     ),
+    "starcoder_mha": (
+        "GPTBigCode",
+        "ForCausalLM",
+        {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "multi_query": False} | SPECIAL,
+    ),
     "glm4": ("Glm4", "ForCausalLM", TEXT | {"head_dim": 8}),
     "bert": ("Bert", "ForMaskedLM", {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}),
+    "roberta": ("Roberta", "ForMaskedLM", {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}),
+    "t5_plain": (
+        "T5",
+        "ForConditionalGeneration",
+        {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+        | {"feed_forward_proj": "relu", "decoder_start_token_id": 0},
+    ),
     "t5": (
         "T5",
         "ForConditionalGeneration",
@@ -78,6 +90,15 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
     ),
     "qwen2_vl": ("Qwen2VL", "ForConditionalGeneration", {"text_config": TEXT, "vision_config": VISION}),
+    "qwen3_vl_moe": (
+        "Qwen3VLMoe",
+        "ForConditionalGeneration",
+        {
+            "text_config": TEXT | {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 24},
+            "vision_config": {k: v for k, v in VISION.items() if k not in ("embed_dim", "mlp_ratio")}
+            | {"intermediate_size": 64, "out_hidden_size": 32, "deepstack_visual_indexes": [0]},
+        },
+    ),
     "llama4": (
         "Llama4",
         "ForCausalLM",

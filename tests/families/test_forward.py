@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.naming import Naming
 from ckptaudit.pairing import pair_checkpoints
 
 Save = Callable[[str], Path]
@@ -26,6 +27,7 @@ FUSED = {
     "gpt2": "transformer.h.0.attn.c_attn",
     "gpt_neox": "gpt_neox.layers.0.attention.query_key_value",
     "starcoder": "transformer.h.0.attn.c_attn",
+    "starcoder_mha": "transformer.h.0.attn.c_attn",
 }
 SPLITTERS = {
     "falcon_7b": ("transformer.h.0.self_attention", "_split_heads"),
@@ -161,6 +163,18 @@ def test_conv1d_kernels_of_gpt2_are_turned(layer: int, role: str, saved: Save, m
     x = torch.randn(held[role].shape[1])
     with torch.no_grad():
         torch.testing.assert_close(projected(held, role, x), module(x[None])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_torch_packs_for_multihead_attention() -> None:
+    attention, x = torch.nn.MultiheadAttention(32, 4), torch.randn(32)
+    weight, bias = attention.in_proj_weight.detach(), torch.randn(96)
+    parts = Naming({}).layout("vision.attn.in_proj_weight", tuple(weight.shape)).parts
+    assert Naming({}).layout("vision.attn.in_proj_bias", tuple(bias.shape)).parts == parts
+    projections = torch.nn.functional._in_projection_packed(x, x, x, weight, bias)
+    assert [part.role for part in parts] == ["q_proj", "k_proj", "v_proj"]
+    for part, projection in zip(parts, projections, strict=True):
+        rows = slice(part.start, part.stop)
+        torch.testing.assert_close(weight[rows] @ x + bias[rows], projection)
 
 
 def _of_expert(folder: Path, expert: int) -> dict[str, Tensor]:

@@ -45,15 +45,25 @@ LAYERS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
     "falcon_rw": {"layers": UNGROUPED | WIDE},
     "falcon_40b": {"layers": ATTENTION | WIDE},
     "starcoder": {"layers": ONE_KEY | WIDE},
+    "starcoder_mha": {"layers": UNGROUPED | WIDE},
     "qwen3_moe": {
         "layers": ROUTED | {"gate_proj": (24, 32), "up_proj": (24, 32), "down_proj": (32, 24)},
     },
     "mixtral": {"layers": ROUTED | GATED},
     "gpt_oss": {"layers": ROUTED | STACKED},
     "bert": {"encoder.layers": UNGROUPED | PLAIN},
+    "roberta": {"encoder.layers": UNGROUPED | PLAIN},
+    "t5_plain": {
+        "encoder.layers": UNGROUPED | PLAIN,
+        "decoder.layers": UNGROUPED | CROSS | PLAIN,
+    },
     "t5": {
         "encoder.layers": UNGROUPED | GATED,
         "decoder.layers": UNGROUPED | CROSS | GATED,
+    },
+    "qwen3_vl_moe": {
+        "layers": ROUTED | {"gate_proj": (4, 24, 32), "up_proj": (4, 24, 32), "down_proj": (4, 32, 24)},
+        "visual.layers": UNGROUPED | {"up_proj": (64, 32), "down_proj": (32, 64)},
     },
     "qwen2_vl": {
         "layers": DENSE,
@@ -63,8 +73,20 @@ LAYERS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
 OUTSIDE: dict[str, dict[str, tuple[int, ...]]] = {
     "gpt2": EMBED | {"position_embeddings": (1024, 32)},
     "starcoder": EMBED | {"position_embeddings": (1024, 32)},
-    **dict.fromkeys(("gemma2", "gemma3", "bloom", "falcon_7b", "falcon_rw", "falcon_40b", "t5"), EMBED),
+    "starcoder_mha": EMBED | {"position_embeddings": (1024, 32)},
+    "roberta": EMBED
+    | {"position_embeddings": (64, 32), "token_type_embeddings": (2, 32), "head_transform": (32, 32)},
+    **dict.fromkeys(("gemma2", "gemma3", "bloom", "falcon_7b", "falcon_rw", "falcon_40b", "t5", "t5_plain"), EMBED),
     "bert": EMBED | {"position_embeddings": (64, 32), "token_type_embeddings": (2, 32), "head_transform": (32, 32)},
+    "qwen3_vl_moe": HEADED
+    | {
+        "visual.deepstack_merger_list.0.linear_fc1": (128, 128),
+        "visual.deepstack_merger_list.0.linear_fc2": (32, 128),
+        "visual.merger.linear_fc1": (128, 128),
+        "visual.merger.linear_fc2": (32, 128),
+        "visual.patch_embed.proj": (32, 3, 2, 4, 4),
+        "visual.position_embeddings": (2304, 32),
+    },
     "qwen2_vl": HEADED
     | {
         "visual.merger.mlp.0": (128, 128),

@@ -91,6 +91,7 @@ FUSED = [
     Change("gpt2", f"{GPT2}.weight", (ALL, slice(64, 96)), "layers.0", "v_proj", 1024),
     Change("gpt2", f"{GPT2}.bias", rows(32, 32), "layers.0", "k_proj.bias", 32),
     Change("gpt2", "transformer.h.1.mlp.c_proj.weight", (5,), "layers.1", "down_proj", 32),
+    Change("starcoder_mha", f"{GPT2}.weight", rows(32), "layers.0", "k_proj", 256),
     Change("starcoder", f"{GPT2}.weight", rows(32), "layers.0", "k_proj", 256),
     Change("bloom", "transformer.h.0.self_attention.query_key_value.weight", rows(8), "layers.0", "k_proj", 256),
     # Qwen2-VL: thirds, in the tower alone.
@@ -102,6 +103,7 @@ FUSED = [
     Change("qwen2_vl", "model.visual.merger.mlp.2.weight", (ALL,), "visual.merger.mlp.2", "merger.mlp.2", 4096),
 ]
 MEMORY = "model.layers.0.mlp.experts.gate_up_proj"
+VL_MOE = "model.language_model.layers.0.mlp.experts.gate_up_proj"
 EXPERTS = [
     # In memory both are stacked, gate above up; on disk each expert has its own tensors.
     Change("mixtral", MEMORY, (2, slice(0, 48)), "layers.0", "gate_proj", 1536, 2),
@@ -110,6 +112,8 @@ EXPERTS = [
     Change("mixtral", "model.layers.1.mlp.gate.weight", (1,), "layers.1", "router", 32),
     Change("qwen3_moe", MEMORY, (1, slice(24, 48)), "layers.0", "up_proj", 768, 1),
     Change("qwen3_moe", "model.layers.0.mlp.gate.weight", (1,), "layers.0", "router", 32),
+    Change("qwen3_vl_moe", VL_MOE, (1, slice(0, 24)), "layers.0", "gate_proj", 768, 1),
+    Change("qwen3_vl_moe", VL_MOE, (1, slice(24, 48)), "layers.0", "up_proj", 768, 1),
     # Stacked on disk too: Llama 4 in halves, gpt-oss by turns.
     Change(
         "llama4",

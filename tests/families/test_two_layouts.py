@@ -59,7 +59,7 @@ def test_experts_of_another_layout_are_told_apart(saved: Save, model: Build, tmp
     assert moved.name == "model.layers.1.block_sparse_moe.experts.2.w3.weight"
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "gemma2", "falcon_7b", "bloom"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "gemma2", "falcon_7b", "bloom", "starcoder", "roberta"])
 @pytest.mark.parametrize("said", [{}, {"tie_word_embeddings": None}])
 def test_what_save_pretrained_leaves_out_because_it_is_shared(
     family: str, said: dict[str, None], saved: Save, model: Build, tmp_path: Path
