@@ -72,11 +72,12 @@ def _joined(arguments: list[str]) -> Iterator[str]:
 
 def _inspect(path: str) -> list[str]:
     from ckptaudit.checkpoints import open_checkpoint
-    from ckptaudit.naming import place
+    from ckptaudit.naming import Naming
 
     checkpoint = open_checkpoint(path)
     handles = checkpoint.tensors.values()
-    places = {name: place(name) for name in checkpoint.tensors}
+    naming = Naming(checkpoint.config)
+    places = {name: naming.place(name) for name in checkpoint.tensors}
     layers = {p.subject for p in places.values() if p.layer is not None}
     dtypes = Counter(h.dtype for h in handles)
     roles = Counter(p.role for p in places.values())

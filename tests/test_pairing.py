@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.checkpoints import Checkpoint, TensorHandle
+from ckptaudit.checkpoints import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import PairingError
 from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
 from ckptaudit.pairing.names import renamed
 
 LAYER = "model.layers.0.self_attn.q_proj.weight"
+QKV = "model.layers.0.self_attn.qkv_proj.weight"
+PHI3: dict[str, object] = {"model_type": "phi3", "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def checkpoint(tensors: dict[str, torch.Tensor], config: dict[str, object] | None = None) -> Checkpoint:
@@ -176,22 +179,19 @@ class TestSubjects:
 
 
 class TestFusedTensors:
-    QKV = "model.layers.0.self_attn.qkv_proj.weight"
-    CONFIG: dict[str, object] = {"model_type": "phi3", "num_attention_heads": 4, "num_key_value_heads": 2}  # noqa: RUF012
-
     def test_one_side_may_lack_its_config(self) -> None:
-        tensors = {self.QKV: torch.ones(64, 32)}
-        for configs in ((self.CONFIG, {}), ({}, self.CONFIG)):
+        tensors = {QKV: torch.ones(64, 32)}
+        for configs in ((PHI3, {}), ({}, PHI3)):
             pair = pair_checkpoints(*(checkpoint(tensors, config) for config in configs))
             assert [t.place.role for t in pair.aligned] == ["k_proj", "q_proj", "v_proj"]
 
     def test_without_a_config_it_is_one_weight_and_a_note_says_so(self) -> None:
-        side = checkpoint({self.QKV: torch.ones(64, 32)})
+        side = checkpoint({QKV: torch.ones(64, 32)})
         pair = pair_checkpoints(side, side)
         assert only(pair).place.role == "qkv_proj"
         assert list(pair.select(["attention"])) == ["layers.0"]
         reason = "no family in ckptaudit/families describes how this model fuses it"
-        assert pair.notes == (f"1 fused tensor kept whole: {reason} ({self.QKV})",)
+        assert pair.notes == (f"1 fused tensor kept whole: {reason} ({QKV})",)
 
     def test_fused_on_one_side_and_apart_on_the_other(self) -> None:
         whole = torch.arange(64 * 32.0).reshape(64, 32)
@@ -199,20 +199,18 @@ class TestFusedTensors:
             f"model.layers.0.self_attn.{role}.weight": rows
             for role, rows in zip(("q_proj", "k_proj", "v_proj"), whole.split((32, 16, 16)), strict=True)
         }
-        pair = pair_checkpoints(checkpoint({self.QKV: whole}, self.CONFIG), checkpoint(apart, self.CONFIG))
-        assert paired(pair) == [f"{self.QKV}[{role}]" for role in ("k_proj", "q_proj", "v_proj")]
+        pair = pair_checkpoints(checkpoint({QKV: whole}, PHI3), checkpoint(apart, PHI3))
+        assert paired(pair) == [f"{QKV}[{role}]" for role in ("k_proj", "q_proj", "v_proj")]
         assert all(torch.equal(t.base.read(), t.tuned.read()) for t in pair.aligned)
         assert pair.unaligned == ()
 
     def test_what_is_missing_of_a_fused_tensor_is_named(self) -> None:
         apart = {"model.layers.0.self_attn.q_proj.weight": torch.ones(32, 32)}
-        pair = pair_checkpoints(
-            checkpoint({self.QKV: torch.ones(64, 32)}, self.CONFIG), checkpoint(apart, self.CONFIG)
-        )
-        assert faults(pair) == [f"{self.QKV}[{role}]: only in base" for role in ("k_proj", "v_proj")]
+        pair = pair_checkpoints(checkpoint({QKV: torch.ones(64, 32)}, PHI3), checkpoint(apart, PHI3))
+        assert faults(pair) == [f"{QKV}[{role}]: only in base" for role in ("k_proj", "v_proj")]
 
     def test_different_architectures_are_not_forced_together(self) -> None:
-        base = checkpoint({self.QKV: torch.ones(96, 32)}, {"model_type": "phi3", "num_attention_heads": 4})
+        base = checkpoint({QKV: torch.ones(96, 32)}, {"model_type": "phi3", "num_attention_heads": 4})
         tuned = checkpoint({"transformer.h.0.attn.c_attn.weight": torch.ones(32, 96)}, {"model_type": "gpt2"})
         with pytest.raises(PairingError, match="no tensor name in common"):
             pair_checkpoints(base, tuned)
@@ -222,6 +220,33 @@ class TestFusedTensors:
         pair = pair_checkpoints(checkpoint(stack), checkpoint({"x": torch.ones(2)}))
         assert faults(pair) == ["model.layers.0.mlp.experts.down_proj: only in base"]
 
+    @pytest.mark.parametrize("kind", ["phi3", "gpt2", "gpt_neox"])
+    def test_each_weight_keeps_its_share_of_an_adapters_update(self, kind: str) -> None:
+        stored = {"phi3": QKV, "gpt2": "h.0.attn.c_attn.weight", "gpt_neox": "layers.0.query_key_value.weight"}
+        up, down = torch.randn(96, 3), torch.randn(3, 32)
+        whole = up @ down if kind != "gpt2" else (up @ down).mT
+        config: dict[str, object] = {"model_type": kind, "num_attention_heads": 4}
+        factors = checkpoint({"up": up, "down": down}).tensors
+        update = LowRankUpdate(factors["up"], factors["down"], 1.0, transposed=kind == "gpt2")
+        side = checkpoint({stored[kind]: whole}, config)
+        handle = replace(side.tensors[stored[kind]], low_rank=update)
+        pair = pair_checkpoints(side, replace(side, tensors={stored[kind]: handle}))
+        assert len(pair.aligned) == 3
+        for tensor in pair.aligned:
+            share = tensor.tuned.low_rank
+            assert share is not None
+            assert not share.transposed
+            torch.testing.assert_close(share.up.read() @ share.down.read(), tensor.tuned.read())
+            assert share.up.shape == (32, 3)
+
+    def test_an_update_that_is_stored_the_other_way_round_is_not_divided(self) -> None:
+        factors = checkpoint({"up": torch.ones(32, 3), "down": torch.ones(3, 96)}).tensors
+        side = checkpoint({QKV: torch.ones(96, 32)}, {"model_type": "phi3", "num_attention_heads": 4})
+        update = LowRankUpdate(factors["up"], factors["down"], 1.0, transposed=True)
+        handle = replace(side.tensors[QKV], low_rank=update)
+        pair = pair_checkpoints(side, replace(side, tensors={QKV: handle}))
+        assert [tensor.tuned.low_rank for tensor in pair.aligned] == [None] * 3
+
     def test_a_share_is_read_when_asked_for_and_not_before(self) -> None:
         reads: list[str] = []
 
@@ -229,8 +254,8 @@ class TestFusedTensors:
             reads.append("read")
             return torch.ones(64, 32)
 
-        handle = TensorHandle(self.QKV, (64, 32), "float32", Path("made"), load)
-        side = Checkpoint("made", "safetensors", {self.QKV: handle}, self.CONFIG)
+        handle = TensorHandle(QKV, (64, 32), "float32", Path("made"), load)
+        side = Checkpoint("made", "safetensors", {QKV: handle}, PHI3)
         pair = pair_checkpoints(side, side)
         assert reads == []
         assert pair.aligned[0].base.read().shape == (16, 32)

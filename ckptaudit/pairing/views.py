@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from ckptaudit.checkpoints import TensorHandle
+from ckptaudit.checkpoints import LowRankUpdate, TensorHandle
 from ckptaudit.naming import Layout, Naming, Part, Place
 
 if TYPE_CHECKING:
@@ -85,7 +85,15 @@ def _laid_out(handle: TensorHandle, layout: Layout, part: Part | None) -> Tensor
     axis = -1 if len(shape) - layout.stacked < 2 else -2
     if part is not None:
         shape = (*shape[:axis], part.length, *shape[axis:][1:])
-    return _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
+    laid_out = _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
+    return replace(laid_out, low_rank=_share(handle.low_rank, layout, part))
+
+
+def _share(update: LowRankUpdate | None, layout: Layout, part: Part | None) -> LowRankUpdate | None:
+    """What remains of an adapter's update: the part's rows of `up`, where `up @ down` is the weight as laid out."""
+    if update is None or layout.stacked or update.transposed is not layout.turned:
+        return None
+    return replace(update, transposed=False, up=_laid_out(update.up, Layout(), part))
 
 
 def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
@@ -96,7 +104,7 @@ def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
 
 
 def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:
-    return replace(handle, shape=shape, load=lambda: change(handle.read()))
+    return replace(handle, shape=shape, load=lambda: change(handle.read()), low_rank=None)
 
 
 def _with_role(place: Place, role: str) -> Place:
