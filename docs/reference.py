@@ -10,6 +10,8 @@ from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.policy import PROFILES, bundled_checks
 
 HERE = Path(__file__).parent
+DAMAGES = "| name | what it does to the tuned side |"
+BLANK = "\n\n"
 
 METRICS_INTRO = """# Metrics
 
@@ -61,7 +63,7 @@ def checks_page() -> str:
 
 def damages_table() -> str:
     """The named damages, as a table."""
-    rows = ["| name | what it does to the tuned side |", "|---|---|"]
+    rows = [DAMAGES, "|---|---|"]
     return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in PERTURBATIONS)])
 
 
@@ -88,9 +90,12 @@ def _origins(check: Check) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write both pages, and the table of damages in a third."""
     (HERE / "metrics.md").write_text(metrics_page(), encoding="utf-8")
     (HERE / "checks.md").write_text(checks_page(), encoding="utf-8")
+    writing = HERE / "writing-checks.md"
+    before, _, rest = writing.read_text(encoding="utf-8").partition(DAMAGES)
+    writing.write_text(f"{before}{damages_table()}{BLANK}{rest.partition(BLANK)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

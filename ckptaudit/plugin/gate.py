@@ -132,8 +132,13 @@ class Gate:
         verdicts = list(self.verdicts.values())
         writer = self.config.get_terminal_writer()
         terminalreporter.section("checkpoint audit", sep="=")
+        notes = list(dict.fromkeys(note for run in self.session.runs for note in run.pair.notes))
         text = render_summary(
-            self.session.result(verdicts), verdicts, width=writer.fullwidth, colour=writer.hasmarkup
+            self.session.result(verdicts),
+            verdicts,
+            notes=notes,
+            width=writer.fullwidth,
+            colour=writer.hasmarkup,
         )
         for line in text.splitlines():
             terminalreporter.write_line(line)

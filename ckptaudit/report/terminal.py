@@ -20,14 +20,16 @@ COLOURS = {"passed": "green", "failed": "bold red", "error": "bold magenta", "sk
 GRAVITY = ("error", "failed", "passed", "skipped")
 
 
-def render_summary(result: AuditResult, verdicts: Sequence[Verdict], *, width: int, colour: bool) -> str:
+def render_summary(
+    result: AuditResult, verdicts: Sequence[Verdict], *, notes: Sequence[str] = (), width: int, colour: bool
+) -> str:
     """The table and a closing line as text of the given width, with colour codes or without."""
     stream = StringIO()
     system: Literal["standard"] | None = "standard" if colour else None
     # As wide as its content asks: rich would squeeze every column, the table below only the last.
     console = Console(file=stream, width=max(width, 400), force_terminal=colour, color_system=system)
     console.print(_table(verdicts, width=width, several=len(result.tuned) > 1))
-    for line in _closing(result, verdicts):
+    for line in (*_closing(result, verdicts), *_shortlist("note", notes)):
         console.print(Text(line))
     return stream.getvalue().rstrip("\n")
 
@@ -85,8 +87,9 @@ def _closing(result: AuditResult, verdicts: Sequence[Verdict]) -> list[str]:
         f"{len(verdicts)} verdicts: {s.passed} hold, {s.failed} broken, "
         f"{s.errors} cannot be judged, {s.skipped} skipped" + (f"; {bounds} settled by a bound" if bounds else ""),
     ]
-    if result.unaligned:
-        shown = "; ".join(result.unaligned[:5])
-        more = f"; and {len(result.unaligned) - 5} more" if len(result.unaligned) > 5 else ""
-        lines.append(f"not aligned: {shown}{more}")
-    return lines
+    return [*lines, *_shortlist("not aligned", result.unaligned)]
+
+
+def _shortlist(label: str, texts: Sequence[str]) -> list[str]:
+    more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
+    return [f"{label}: {'; '.join(map(printable, texts[:5]))}{more}"] if texts else []
