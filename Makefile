@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: audit test check lint clean
+.PHONY: audit test check lint clean bench
 
 audit: $(READY)  ## gate the bundled pair
 	$(BIN)/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
@@ -28,3 +28,6 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) audit.json audit.xml build dist
+
+bench: $(READY)  ## the gate against float64 decompositions, as ratios
+	$(BIN)/python benchmarks/gate_speed.py

@@ -6,27 +6,16 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from ckptaudit.linalg.factors import Factors, singular_values
 from ckptaudit.linalg.masks import visibly_changed
-from ckptaudit.linalg.spectra import numerical_rank
 
 ETA = 1e-3
 ALPHA = 0.5
 MAX_SUBSPACE = 512
 MAX_MASK_RANK = 64
-
-
-class Factors:
-    """Thin singular value decomposition `W = U diag(s) V'` of a stack, in float64."""
-
-    def __init__(self, stack: Float[Tensor, "batch m n"]) -> None:
-        u, s, vh = torch.linalg.svd(stack, full_matrices=False)
-        self.left: Float[Tensor, "batch m r"] = u
-        self.s: Float[Tensor, "batch r"] = s
-        self.right: Float[Tensor, "batch n r"] = vh.mT
-        self.rank: Int[Tensor, "batch"] = numerical_rank(s, m=stack.shape[1], n=stack.shape[2])
 
 
 class PairBatch:
@@ -58,6 +47,11 @@ class PairBatch:
     def mask_rank(self) -> int:
         """Rank of the reconstruction behind the principal mask: min(64, max(1, r // 8))."""
         return min(MAX_MASK_RANK, max(1, min(self.m, self.n) // 8))
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The sizes of the subspaces that metrics ask for."""
+        return tuple({self.k, self.mask_rank})
 
     @cached_property
     def base(self) -> Float[Tensor, "batch m n"]:
@@ -94,18 +88,17 @@ class PairBatch:
     @cached_property
     def base_factors(self) -> Factors:
         """Decomposition of W0."""
-        return Factors(self.base)
+        return Factors(self.base, self.cuts)
 
     @cached_property
     def tuned_factors(self) -> Factors:
         """Decomposition of W1."""
-        return Factors(self.tuned)
+        return Factors(self.tuned, self.cuts)
 
     @cached_property
     def update_s(self) -> Float[Tensor, "batch r"]:
         """Singular values of D, descending."""
-        s: Tensor = torch.linalg.svdvals(self.update)
-        return s
+        return singular_values(self.update, trusted=self.k + 1)
 
     def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """A pair of results that two metrics read off one computation."""

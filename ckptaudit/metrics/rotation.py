@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -10,34 +12,33 @@ from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angl
 from ckptaudit.metrics.batch import ALPHA, PairBatch
 from ckptaudit.metrics.registry import metric
 
+Side = Literal["left", "right"]
 ANGLES = "arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
 
 
-def _angles(batch: PairBatch, side: str) -> tuple[Tensor, Tensor]:
+def _angles(batch: PairBatch, side: Side) -> tuple[Tensor, Tensor]:
     def compute() -> tuple[Tensor, Tensor]:
-        before, after = batch.base_factors, batch.tuned_factors
-        return top_angles(
-            getattr(before, side),
-            getattr(after, side),
-            base_rank=before.rank,
-            tuned_size=after.rank.clamp(max=batch.k),
-            k=batch.k,
-        )
+        return _turn(batch, side, batch.tuned_factors.rank.clamp(max=batch.k))
 
     return batch.shared(f"angles_{side}", compute)
 
 
-def _rotation(batch: PairBatch, side: str) -> Tensor:
+def _rotation(batch: PairBatch, side: Side) -> Tensor:
     before, after = batch.base_factors, batch.tuned_factors
     kept = separated_size(before.s, after.s, k=batch.k)
-    largest, _ = top_angles(
-        getattr(before, side),
-        getattr(after, side),
+    return _turn(batch, side, torch.minimum(kept, after.rank))[0]
+
+
+def _turn(batch: PairBatch, side: Side, tuned_size: Tensor) -> tuple[Tensor, Tensor]:
+    before, after = batch.base_factors, batch.tuned_factors
+    widest = max(1, int(tuned_size.max()))
+    return top_angles(
+        before.left(batch.k) if side == "left" else before.right(batch.k),
+        after.left(widest) if side == "left" else after.right(widest),
         base_rank=before.rank,
-        tuned_size=torch.minimum(kept, after.rank),
+        tuned_size=tuned_size,
         k=batch.k,
     )
-    return largest
 
 
 @metric(
@@ -98,7 +99,7 @@ def principal_rotation_right(batch: PairBatch) -> Tensor:
 def off_principal_energy(batch: PairBatch) -> Tensor:
     """Share of the update's energy outside the base's top-k subspaces; isotropic updates read 1 - k^2 / (m n)."""
     factors, k = batch.base_factors, batch.k
-    inside = captured_energy(batch.update, factors.left[:, :, :k], factors.right[:, :, :k])
+    inside = captured_energy(batch.update, factors.left(k), factors.right(k))
     moved = batch.update_norm > 0
     share = inside / torch.where(moved, batch.update_norm, torch.ones_like(inside)).square()
     return torch.where(moved, 1.0 - share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
@@ -126,8 +127,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 def principal_mask_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share in the principal mask; alpha = 0.5 is the random baseline."""
     factors, rank = batch.base_factors, batch.mask_rank
-    part = (factors.left[:, :, :rank] * factors.s[:, None, :rank]) @ factors.right[:, :, :rank].mT
-    overlap = share_in_top(part.abs(), batch.changed, alpha=ALPHA)
+    overlap = share_in_top(factors.part(rank).abs(), batch.changed, alpha=ALPHA)
     # A zero base has no principal entry; every mask would be arbitrary, so it reads the baseline.
     return torch.where(factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA))
 
