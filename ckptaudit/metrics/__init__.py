@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckptaudit.metrics import entries, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
 from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
@@ -13,11 +14,17 @@ __all__ = [
     "ETA",
     "PAIR_FACTS",
     "REGISTRY",
+    "NARROW",
+    "SHORT_SIDE",
     "Kind",
+    "LargePair",
     "Measurement",
     "Metric",
     "PairBatch",
     "PairFact",
+    "Recall",
+    "Tensors",
+    "afresh",
     "metric_names",
     "nearest",
 ]

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg.masks import share_in_top
-from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
-from ckptaudit.metrics.batch import ALPHA, PairBatch
+from ckptaudit.linalg.bounds import Images, angle_sines, degrees, mean_degrees, turned
+from ckptaudit.linalg.leading import Leading
+from ckptaudit.linalg.subspaces import SEPARATION
+from ckptaudit.metrics.batch import PairBatch
+from ckptaudit.metrics.large import LargePair, bound_of
 from ckptaudit.metrics.registry import metric
 
-Side = Literal["left", "right"]
 ANGLES = "arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
 
 
-def _angles(batch: PairBatch, side: Side) -> tuple[Tensor, Tensor]:
-    def compute() -> tuple[Tensor, Tensor]:
-        return _turn(batch, side, batch.tuned_factors.rank.clamp(max=batch.k))
 
-    return batch.shared(f"angles_{side}", compute)
+def _largest(pair: LargePair, base: Leading, found: Images) -> float:
+    return degrees(angle_sines(found, base, k=pair.k)[0])
 
 
-def _rotation(batch: PairBatch, side: Side) -> Tensor:
-    before, after = batch.base_factors, batch.tuned_factors
-    kept = separated_size(before.s, after.s, k=batch.k)
-    return _turn(batch, side, torch.minimum(kept, after.rank))[0]
+def _mean(pair: LargePair, base: Leading, found: Images) -> float:
+    return mean_degrees(*angle_sines(found, base, k=pair.k))
 
 
-def _turn(batch: PairBatch, side: Side, tuned_size: Tensor) -> tuple[Tensor, Tensor]:
-    before, after = batch.base_factors, batch.tuned_factors
-    widest = max(1, int(tuned_size.max()))
-    return top_angles(
-        before.left(batch.k) if side == "left" else before.right(batch.k),
-        after.left(widest) if side == "left" else after.right(widest),
-        base_rank=before.rank,
-        tuned_size=tuned_size,
-        k=batch.k,
-    )
+def _rotated(pair: LargePair, base: Leading, found: Images) -> float:
+    return degrees(turned(found, base, k=pair.k, share=1.0 - SEPARATION))
 
 
 @metric(
@@ -46,37 +33,62 @@ def _turn(batch: PairBatch, side: Side, tuned_size: Tensor) -> tuple[Tensor, Ten
     formula="max_i theta_i, cos theta_i = s_i(U0k' U1k), k = min(512, max(1, r // 8))",
     source=ANGLES,
     needs="spectrum",
+    upper_bound=bound_of(_largest),
 )
 def principal_angle_left_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k left singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return _angles(batch, "left")[0]
+    return batch.angles("left")[0]
 
 
-@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees",
+    formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)",
+    source=ANGLES,
+    needs="spectrum",
+    upper_bound=bound_of(_mean),
+)
 def principal_angle_left_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k left singular subspaces."""
-    return _angles(batch, "left")[1]
+    return batch.angles("left")[1]
 
 
-@metric(unit="degrees", formula="max_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees",
+    formula="max_i theta_i, cos theta_i = s_i(V0k' V1k)",
+    source=ANGLES,
+    needs="spectrum",
+    upper_bound=bound_of(_largest),
+)
 def principal_angle_right_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k right singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return _angles(batch, "right")[0]
+    return batch.angles("right")[0]
 
 
-@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees",
+    formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)",
+    source=ANGLES,
+    needs="spectrum",
+    upper_bound=bound_of(_mean),
+)
 def principal_angle_right_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k right singular subspaces."""
-    return _angles(batch, "right")[1]
+    return batch.angles("right")[1]
 
 
 ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
 
 
-@metric(unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum")
+@metric(
+    unit="degrees",
+    formula=ROTATION,
+    source="Wedin 1972; docs/rotation.md (our reading)",
+    needs="spectrum",
+    upper_bound=bound_of(_rotated),
+)
 def principal_rotation_left(batch: PairBatch) -> Tensor:
     """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
-    return _rotation(batch, "left")
+    return batch.rotation("left")[0]
 
 
 @metric(
@@ -84,10 +96,11 @@ def principal_rotation_left(batch: PairBatch) -> Tensor:
     formula=ROTATION.replace("U", "V"),
     source="Wedin 1972; docs/rotation.md (our reading)",
     needs="spectrum",
+    upper_bound=bound_of(_rotated),
 )
 def principal_rotation_right(batch: PairBatch) -> Tensor:
     """How far any top-k right direction left the tuned matrix's top, with near-ties at k taken out."""
-    return _rotation(batch, "right")
+    return batch.rotation("right")[0]
 
 
 @metric(
@@ -98,9 +111,7 @@ def principal_rotation_right(batch: PairBatch) -> Tensor:
 )
 def off_principal_energy(batch: PairBatch) -> Tensor:
     """Share of the update's energy outside the base's top-k subspaces; isotropic updates read 1 - k^2 / (m n)."""
-    factors, k = batch.base_factors, batch.k
-    inside = captured_energy(batch.update, factors.left(k), factors.right(k))
-    moved = batch.update_norm > 0
+    moved, inside = batch.update_norm > 0, batch.captured
     share = inside / torch.where(moved, batch.update_norm, torch.ones_like(inside)).square()
     return torch.where(moved, 1.0 - share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
 
@@ -126,10 +137,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 )
 def principal_mask_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share in the principal mask; alpha = 0.5 is the random baseline."""
-    factors, rank = batch.base_factors, batch.mask_rank
-    overlap = share_in_top(factors.part(rank).abs(), batch.changed, alpha=ALPHA)
-    # A zero base has no principal entry; every mask would be arbitrary, so it reads the baseline.
-    return torch.where(factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA))
+    return batch.principal_share
 
 
 def _isotropic(batch: PairBatch) -> float:
