@@ -18,8 +18,13 @@ from ckptaudit.perturbations import PERTURBATIONS
 
 Per = Literal["matrix", "layer", "model"]
 JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
+Severity = Literal["gate", "warn", "info"]
 
-CHOICES = {"per": ("matrix", "layer", "model"), "judge_by": ("worst", "mean", "weighted_mean", "sum")}
+CHOICES = {
+    "per": ("matrix", "layer", "model"),
+    "judge_by": ("worst", "mean", "weighted_mean", "sum"),
+    "severity": ("gate", "warn", "info"),
+}
 FILE_KEYS = ("check", "include", "exclude")
 
 
@@ -45,6 +50,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     at_least: float | None = None
     judge_by: JudgeBy = "worst"
     only_where: Guard | None = None
+    severity: Severity = "gate"
     published: str = ""
     note: str = ""
 

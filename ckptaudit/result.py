@@ -2,29 +2,87 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
+from ckptaudit.checkpoints import Checkpoint, fingerprint
+from ckptaudit.checks import Check, JudgeBy, Per, Severity
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY
 from ckptaudit.metrics.measurement import Kind, Measurement
-from ckptaudit.verdict import Outcome, Verdict
+from ckptaudit.verdict import Outcome, Ranked, Verdict
 
 SCHEMA = "ckptaudit/1"
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """How many verdicts ended how."""
+    """How many verdicts ended how; `failed` counts what closes the gate, `warned` broken claims that do not."""
 
     passed: int
     failed: int
     skipped: int
     errors: int
+    waived: int = 0
+    warned: int = 0
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> Summary:
         """Count the outcomes."""
-        outcomes = [verdict.outcome for verdict in verdicts]
-        return cls(*(outcomes.count(o) for o in ("passed", "failed", "skipped", "error")))
+        outcomes = [v.outcome for v in verdicts]
+        warned = sum(v.outcome == "failed" and not v.closes for v in verdicts)
+        return cls(
+            passed=outcomes.count("passed"),
+            failed=outcomes.count("failed") - warned,
+            skipped=outcomes.count("skipped"),
+            errors=outcomes.count("error"),
+            waived=outcomes.count("waived"),
+            warned=warned,
+        )
+
+
+class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files."""
+
+    side: Literal["base", "tuned"]
+    path: str
+    format: str
+    fingerprint: str
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+
+
+class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A check as it was applied, for reports that are made from the JSON alone."""
+
+    id: str
+    file: str
+    claim: str
+    metric: str
+    unit: str
+    sign: str
+    limit: float
+    per: Per
+    judge_by: JudgeBy
+    severity: Severity
+    source: str
+    published: str
+    note: str
+    remedy: str
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result."""
+
+    command: tuple[str, ...]
+    profile: str
+    device: str
+    exact: bool
+    started: str
+    seconds: float
+    versions: dict[str, str]
 
 
 class MeasurementRow(msgspec.Struct, frozen=True):
@@ -41,7 +99,7 @@ class MeasurementRow(msgspec.Struct, frozen=True):
 
 
 class VerdictRow(msgspec.Struct, frozen=True):
-    """A verdict as the JSON file has it."""
+    """A verdict as the JSON file has it; what stands after `source` lets reports be made from the file alone."""
 
     tuned: str
     check: str
@@ -52,6 +110,11 @@ class VerdictRow(msgspec.Struct, frozen=True):
     kind: Kind | None
     limit: float
     source: str
+    metric: str = ""
+    sign: str = ""
+    severity: Severity = "gate"
+    reason: str = ""
+    ranking: tuple[Ranked, ...] = ()
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +127,10 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     unaligned: tuple[str, ...]
     measurements: tuple[MeasurementRow, ...]
     verdicts: tuple[VerdictRow, ...]
+    notes: tuple[str, ...] = ()
+    checkpoints: tuple[CheckpointRow, ...] = ()
+    checks: tuple[CheckRow, ...] = ()
+    about: About | None = None
 
     @property
     def passed(self) -> bool:
@@ -77,5 +144,25 @@ def measurement_row(tuned: str, m: Measurement) -> MeasurementRow:
 
 
 def verdict_row(v: Verdict) -> VerdictRow:
-    """A verdict without what only the failure text needs."""
-    return VerdictRow(v.tuned, v.check, v.subject, v.outcome, v.worst, v.value, v.kind, v.limit, v.source)
+    """A verdict as a row; the fields have the same names."""
+    return VerdictRow(**{name: getattr(v, name) for name in VerdictRow.__struct_fields__})
+
+
+def check_row(check: Check, file: str) -> CheckRow:
+    """A check with the name of the file it stands in and its metric's unit."""
+    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric)
+    own = {name: getattr(check, name) for name in CheckRow.__struct_fields__ if name not in ("file", "unit")}
+    return CheckRow(file=file, unit=fact.unit if fact else "1", **own)
+
+
+def checkpoint_row(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> CheckpointRow:
+    """A checkpoint's header facts and fingerprint. Raises CheckpointError if a file is gone."""
+    return CheckpointRow(
+        side=side,
+        path=checkpoint.path,
+        format=checkpoint.format,
+        fingerprint=fingerprint(checkpoint),
+        tensors=len(checkpoint.tensors),
+        parameters=checkpoint.parameters,
+        dtypes=dict(Counter(handle.dtype for handle in checkpoint.tensors.values())),
+    )

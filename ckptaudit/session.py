@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from platform import python_version
 
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
@@ -14,11 +18,22 @@ from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.metrics import REGISTRY, Measurement, nearest
 from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
 from ckptaudit.policy import DEFAULT_PROFILE, profile_file
-from ckptaudit.result import AuditResult, Summary, measurement_row, verdict_row
+from ckptaudit.result import (
+    About,
+    AuditResult,
+    CheckpointRow,
+    CheckRow,
+    Summary,
+    check_row,
+    checkpoint_row,
+    measurement_row,
+    verdict_row,
+)
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, judge, judge_pair
 
 MODEL = "model"
+PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,12 @@ class AuditSession:
         device: str = "auto",
         exact: bool = False,
         store: MeasurementStore | None = None,
+        command: Sequence[str] = (),
+        profile: str = "",
     ) -> None:
         self.base = base
+        self.started = datetime.now(UTC)
+        self.command, self.profile = tuple(command), profile
         opened = open_checkpoint(base)
         self.runs = tuple(
             _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
@@ -68,14 +87,20 @@ class AuditSession:
         self.exact = exact
         self.store = store or MeasurementStore()
         self._requests: tuple[Request, ...] | None = None
+        self._checks: dict[str, CheckRow] = {}
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
     def requests(self, file: CheckFile) -> Iterator[Request]:
         """Every verdict that a check file asks for. A check that selects nothing still asks for one."""
+        self.admit(file)
         for check in file.checks:
             for run in self.runs:
                 for subject in _subjects(check, run.pair):
                     yield Request(check, run, subject)
+
+    def admit(self, file: CheckFile) -> None:
+        """Remember what the file's checks say, for the result."""
+        self._checks |= {check.id: check_row(check, file.path.name) for check in file.checks}
 
     def expect(self, requests: Sequence[Request]) -> None:
         """Narrow the work to these verdicts; without this call every metric of every matrix is measured."""
@@ -130,6 +155,26 @@ class AuditSession:
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
+            notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
+            checkpoints=self._checkpoints,
+            checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
+            about=self._about(),
+        )
+
+    @cached_property
+    def _checkpoints(self) -> tuple[CheckpointRow, ...]:
+        base = checkpoint_row("base", self.runs[0].pair.base)
+        return (base, *(checkpoint_row("tuned", run.pair.tuned) for run in self.runs))
+
+    def _about(self) -> About:
+        return About(
+            command=self.command,
+            profile=self.profile,
+            device=str(self.device),
+            exact=self.exact,
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=round((datetime.now(UTC) - self.started).total_seconds(), 3),
+            versions={"python": python_version(), **{name: version(name) for name in PACKAGES}},
         )
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
@@ -168,7 +213,7 @@ def audit(
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError."""
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     file = load_checks(profile_file(profile))
-    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact)
+    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
     return session.result([session.verdict(request) for request in session.requests(file)])
 
 

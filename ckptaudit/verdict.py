@@ -8,11 +8,12 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.checks import Check
+from ckptaudit.checks import Check, Severity
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Kind, Measurement
 from ckptaudit.pairing import ModelPair
 
-Outcome = Literal["passed", "failed", "skipped", "error"]
+Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
+"""`waived` is a broken claim that a waiver in the configuration forgives."""
 
 DEGENERATE_GAP = 0.01
 """Below this relative gap at k the top-k subspace is as good as arbitrary, and an angle to it says little."""
@@ -40,8 +41,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     metric: str
     sign: str
+    severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut; a broken claim that only warns does not."""
+        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
 def judge(check: Check, subject: str, tuned: str, measured: Sequence[Measurement], unit: str = "") -> Verdict:
@@ -71,6 +78,7 @@ def judge(check: Check, subject: str, tuned: str, measured: Sequence[Measurement
         source=check.source,
         metric=check.metric,
         sign=check.sign,
+        severity=check.severity,
         ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured)) for m in ranked[:6]),
     )
 
@@ -91,6 +99,7 @@ def judge_pair(check: Check, subject: str, tuned: str, pair: ModelPair) -> Verdi
         source=check.source,
         metric=check.metric,
         sign=check.sign,
+        severity=check.severity,
         reason="; ".join(findings[:8]),
     )
 
@@ -115,6 +124,7 @@ def _undecided(
         source=check.source,
         metric=check.metric,
         sign=check.sign,
+        severity=check.severity,
         reason=reason,
     )
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ckptaudit.checkpoints.documents import clipped, reason
+from ckptaudit.checkpoints.fingerprint import fingerprint
 from ckptaudit.checkpoints.handle import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
-__all__ = ["Checkpoint", "LowRankUpdate", "TensorHandle", "merge_adapter", "open_checkpoint"]
+__all__ = ["Checkpoint", "LowRankUpdate", "TensorHandle", "fingerprint", "merge_adapter", "open_checkpoint"]
 
 MAX_NAME = 1000
 

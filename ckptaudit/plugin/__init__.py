@@ -9,8 +9,8 @@ import pytest
 
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
+from ckptaudit.plugin.options import add_options
 from ckptaudit.plugin.root import refuse_settings_of_checkpoints, take_root_from_where_pytest_started
-from ckptaudit.policy import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
@@ -27,20 +27,7 @@ MARKERS = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the contract."""
-    group = parser.getgroup("ckptaudit", "checkpoint audit")
-    group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
-    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs")
-    group.addoption(
-        "--audit-profile",
-        metavar="NAME",
-        default=DEFAULT_PROFILE,
-        help=f"bundled checks to run: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
-    )
-    group.addoption(
-        "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
-    )
-    group.addoption("--audit-exact", action="store_true", help="compute every number, settle nothing by a bound")
-    group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
+    add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)

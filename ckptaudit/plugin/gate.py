@@ -44,7 +44,11 @@ class Gate:
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
+            command=("pytest", *map(str, config.invocation_params.args)),
+            profile=self.profile.stem if self.bundled_run else "",
         )
+        for file in self.files.values():
+            self.session.admit(file)
         self.verdicts: dict[str, Verdict] = {}
         if self.worker:
             _share_cores()
@@ -132,11 +136,9 @@ class Gate:
         verdicts = list(self.verdicts.values())
         writer = self.config.get_terminal_writer()
         terminalreporter.section("checkpoint audit", sep="=")
-        notes = list(dict.fromkeys(note for run in self.session.runs for note in run.pair.notes))
         text = render_summary(
             self.session.result(verdicts),
             verdicts,
-            notes=notes,
             width=writer.fullwidth,
             colour=writer.hasmarkup,
         )

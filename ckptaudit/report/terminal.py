@@ -15,21 +15,25 @@ from ckptaudit.report.failure import number
 from ckptaudit.result import AuditResult
 from ckptaudit.verdict import Verdict
 
-WORDS = {"passed": "holds", "failed": "BROKEN", "error": "CANNOT JUDGE", "skipped": "skipped"}
-COLOURS = {"passed": "green", "failed": "bold red", "error": "bold magenta", "skipped": "yellow"}
-GRAVITY = ("error", "failed", "passed", "skipped")
+WORDS = {"passed": "holds", "failed": "BROKEN", "waived": "waived", "error": "CANNOT JUDGE", "skipped": "skipped"}
+COLOURS = {
+    "passed": "green",
+    "failed": "bold red",
+    "waived": "yellow",
+    "error": "bold magenta",
+    "skipped": "yellow",
+}
+GRAVITY = ("error", "failed", "waived", "passed", "skipped")
 
 
-def render_summary(
-    result: AuditResult, verdicts: Sequence[Verdict], *, notes: Sequence[str] = (), width: int, colour: bool
-) -> str:
+def render_summary(result: AuditResult, verdicts: Sequence[Verdict], *, width: int, colour: bool) -> str:
     """The table and a closing line as text of the given width, with colour codes or without."""
     stream = StringIO()
     system: Literal["standard"] | None = "standard" if colour else None
     # As wide as its content asks: rich would squeeze every column, the table below only the last.
     console = Console(file=stream, width=max(width, 400), force_terminal=colour, color_system=system)
     console.print(_table(verdicts, width=width, several=len(result.tuned) > 1))
-    for line in (*_closing(result, verdicts), *_shortlist("note", notes)):
+    for line in (*_closing(result, verdicts), *_shortlist("note", result.notes)):
         console.print(Text(line))
     return stream.getvalue().rstrip("\n")
 

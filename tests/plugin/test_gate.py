@@ -99,15 +99,26 @@ def test_exitfirst_stops_and_lastfailed_comes_back_to_it(pytester: pytest.Pytest
 def test_the_json_holds_the_contract(pytester: pytest.Pytester, bad: list[str]) -> None:
     pytester.runpytest(*bad, "--audit-json", "out/a.json")
     result = json.loads(pytester.path.joinpath("out/a.json").read_text())
-    assert set(result) == {"schema", "base", "tuned", "summary", "unaligned", "measurements", "verdicts"}
+    assert {"schema", "base", "tuned", "summary", "unaligned", "measurements", "verdicts"} <= set(result)
     assert result["schema"] == "ckptaudit/1"
     assert result["tuned"] == [bad[3]]
-    assert result["summary"] == {"passed": 23, "failed": 28, "skipped": 0, "errors": 0}
+    assert result["summary"].items() >= {"passed": 23, "failed": 28, "skipped": 0, "errors": 0}.items()
     measurement = {"tuned", "tensor", "layer", "role", "shape", "metric", "value", "kind"}
     assert {frozenset(m) for m in result["measurements"]} == {frozenset(measurement)}
     verdict = {"tuned", "check", "subject", "outcome", "worst", "value", "kind", "limit", "source"}
-    assert {frozenset(v) for v in result["verdicts"]} == {frozenset(verdict)}
+    assert all(verdict <= set(v) for v in result["verdicts"])
     assert len(result["verdicts"]) == 51
+
+
+def test_the_json_says_how_the_audit_was_made(pytester: pytest.Pytester, good: list[str]) -> None:
+    pytester.runpytest(*good, "-k", "finite", "--audit-json", "a.json")
+    result = json.loads(pytester.path.joinpath("a.json").read_text())
+    assert result["about"]["command"][:3] == ["pytest", *good[:2]]
+    assert (result["about"]["profile"], result["about"]["exact"]) == ("rlvr", False)
+    assert {"ckptaudit", "torch", "python"} <= result["about"]["versions"].keys()
+    assert [c["side"] for c in result["checkpoints"]] == ["base", "tuned"]
+    assert result["checkpoints"][0]["dtypes"] == {"bfloat16": 51}
+    assert {c["id"] for c in result["checks"]} == {v["check"] for v in result["verdicts"]} == {"finite"}
 
 
 def test_the_json_has_every_metric_of_every_matrix(pytester: pytest.Pytester, good: list[str]) -> None:

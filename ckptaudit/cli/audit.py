@@ -1,0 +1,30 @@
+"""`ckptaudit audit`: the pytest command under another name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+HELP = "run the audit: takes every option of pytest, --base and --tuned first"
+
+
+def run(arguments: list[str]) -> int:
+    """Hand everything to pytest; returns its exit code."""
+    if "-h" in arguments or "--help" in arguments:
+        print("usage: ckptaudit audit --base PATH --tuned PATH [any pytest option]")
+        return 0
+    joined = list(_joined(arguments))
+    if not any(a.startswith(("--base=", "--tuned=")) for a in joined):
+        print("ERROR: an audit needs two checkpoints; give --base PATH and --tuned PATH.", file=sys.stderr)
+        return 4
+    # A process of its own: pytest rewrites this package's modules as it imports them, so none may be
+    # loaded yet. -P keeps the current folder off the import path, as the pytest command does.
+    return subprocess.call([sys.executable, "-P", "-m", "pytest", *joined])
+
+
+def _joined(arguments: list[str]) -> Iterator[str]:
+    """`--base X` as `--base=X`, so that pytest does not take X for a place to look for its settings."""
+    rest = iter(arguments)
+    for argument in rest:
+        yield f"{argument}={next(rest, '')}" if argument in ("--base", "--tuned") else argument
