@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: audit test check lint clean bench
+.PHONY: audit test check lint bench clean
 
 audit: $(READY)  ## gate the bundled pair
 	$(BIN)/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
@@ -26,8 +26,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+bench: $(READY)  ## whole processes timed against each other; `make bench BENCH=--quick` for a first look
+	$(BIN)/python -m benchmarks $(BENCH)
+
 clean:
 	rm -rf $(VENV) audit.json audit.xml build dist
-
-bench: $(READY)  ## the gate against float64 decompositions, as ratios
-	$(BIN)/python benchmarks/gate_speed.py

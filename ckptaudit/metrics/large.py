@@ -63,6 +63,10 @@ class LargePair(PairBatch):
         """The one pass over both sides."""
         return difference(self.stored_base[0].contiguous(), self.stored_tuned[0].contiguous(), eta=ETA)
 
+    def prepare(self) -> None:
+        """Look at the base first, where several parts will ask for it."""
+        _ = self.facts
+
     @property
     def is_finite(self) -> bool:
         """Whether both sides are free of NaN and infinity; False as well where only their difference is not."""
@@ -95,6 +99,8 @@ class LargePair(PairBatch):
     @cached_property
     def norm_floor(self) -> float:
         """Lower bound on norm_2(D)."""
+        if not self.size > LEAST_UPDATE:
+            return 0.0
         return bounds.norm_floor(self.difference.update, size=self.size)
 
     @cached_property
@@ -153,7 +159,7 @@ class LargePair(PairBatch):
         s = self.facts.leading.s
         return ((s[self.k - 1] - s[self.k]) / s[self.k - 1])[None] if self.k < len(s) else self._one(1.0)
 
-    def _one(self, value: float) -> Float64[Tensor, "1"]:
+    def _one(self, value: float | int) -> Float64[Tensor, "1"]:
         return torch.tensor([value], dtype=torch.float64, device=self.stored_base.device)
 
     def _share(self, bits: UInt8[Tensor, "_"]) -> Float64[Tensor, "1"]:

@@ -35,6 +35,7 @@ class Metric:
     compute: Function
     upper_bound: BoundFunction | None = None
     lower_bound: BoundFunction | None = None
+    bound_needs: Needs = "spectrum"
     tolerates_nonfinite: bool = False
 
     @property
@@ -63,6 +64,7 @@ def metric(
     needs: Needs,
     upper_bound: BoundFunction | None = None,
     lower_bound: BoundFunction | None = None,
+    bound_needs: Needs = "spectrum",
     tolerates_nonfinite: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under its own name."""
@@ -77,6 +79,7 @@ def metric(
             compute=function,
             upper_bound=upper_bound,
             lower_bound=lower_bound,
+            bound_needs=bound_needs,
             tolerates_nonfinite=tolerates_nonfinite,
         )
         return function

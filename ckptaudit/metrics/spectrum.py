@@ -17,15 +17,16 @@ def _mirsky(batch: PairBatch) -> Tensor:
     return mirsky(batch.update_norm, batch.base_norm, m=batch.m, n=batch.n)
 
 
-def _spectral_norm(pair: LargePair, base: Leading, found: Images) -> float:
-    return pair.norm_floor
+def _spectral_norm(batch: PairBatch) -> Tensor | None:
+    return batch.update_norm.new_tensor([batch.norm_floor]) if isinstance(batch, LargePair) else None
 
 
-def _stable_rank(pair: LargePair, base: Leading, found: Images) -> float:
-    if pair.size == 0:
-        return 0.0
-    most = float(min(pair.m, pair.n))
-    return min(most, (pair.size / pair.norm_floor) ** 2) if pair.norm_floor > 0 else most
+def _stable_rank(batch: PairBatch) -> Tensor | None:
+    if not isinstance(batch, LargePair):
+        return None
+    most = float(min(batch.m, batch.n)) if batch.size > 0 else 0.0
+    bound = (batch.size / batch.norm_floor) ** 2 if batch.norm_floor > 0 else most
+    return batch.update_norm.new_tensor([min(most, bound)])
 
 
 def _hill(pair: LargePair, base: Leading, found: Images) -> float:
@@ -38,6 +39,7 @@ def _hill(pair: LargePair, base: Leading, found: Images) -> float:
     source="arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II",
     needs="spectrum",
     upper_bound=_mirsky,
+    bound_needs="matrix",
 )
 def normalized_spectral_shift(batch: PairBatch) -> Tensor:
     """How far the singular values moved, against their size."""
@@ -49,7 +51,8 @@ def normalized_spectral_shift(batch: PairBatch) -> Tensor:
     formula="s_1(D)",
     source="arXiv:2511.08567, Gate II (Weyl)",
     needs="spectrum",
-    lower_bound=bound_of(_spectral_norm),
+    lower_bound=_spectral_norm,
+    bound_needs="matrix",
 )
 def update_spectral_norm(batch: PairBatch) -> Tensor:
     """Largest singular value of the update, in units of the weights."""
@@ -61,7 +64,8 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
     formula="norm_F(D)^2 / norm_2(D)^2; 0 for a zero update",
     source="arXiv:2606.07082, 4.1",
     needs="spectrum",
-    upper_bound=bound_of(_stable_rank),
+    upper_bound=_stable_rank,
+    bound_needs="matrix",
 )
 def update_stable_rank(batch: PairBatch) -> Tensor:
     """How many directions carry the update's energy, between 1 and r."""
