@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -18,7 +19,7 @@ SLACK = 1.0 + 1e-9
 """Allowance for the float64 arithmetic that a bound is put together with."""
 
 GRAM_SLACK = 1e-9
-"""Allowance for an eigenvalue of a float64 Gram matrix, as a share of its trace: (rows + 10 columns) eps, rows in millions."""
+"""Allowance for an eigenvalue of a float64 Gram matrix, as a share of its trace: (rows + 10 columns) eps, up to millions."""
 
 GAP_SLACK = 1.0 + 1e-5
 """Allowance for the base's singular values, right to a relative CERTAIN / 2, in a difference of a tenth of one."""
@@ -103,10 +104,10 @@ def turned(found: Images, base: Leading, *, k: int, share: float) -> float:
     Wedin (1972), in residual form. With W0 V = U S and W0' U = V S, the tuned directions (P, Q) at or below the
     threshold t satisfy S1 Q'V - P'U S = P'D V and S1 P'U - Q'V S = Q'D'U, hence for columns with singular
     values of at least s: (s - t) max(norm(P'U), norm(Q'V)) <= max(norm(D V), norm(D' U)). Columns are taken in
-    one, two or four blocks, each with its own distance to the threshold, whichever says most.
+    one block or four, each with its own distance to the threshold, whichever says more.
     """
     threshold = share * float(base.s[k - 1])
-    best = min(_over_blocks(found, base, k, parts, threshold) for parts in (1, 2, 4) if parts <= k)
+    best = min(_over_blocks(found, base, k, parts, threshold) for parts in (1, 4) if parts <= k)
     # Where the base's own subspace is uncertain, only the norm of the whole update holds for all of its rotations.
     whole = found.size / (float(base.s[k - 1]) - threshold) * GAP_SLACK
     return min(best + uncertainty(base, k), whole, 1.0)
@@ -115,7 +116,7 @@ def turned(found: Images, base: Leading, *, k: int, share: float) -> float:
 def _over_blocks(found: Images, base: Leading, k: int, parts: int, threshold: float) -> float:
     edges = [k * i // parts for i in range(parts + 1)]
     total = 0.0
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         gap = float(base.s[b - 1]) - threshold
         total += ((found.norm(a, b) + base.error) / gap) ** 2
     return math.sqrt(total) * GAP_SLACK
@@ -149,7 +150,7 @@ def degrees(sine: float) -> float:
 
 
 def mean_degrees(largest: float, rms: float) -> float:
-    """Bound on a mean angle from bounds on the largest sine and on the root mean square: asin(x) <= pi/2 x on [0, 1]."""
+    """Bound on a mean angle from bounds on the largest sine and the root mean square: asin(x) <= pi/2 x."""
     return min(degrees(largest), 90.0 * rms * SLACK)
 
 
@@ -167,17 +168,16 @@ def hill_floor(found: Images, *, k: int) -> float:
 
 
 def norm_floor(update: Float32[Tensor, "m n"], *, size: float, rounds: int = 2) -> float:
-    """Lower bound on norm_2(D) by block power iteration from a fixed start: any unit u gives norm(D'u) <= norm_2(D)."""
+    """Lower bound on norm_2(D) by block power iteration: norm(D x) <= norm_2(D) for whatever unit x that ends at."""
     width = min(8, *update.shape)
-    start = torch.randn(update.shape[1], width, generator=torch.Generator().manual_seed(0))
-    x = start.to(update.device)
+    # As rows: a few rows times a matrix run at the speed of memory, a matrix times a few columns does not.
+    x = torch.randn(width, update.shape[1], generator=torch.Generator().manual_seed(0)).to(update.device)
     for _ in range(rounds):
-        q = torch.linalg.qr(update @ x).Q
-        x = torch.linalg.qr(update.mT @ q).Q
-    y = (update @ x).double()
-    _, vectors = torch.linalg.eigh(y.mT @ y)
-    best = x.double() @ vectors[:, -1]
-    image = (update @ best.float()[:, None]).double()
-    length = float(torch.linalg.vector_norm(best.float().double()))
-    norm = float(torch.linalg.vector_norm(image)) - (update.shape[1] + 2) * UNIT * size * length
-    return max(0.0, norm / length / SLACK) if length > 0 else 0.0
+        y = torch.linalg.qr((x @ update.mT).mT).Q.mT
+        x = torch.linalg.qr((y @ update).mT).Q.mT
+    found = (x @ update.mT).double()
+    best = (torch.linalg.eigh(found @ found.mT).eigenvectors[:, -1:].mT @ x.double()).float()
+    length = float(torch.linalg.vector_norm(best.double()))
+    norm = float(torch.linalg.vector_norm((best @ update.mT).double()))
+    rounding = (update.shape[1] + 2) * UNIT * size * length
+    return max(0.0, (norm - rounding) / length / SLACK) if length > 0 else 0.0

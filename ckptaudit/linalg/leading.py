@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Float32, Float64, Shaped
@@ -50,7 +52,7 @@ def gram(tall: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
 def blocks(n: int) -> list[tuple[int, int]]:
     """Ranges of columns: four, which spare three eighths of a symmetric product."""
     edges = [n * i // 4 for i in range(5)] if n >= 64 else [0, n]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def mirrored(upper: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
@@ -95,7 +97,7 @@ def _by_gram(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     v = vectors.flip(1)[:, :count].contiguous()
     s = squares[:count].sqrt()
     u, skew = _images(tall, v, s)
-    residual = float(torch.linalg.matrix_norm(product @ v - v * squares[:count]))
+    residual = _size(product @ v - v * squares[:count])
     # W v_i = s_i u_i holds by construction; W'u_i - s_i v_i is the eigenvector's residual over s_i.
     error = (residual + doubt) / float(s[-1]) + 2 * skew * float(s[0]) + _rounding(m, n, s)
     return Leading(s, u, v.float(), error)
@@ -112,7 +114,7 @@ def _images(
         inner.addmm_(part.mT, part)
         u[start : start + len(part)] = part
     inner.diagonal().sub_(1)
-    return u, float(torch.linalg.matrix_norm(inner))
+    return u, _size(inner)
 
 
 def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
@@ -122,11 +124,15 @@ def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     u, s, v = u[:, :count], s[:count], vh[:count].mT
     if not float(s[-1]) * CERTAIN > m * EPS * float(s[0]):
         return None
-    residual = torch.linalg.matrix_norm(matrix @ v - u * s) + torch.linalg.matrix_norm(matrix.mT @ u - v * s)
-    skew = sum(float(torch.linalg.matrix_norm(w.mT @ w - torch.eye(count).to(w))) for w in (u, v))
-    return Leading(s, u.float(), v.float(), float(residual) + 2 * skew * float(s[0]) + _rounding(m, n, s))
+    residual = _size(matrix @ v - u * s) + _size(matrix.mT @ u - v * s)
+    skew = sum(_size(w.mT @ w - torch.eye(count).to(w)) for w in (u, v))
+    return Leading(s, u.float(), v.float(), residual + 2 * skew * float(s[0]) + _rounding(m, n, s))
+
+
+def _size(matrix: Float64[Tensor, "a b"]) -> float:
+    return float(torch.linalg.matrix_norm(matrix))
 
 
 def _rounding(m: int, n: int, s: Float64[Tensor, "c"]) -> float:
     """Allowance for the float64 products behind the residuals: norm_F(W) is at most sqrt(n) s_1."""
-    return (m + n) * EPS * n**0.5 * float(s[0]) * float(s[0] / s[-1]) * len(s) ** 0.5
+    return (m + n) * EPS * math.sqrt(n * len(s)) * float(s[0]) * float(s[0] / s[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 
@@ -39,30 +39,34 @@ def count_in_top(
     return ((above | admitted) & marked).sum(dim=1)
 
 
-def top_mask(values: Float32[Tensor, "e"], *, count: int, largest: bool = True) -> Bool[Tensor, "e"]:
-    """The set that `count_in_top` counts in, for one row of finite values, none of them negative.
+def top_mask(values: Float[Tensor, "e"], *, count: int, largest: bool = True) -> Bool[Tensor, "e"]:
+    """The set that `count_in_top` counts in, for one row of bf16, fp16 or float32 magnitudes.
 
-    The bits of such numbers are in the order of the numbers. A histogram over the upper half of the bits finds
-    where the threshold lies, and only the entries there are ranked: two passes instead of a selection over all.
+    The bits of such numbers are in the order of the numbers. A histogram over the upper sixteen finds where the
+    threshold lies, and only the entries there are ranked: two passes instead of a selection over all.
     """
-    keys = values.contiguous().view(torch.int32)
-    # Signed zeros are one value; their bits are not.
-    keys = keys.where(values != 0, torch.zeros_like(keys))
+    keys = values.view(torch.int16 if values.element_size() == 2 else torch.int32)
     if not largest:
-        keys = torch.iinfo(torch.int32).max - keys
+        keys = torch.iinfo(keys.dtype).max - keys
     if count <= 0:
         return torch.zeros_like(keys, dtype=torch.bool)
-    coarse = (keys >> 16).to(torch.int16)
+    threshold = _threshold(keys, count)
+    mask = keys > threshold
+    missing = count - int(torch.count_nonzero(mask))
+    mask[(keys == threshold).nonzero().flatten()[:missing]] = True
+    return mask
+
+
+def _threshold(keys: Int[Tensor, "e"], count: int) -> Int[Tensor, ""]:
+    """The `count`-th largest key."""
+    coarse = keys if keys.dtype == torch.int16 else (keys >> 16).to(torch.int16)
     counts = torch.bincount(coarse, minlength=2**15)
     at_least = counts.flip(0).cumsum(0).flip(0)
     box = int((at_least >= count).sum()) - 1
-    inside = keys[coarse == box]
-    room = count - int(at_least[box] - counts[box])
-    threshold = inside.sort(descending=True).values[room - 1]
-    mask = keys > threshold
-    tied = (keys == threshold).nonzero().flatten()
-    mask[tied[: count - int(torch.count_nonzero(mask))]] = True
-    return mask
+    if coarse is keys:
+        return keys.new_tensor(box)
+    above = int(at_least[box] - counts[box])
+    return keys[coarse == box].sort(descending=True).values[count - above - 1]
 
 
 def packed(mask: Bool[Tensor, "e"]) -> UInt8[Tensor, "_"]:

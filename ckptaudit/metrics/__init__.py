@@ -12,9 +12,9 @@ from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
 __all__ = [
     "ALPHA",
     "ETA",
+    "NARROW",
     "PAIR_FACTS",
     "REGISTRY",
-    "NARROW",
     "SHORT_SIDE",
     "Kind",
     "LargePair",

@@ -15,6 +15,7 @@ from ckptaudit.linalg import bounds
 from ckptaudit.linalg.differences import Difference, difference, square_sum
 from ckptaudit.linalg.leading import Leading, leading
 from ckptaudit.linalg.masks import count_inside, packed, top_mask
+from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 
 SHORT_SIDE = 128
@@ -22,7 +23,7 @@ SHORT_SIDE = 128
 
 NARROW = (torch.bfloat16, torch.float16, torch.float32)
 ORDINARY = (1e-20, 1e20)
-"""Sizes within which float32 products neither overflow nor lose their last digits; others are measured in float64."""
+"""Sizes within which float32 products neither overflow nor lose their last digits; the rest is for float64."""
 
 LEAST_UPDATE = 1e-25
 
@@ -52,9 +53,7 @@ class LargePair(PairBatch):
     Every part that it computes in its own way is certified; where that fails, the float64 one stands in.
     """
 
-    def __init__(
-        self, base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], recall: Recall = afresh
-    ) -> None:
+    def __init__(self, base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], recall: Recall = afresh) -> None:
         super().__init__(base[None], tuned[None])
         self._recall = recall
 
@@ -79,10 +78,9 @@ class LargePair(PairBatch):
         kept = self._recall(self.stored_base, definition, self._make_facts)
         if not len(kept["s"]):
             return None
-        vectors = [kept[name].to(self.stored_base.device) for name in ("s", "left", "right")]
-        top = Leading(*vectors, error=float(kept["error"]))
-        masks = [kept[name].to(self.stored_base.device) for name in ("principal", "low_magnitude")]
-        return BaseFacts(top, *masks, norm=float(kept["norm"]))
+        here = {name: tensor.to(self.stored_base.device) for name, tensor in kept.items()}
+        top = Leading(here["s"], here["left"], here["right"], float(here["error"]))
+        return BaseFacts(top, here["principal"], here["low_magnitude"], float(here["norm"]))
 
     @cached_property
     def images(self) -> bounds.Images | None:
@@ -90,6 +88,20 @@ class LargePair(PairBatch):
         if self.facts is None or not (self.size == 0 or self.size > LEAST_UPDATE):
             return None
         return bounds.images(self.difference.update, self.facts.leading, k=self.k, size=self.size)
+
+    @cached_property
+    def angle_sines(self) -> tuple[float, float] | None:
+        """Bounds on the largest and the root mean square sine between the top-k subspaces of either side."""
+        if self.facts is None or self.images is None:
+            return None
+        return bounds.angle_sines(self.images, self.facts.leading, k=self.k)
+
+    @cached_property
+    def turned(self) -> float | None:
+        """Bound on the sine of the rotation of either side."""
+        if self.facts is None or self.images is None:
+            return None
+        return bounds.turned(self.images, self.facts.leading, k=self.k, share=1.0 - SEPARATION)
 
     @property
     def size(self) -> float:
@@ -168,7 +180,7 @@ class LargePair(PairBatch):
         return self._one(inside / total if total else ALPHA)
 
     def _smallest(self) -> Bool[Tensor, "_"]:
-        return top_mask(self.stored_base.flatten().float().abs(), count=self._half, largest=False)
+        return top_mask(self.stored_base.flatten().abs(), count=self._half, largest=False)
 
     @property
     def _half(self) -> int:
@@ -190,12 +202,11 @@ class LargePair(PairBatch):
         }
 
 
-def bound_of(evaluate: Callable[[LargePair, Leading, bounds.Images], float]) -> Callable[[PairBatch], Tensor | None]:
-    """A bound that rests on the base's leading directions; none where these are not at hand."""
+def bound_of(evaluate: Callable[[LargePair], float | None]) -> Callable[[PairBatch], Tensor | None]:
+    """A bound that large matrices have, and those alone."""
 
     def bound(batch: PairBatch) -> Tensor | None:
-        if not isinstance(batch, LargePair) or batch.images is None or batch.facts is None:
-            return None
-        return batch.base_norm.new_tensor([evaluate(batch, batch.facts.leading, batch.images)])
+        value = evaluate(batch) if isinstance(batch, LargePair) else None
+        return None if value is None else batch.update_norm.new_tensor([value])
 
     return bound

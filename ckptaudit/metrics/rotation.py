@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg.bounds import Images, angle_sines, degrees, mean_degrees, turned
-from ckptaudit.linalg.leading import Leading
-from ckptaudit.linalg.subspaces import SEPARATION
+from ckptaudit.linalg.bounds import degrees, mean_degrees
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.large import LargePair, bound_of
 from ckptaudit.metrics.registry import metric
@@ -15,17 +13,16 @@ from ckptaudit.metrics.registry import metric
 ANGLES = "arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
 
 
-
-def _largest(pair: LargePair, base: Leading, found: Images) -> float:
-    return degrees(angle_sines(found, base, k=pair.k)[0])
-
-
-def _mean(pair: LargePair, base: Leading, found: Images) -> float:
-    return mean_degrees(*angle_sines(found, base, k=pair.k))
+def _largest(pair: LargePair) -> float | None:
+    return None if pair.angle_sines is None else degrees(pair.angle_sines[0])
 
 
-def _rotated(pair: LargePair, base: Leading, found: Images) -> float:
-    return degrees(turned(found, base, k=pair.k, share=1.0 - SEPARATION))
+def _mean(pair: LargePair) -> float | None:
+    return None if pair.angle_sines is None else mean_degrees(*pair.angle_sines)
+
+
+def _rotated(pair: LargePair) -> float | None:
+    return None if pair.turned is None else degrees(pair.turned)
 
 
 @metric(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ckptaudit.linalg.bounds import Images, hill_floor, mirsky
-from ckptaudit.linalg.leading import Leading
+from ckptaudit.linalg.bounds import hill_floor, mirsky
 from ckptaudit.linalg.spectra import hill_alpha, relative_distance, stable_rank
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.large import LargePair, bound_of
@@ -17,20 +15,19 @@ def _mirsky(batch: PairBatch) -> Tensor:
     return mirsky(batch.update_norm, batch.base_norm, m=batch.m, n=batch.n)
 
 
-def _spectral_norm(batch: PairBatch) -> Tensor | None:
-    return batch.update_norm.new_tensor([batch.norm_floor]) if isinstance(batch, LargePair) else None
+def _spectral_norm(pair: LargePair) -> float:
+    return pair.norm_floor
 
 
-def _stable_rank(batch: PairBatch) -> Tensor | None:
-    if not isinstance(batch, LargePair):
+def _stable_rank(pair: LargePair) -> float:
+    most = float(min(pair.m, pair.n)) if pair.size > 0 else 0.0
+    return min(most, (pair.size / pair.norm_floor) ** 2) if pair.norm_floor > 0 else most
+
+
+def _hill(pair: LargePair) -> float | None:
+    if pair.images is None:
         return None
-    most = float(min(batch.m, batch.n)) if batch.size > 0 else 0.0
-    bound = (batch.size / batch.norm_floor) ** 2 if batch.norm_floor > 0 else most
-    return batch.update_norm.new_tensor([min(most, bound)])
-
-
-def _hill(pair: LargePair, base: Leading, found: Images) -> float:
-    return hill_floor(found, k=pair.k) if pair.k < len(base.s) else 0.0
+    return hill_floor(pair.images, k=pair.k) if pair.k < min(pair.m, pair.n) else 0.0
 
 
 @metric(
@@ -51,7 +48,7 @@ def normalized_spectral_shift(batch: PairBatch) -> Tensor:
     formula="s_1(D)",
     source="arXiv:2511.08567, Gate II (Weyl)",
     needs="spectrum",
-    lower_bound=_spectral_norm,
+    lower_bound=bound_of(_spectral_norm),
     bound_needs="matrix",
 )
 def update_spectral_norm(batch: PairBatch) -> Tensor:
@@ -64,7 +61,7 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
     formula="norm_F(D)^2 / norm_2(D)^2; 0 for a zero update",
     source="arXiv:2606.07082, 4.1",
     needs="spectrum",
-    upper_bound=_stable_rank,
+    upper_bound=bound_of(_stable_rank),
     bound_needs="matrix",
 )
 def update_stable_rank(batch: PairBatch) -> Tensor:
