@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.cache import FactorCache
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.metrics import REGISTRY, Kind, Measurement, Metric, PairBatch
 from ckptaudit.pairing import AlignedTensor
@@ -36,12 +37,13 @@ class Route:
     """How to measure: the device, the memory budget, and which upper bounds are good enough.
 
     `settled` maps a metric to the limit under which its upper bound decides every check that asks
-    for it; empty when every number is to be computed.
+    for it; empty when every number is to be computed. `cache` keeps what rests on the base alone.
     """
 
     device: torch.device
     batch_bytes: int = BATCH_BYTES
     settled: Settled = field(default_factory=dict)
+    cache: FactorCache | None = None
 
 
 @dataclass(frozen=True, slots=True)

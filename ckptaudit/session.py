@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from platform import python_version
 
+from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import Job, Route, applies, measure, pick_device
@@ -72,6 +73,7 @@ class AuditSession:
         *,
         device: str = "auto",
         exact: bool = False,
+        cache: FactorCache | None = None,
         store: MeasurementStore | None = None,
         command: Sequence[str] = (),
         profile: str = "",
@@ -85,6 +87,7 @@ class AuditSession:
         )
         self.device = pick_device(device)
         self.exact = exact
+        self.cache = cache
         self.store = store or MeasurementStore()
         self._requests: tuple[Request, ...] | None = None
         self._checks: dict[str, CheckRow] = {}
@@ -138,7 +141,7 @@ class AuditSession:
         if key not in self._extra:
             tensors = [t for t in run.pair.subjects[subject] if applies(metric, t)]
             jobs = [Job(t, frozenset({metric})) for t in tensors]
-            self._extra[key] = tuple(measure(jobs, Route(self.device)))
+            self._extra[key] = tuple(measure(jobs, Route(self.device, cache=self.cache)))
         chosen = run.pair.select(roles).get(subject, ())
         names = {name for tensor in chosen for name in tensor.matrix_names()}
         return {
@@ -189,7 +192,7 @@ class AuditSession:
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
 
     def _route(self) -> Route:
-        return Route(self.device, settled={} if self.exact else self._settled())
+        return Route(self.device, settled={} if self.exact else self._settled(), cache=self.cache)
 
     def _settled(self) -> dict[str, float]:
         """The limit under which an upper bound decides every check that asks for the metric."""
@@ -209,11 +212,18 @@ def audit(
     profile: str = DEFAULT_PROFILE,
     device: str = "auto",
     exact: bool = False,
+    cache: str | Path | None = None,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError."""
+    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
+
+    `cache` is a folder, or "off"; by default it lies where the command's does.
+    """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     file = load_checks(profile_file(profile))
-    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
+    kept = open_cache(None if cache is None else str(cache))
+    session = AuditSession(
+        str(base), [str(p) for p in paths], device=device, exact=exact, cache=kept, profile=profile
+    )
     return session.result([session.verdict(request) for request in session.requests(file)])
 
 
