@@ -78,8 +78,8 @@ class Gate:
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
         reported = self.worker[REPORTED] if self.worker else self.json is not None
-        if not (reported and self.bundled_run and len(requests) == all_asked):
-            self.session.expect(requests)
+        whole = self.bundled_run and len(requests) == all_asked
+        self.session.expect(requests, everything=reported and whole)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
