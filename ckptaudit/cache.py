@@ -3,6 +3,8 @@
 A base stays the same while runs come and go, so what rests on it alone is computed once. An entry is found
 by the contents of the matrix, never by a path or a date; it is one safetensors file, sealed by a digest
 over every byte. Whatever goes wrong here costs time and nothing else: the caller computes afresh.
+
+Looking after the folder takes no torch, so it is imported only where tensors are handled.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from blake3 import blake3
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from ckptaudit.errors import CacheError, printable
 from ckptaudit.sizes import parse_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOCATION = "CKPTAUDIT_CACHE"
 LIMIT = "CKPTAUDIT_CACHE_LIMIT"
@@ -56,6 +58,8 @@ def entry_key(stored: Tensor, *, definition: str) -> str:
 
     BLAKE3, 64 hexadecimal digits. Two tensors share a key only if they are bitwise the same.
     """
+    import torch
+
     flat = stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = blake3(repr((definition, str(stored.dtype), tuple(stored.shape))).encode())
     digest.update(flat.numpy().data)
@@ -87,7 +91,7 @@ class FactorCache:
     """
 
     def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, asked_by: str = "--audit-cache") -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
         self.limit = limit
         self.trouble: str | None = None
         self._room = 0  # bytes that may be written before the folder has to be looked over again
@@ -197,12 +201,17 @@ class FactorCache:
 
 def _seal(tensors: Mapping[str, Tensor], key: str) -> tuple[memoryview | bytes, ...]:
     """The entry's bytes, with their digest in the header's own metadata: any safetensors reader opens it."""
+    from safetensors.torch import save
+
     raw = save({name: _own(tensor) for name, tensor in tensors.items()}, {"checksum": BLANK.decode()})
     at = raw.index(SEAL + BLANK) + len(SEAL)
     return memoryview(raw)[:at], _digest(raw, at, key), memoryview(raw)[at + len(BLANK) :]
 
 
 def _unseal(raw: bytes, key: str) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     at = raw.find(SEAL, 0, 8 + int.from_bytes(raw[:8], "little")) + len(SEAL)
     if at < len(SEAL) or raw[at : at + len(BLANK)] != _digest(raw, at, key):
         return None
@@ -224,7 +233,7 @@ def _own(tensor: Tensor) -> Tensor:
     """The tensor on the CPU in memory of its own: the format keeps no strides and no shared storage."""
     here = tensor.detach().cpu()
     alone = here.untyped_storage().nbytes() == here.nbytes
-    return here.contiguous() if alone else here.clone(memory_format=torch.contiguous_format)
+    return here.contiguous() if alone else here.clone().contiguous()
 
 
 def _remove(path: Path) -> None:

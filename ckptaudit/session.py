@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
-from ckptaudit.cache import FactorCache
+from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
@@ -88,6 +88,7 @@ class AuditSession:
         )
         self.device = pick_device(device)
         self.exact = exact
+        self.cache = cache
         self.store = store or MeasurementStore()
         self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
@@ -225,11 +226,18 @@ def audit(
     profile: str = DEFAULT_PROFILE,
     device: str = "auto",
     exact: bool = False,
+    cache: str | Path | None = None,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError."""
+    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
+
+    `cache` is a folder, or "off"; by default it lies where the command's does.
+    """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     file = load_checks(profile_file(profile))
-    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
+    kept = open_cache(None if cache is None else str(cache))
+    session = AuditSession(
+        str(base), [str(p) for p in paths], device=device, exact=exact, cache=kept, profile=profile
+    )
     requests = list(session.requests(file))
     session.expect(requests, everything=True)
     return session.result([session.verdict(request) for request in requests])
