@@ -1,8 +1,8 @@
 """Singular values and subspaces of W0 + D, followed from those of W0: the update is small and known exactly.
 
 Everything here is for tall matrices, W0 = U S V' with all of S and V known, and works on the tuned Gram matrix
-in the base's directions, V'(W0 + D)'(W0 + D)V = S^2 + C. Only C is computed, from D, in float32: its error is relative
-to the update, not to the weights. docs/fast-paths.md derives each step.
+in the base's directions, V'(W0 + D)'(W0 + D)V = S^2 + C. Only C is computed, from D, in float32: its error is
+relative to the update, not to the weights. docs/fast-paths.md derives each step.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from ckptaudit.linalg.leading import blocks, mirrored
 NEXT_TERM = 8e-3
 """Largest third-order share of a spectral shift that is left out."""
 
+LAST_TERM = 4e-2
+"""Largest third-order share at which the series may end with it."""
+
 SAMPLE = 64
 """Columns for which third-order terms are computed: so many of those that mix most, and so many of all."""
 
@@ -35,7 +38,7 @@ VALUE_ERROR = 2e-4
 UNIT = 2.0**-24
 
 STEPS = 16
-CONVERGED = 1e-6
+CONVERGED = 1e-5
 ACCEPTED = 1e-4
 """Relative size of the last correction to a subspace: where to stop, and what is still good enough."""
 
@@ -47,7 +50,7 @@ def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -
     product = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
     for start in range(0, base.shape[0], ROWS):
         d = update[start : start + ROWS]
-        product.addmm_(base[start : start + ROWS].float().add_(d, alpha=0.5).mT, d)
+        product.addmm_(torch.add(base[start : start + ROWS].float(), d, alpha=0.5).mT, d)
     return product
 
 
@@ -103,22 +106,27 @@ class Followed:
 
     @cached_property
     def _mixing(self) -> Float32[Tensor, "r r"]:
-        """Tangents of the angles that diagonalize each pair of directions by itself: C_ij / gap, at most 1 for a tie."""
+        """Tangents of the angles that diagonalize each pair of directions by itself: C_ij / gap, 1 for a tie."""
         root = (self._gaps.square() + 4 * self._off.square()).sqrt()
-        return 2 * self._off / (self._gaps + torch.copysign(root, self._gaps)).where(root > 0, torch.ones_like(root))
+        return (
+            2 * self._off / (self._gaps + torch.copysign(root, self._gaps)).where(root > 0, torch.ones_like(root))
+        )
 
     @cached_property
     def tuned_squares(self) -> Float64[Tensor, "r"]:
         """Squares of the tuned matrix's singular values, descending.
 
-        To second order, each pair of directions solved exactly; where the third-order terms are no small part of
-        the shift, from all of S^2 + C.
+        To second order, each pair of directions solved exactly; with the third-order terms where they matter; and
+        from all of S^2 + C where they are no small part of the shift.
         """
         second = (self._off * self._mixing).sum(dim=1, dtype=torch.float64)
         squares = self.s.square() + self.change.diagonal().double() + second
-        squares = squares.clamp(min=0).sort(descending=True).values
-        if self._third() <= NEXT_TERM * self._moved(squares):
-            return squares
+        third, moved = self._third(), self._moved(_descending(squares))
+        if third <= NEXT_TERM * moved:
+            return _descending(squares)
+        if third <= LAST_TERM * moved:
+            more = (self._mixing * (self._off @ self._mixing)).sum(dim=0, dtype=torch.float64)
+            return _descending(squares + more)
         whole = self.change.double()
         whole.diagonal().add_(self.s.square())
         exact: Tensor = torch.linalg.eigvalsh(whole).flip(0).clamp(min=0)
@@ -129,7 +137,7 @@ class Followed:
         return self._moved(self.tuned_squares)
 
     def shift_error(self, error: float) -> float:
-        """What an error of C, given by its norm_F and spread evenly, does to the shift; three times its expectation."""
+        """Three times what an error of C, given by its norm_F and spread evenly, is expected to do to the shift."""
         spread = 3 * error / math.sqrt(len(self.s))
         return spread * float(torch.linalg.vector_norm(0.5 / self.s.clamp_min(1e-300)))
 
@@ -164,47 +172,51 @@ class Followed:
         if size >= len(self.s):
             return None
         cross = self._off[size:, :size]
-        outer = _slopes(cross, self._off[size:, size:], self._off[:size, :size], cross.mT, self._gaps[:size, size:].mT)
+        outer = _slopes(
+            cross, self._off[size:, size:], self._off[:size, :size], cross.mT, self._gaps[:size, size:].mT
+        )
         if outer is None:
             return None
-        wide = Planes(self._left(outer, size), (outer.mT @ outer).double())
-        if size == k:
-            return wide, wide
-        within = self._within(outer, k, size)
+        images, moved = self._images(outer, size)
+        wide = self._planes(outer, images, moved)
+        within = self._within(outer, k, size) if size > k else outer[:0, :k]
         if within is None:
             return None
+        # V [I; Y] times [I; Z] spans the top k within the top `size`.
         inner = torch.cat([within, outer[:, :k] + outer[:, k:] @ within])
-        return Planes(self._left(inner, k), (inner.mT @ inner).double()), wide
+        turn = torch.cat([torch.eye(k, dtype=within.dtype, device=within.device), within]).double()
+        return self._planes(inner, turn.mT @ images @ turn, moved @ turn), wide
 
     def _within(self, outer: Float32[Tensor, "q l"], k: int, size: int) -> Float32[Tensor, "p k"] | None:
-        """The slopes of the top-k subspace within the top `size` one, on which the Gram matrix acts as A11 + C12 Y."""
+        """The slopes of the top k within the top `size` directions, on which the Gram matrix acts as A11 + C12 Y."""
         action = self._off[:size, :size] + self._off[:size, size:] @ outer
         bends = action.diagonal().clone()
         action.diagonal().zero_()
         gaps = self._gaps[:k, k:size].mT + bends[:k] - bends[k:, None]
         return _slopes(action[k:, :k], action[k:, k:], action[:k, :k], action[:k, k:], gaps)
 
-    def _left(self, y: Float32[Tensor, "q l"], size: int) -> Float64[Tensor, "l l"]:
-        """The tangents on the left: W1 V [I; Y] split along U and across it, by Gram matrices alone."""
+    def _images(
+        self, y: Float32[Tensor, "q l"], size: int
+    ) -> tuple[Float64[Tensor, "l l"], Float64[Tensor, "r l"]]:
+        """(D V [I; Y])'(D V [I; Y]) and V'W0'D V [I; Y]."""
         v = self.v[:, :size] + self.v[:, size:] @ y
         images = self._own @ v
-        # V'W0'D V[I; Y]
-        h = self._cross[:, :size] + self._cross[:, size:] @ y - 0.5 * (self.v.mT @ images)
+        crossed = self._cross[:, :size] + self._cross[:, size:] @ y - 0.5 * (self.v.mT @ images)
+        return (v.mT @ images).double(), crossed.double()
+
+    def _planes(
+        self, slopes: Float32[Tensor, "q l"], images: Float64[Tensor, "l l"], moved: Float64[Tensor, "r l"]
+    ) -> Planes:
+        """Tangents on both sides. On the left, W1 V [I; Y] is split along U and across it by Gram matrices alone."""
+        y, size = slopes.double(), slopes.shape[1]
         s, rest = self.s[:size], self.s[size:]
-        inside, outside = h[:size].double() / s[:, None], h[size:].double()
-        wide = y.double()
-        mixed = wide.mT @ outside
-        across = (
-            (wide * rest[:, None]).mT @ (wide * rest[:, None])
-            + mixed
-            + mixed.mT
-            + (v.mT @ images).double()
-            - inside.mT @ inside
-        )
+        inside = moved[:size] / s[:, None]
+        stretched = y * rest[:, None]
+        mixed = y.mT @ moved[size:]
+        across = stretched.mT @ stretched + mixed + mixed.mT + images - inside.mT @ inside
         along = torch.diag(s) + inside
-        half = torch.linalg.solve(along.mT, across)
-        tangents: Tensor = torch.linalg.solve(along.mT, half.mT)
-        return 0.5 * (tangents + tangents.mT)
+        left = torch.linalg.solve(along.mT, torch.linalg.solve(along.mT, across).mT)
+        return Planes(left=0.5 * (left + left.mT), right=y.mT @ y)
 
     def captured(self, size: int) -> float:
         """norm_F(U'D V)^2 over the top `size` directions of both sides."""
@@ -223,6 +235,10 @@ def angles(tangents: Float64[Tensor, "l l"], count: int) -> Float64[Tensor, "c"]
     sines = torch.linalg.solve(eye + tangents, tangents)[:count, :count]
     values = torch.linalg.eigvalsh(0.5 * (sines + sines.mT)).clamp(0.0, 1.0)
     return torch.rad2deg(torch.asin(values.sqrt()))
+
+
+def _descending(squares: Float64[Tensor, "r"]) -> Float64[Tensor, "r"]:
+    return squares.clamp(min=0).sort(descending=True).values
 
 
 def _slopes(
@@ -250,7 +266,7 @@ def _slopes(
 
 
 def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tensor, "r"] | None:
-    """Singular values of D, descending, from D'D; None where the `trusted`-th is not right to a part in ten thousand.
+    """Singular values of D, descending, from D'D; None where the `trusted`-th may err by a ten-thousandth.
 
     The eigensolver errs by a few units of the largest eigenvalue, the product by less than a unit of the trace.
     """
@@ -260,7 +276,8 @@ def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tenso
         squares = torch.linalg.eigvalsh(own.double()).flip(0)
     if not last * VALUE_ERROR > UNIT * float(own.diagonal().double().sum()):
         return None
-    return squares.clamp(min=0).sqrt()
+    values: Tensor = squares.clamp(min=0).sqrt()
+    return values
 
 
 def change_error(
@@ -274,10 +291,11 @@ def change_error(
     random = torch.Generator().manual_seed(0)
     z = torch.randn(len(followed.s), probes, generator=random, dtype=torch.float64).to(followed.s.device)
     v = followed.v.double()
-    x = v @ z
+    # As rows, which run at the speed of memory.
+    x = (v @ z).mT.contiguous()
     grown = torch.zeros_like(x)
     for start in range(0, base.shape[0], ROWS):
         before, after = (side[start : start + ROWS].double() for side in (base, tuned))
-        grown += after.mT @ (after @ x) - before.mT @ (before @ x)
-    error = v.mT @ grown - followed.change.double() @ z
+        grown += (x @ after.mT) @ after - (x @ before.mT) @ before
+    error = v.mT @ grown.mT - followed.change.double() @ z
     return float(torch.linalg.matrix_norm(error)) / math.sqrt(probes)

@@ -32,7 +32,7 @@ class Leading:
     right: Float32[Tensor, "n c"]
     error: float
     all_s: Float64[Tensor, "r"]
-    short: Float32[Tensor, "r r"]
+    short: Float32[Tensor, "r _"]
     """All singular values, and all singular vectors of the short side."""
 
 

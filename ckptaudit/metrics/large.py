@@ -41,6 +41,9 @@ NARROW = (torch.bfloat16, torch.float16, torch.float32)
 ORDINARY = (1e-20, 1e20)
 """Sizes within which float32 products neither overflow nor lose their last digits; the rest is for float64."""
 
+SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
+"""Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
+
 LEAST_UPDATE = 1e-25
 
 Tensors = Mapping[str, Tensor]
@@ -214,7 +217,9 @@ class LargePair(PairBatch):
     @cached_property
     def followed(self) -> Followed | None:
         """The tuned decomposition seen from the base's; None where its arithmetic does not stand the test."""
-        if not self._may_follow or self._whole is None or not (self.size == 0 or self.size > LEAST_UPDATE):
+        if not self._may_follow or self._whole is None or not _within(float(self._whole.top.s[0]), SQUARABLE_BASE):
+            return None
+        if not (self.size == 0 or _within(self.size, SQUARABLE)):
             return None
         base, top = self._tall(self.stored_base[0]), self._whole.top
         cross = cross_product(base, self._tall(self.difference.update))
@@ -254,7 +259,7 @@ class LargePair(PairBatch):
     @cached_property
     def update_s(self) -> Float[Tensor, "batch r"]:
         """Singular values of D, descending."""
-        if self._may_follow and self.size > LEAST_UPDATE:
+        if self._may_follow and _within(self.size, SQUARABLE):
             values = update_values(self.own, trusted=self.k + 1)
             if values is not None:
                 return values[None]
@@ -290,7 +295,7 @@ class LargePair(PairBatch):
 
     def _make_facts(self, extent: str) -> Tensors:
         top = leading(self.stored_base[0], min(self.k + 1, self.m, self.n))
-        if top is None or not ORDINARY[0] < float(top.s[0]) < ORDINARY[1]:
+        if top is None or not _within(float(top.s[0]), ORDINARY):
             return {"s": torch.empty(0, dtype=torch.float64)}
         part = (top.left[:, : self.mask_rank] * top.s[: self.mask_rank].float()) @ top.right[:, : self.mask_rank].mT
         return {
@@ -299,12 +304,16 @@ class LargePair(PairBatch):
             "right": top.right,
             "all_s": top.all_s,
             # Much the largest part, of no use to bounds.
-            "short": top.short if extent == "whole" else top.short[:0, :0],
+            "short": top.short if extent == "whole" else top.short[:, :0],
             "error": torch.tensor(top.error, dtype=torch.float64),
             "norm": torch.tensor(math.sqrt(square_sum(self.stored_base[0])), dtype=torch.float64),
             "principal": packed(top_mask(part.abs_().flatten(), count=self._half)),
             "low_magnitude": packed(self._smallest()),
         }
+
+
+def _within(size: float, limits: tuple[float, float]) -> bool:
+    return limits[0] < size < limits[1]
 
 
 def bound_of(evaluate: Callable[[LargePair], float | None]) -> Callable[[PairBatch], Tensor | None]:
