@@ -154,7 +154,7 @@ def _read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Tensor, Tensor
 
 def _measure_one(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
     (matrix,) = chunk
-    pair = LargePair(matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall)
+    pair = LargePair(matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall, exact=not route.settled)
     if not pair.is_finite:
         yield from _measure_chunk(chunk, metrics, route)
         return

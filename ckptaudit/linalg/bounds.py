@@ -19,7 +19,7 @@ SLACK = 1.0 + 1e-9
 """Allowance for the float64 arithmetic that a bound is put together with."""
 
 GRAM_SLACK = 1e-9
-"""Allowance for an eigenvalue of a float64 Gram matrix, as a share of its trace: (rows + 10 columns) eps, up to millions."""
+"""Allowance for an eigenvalue of a float64 Gram matrix, as a share of its trace: (rows + 10 columns) eps."""
 
 GAP_SLACK = 1.0 + 1e-5
 """Allowance for the base's singular values, right to a relative CERTAIN / 2, in a difference of a tenth of one."""
@@ -168,7 +168,7 @@ def hill_floor(found: Images, *, k: int) -> float:
 
 
 def norm_floor(update: Float32[Tensor, "m n"], *, size: float, rounds: int = 2) -> float:
-    """Lower bound on norm_2(D) by block power iteration: norm(D x) <= norm_2(D) for whatever unit x that ends at."""
+    """Lower bound on norm_2(D) by block power iteration: norm(D x) <= norm_2(D) for any unit x it ends at."""
     width = min(8, *update.shape)
     # As rows: a few rows times a matrix run at the speed of memory, a matrix times a few columns does not.
     x = torch.randn(width, update.shape[1], generator=torch.Generator().manual_seed(0)).to(update.device)

@@ -1,0 +1,283 @@
+"""Singular values and subspaces of W0 + D, followed from those of W0: the update is small and known exactly.
+
+Everything here is for tall matrices, W0 = U S V' with all of S and V known, and works on the tuned Gram matrix
+in the base's directions, V'(W0 + D)'(W0 + D)V = S^2 + C. Only C is computed, from D, in float32: its error is relative
+to the update, not to the weights. docs/fast-paths.md derives each step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float32, Float64, Int, Shaped
+from torch import Tensor
+
+from ckptaudit.linalg.leading import blocks, mirrored
+
+NEXT_TERM = 8e-3
+"""Largest third-order share of a spectral shift that is left out."""
+
+SAMPLE = 64
+"""Columns for which third-order terms are computed: so many of those that mix most, and so many of all."""
+
+STEEPEST = 0.5
+"""Largest entry of a subspace's slopes up to which it counts as followed."""
+
+SHIFT_ERROR = 5e-3
+"""Largest error of a spectral shift, relative, that rounding may cause."""
+
+VALUE_ERROR = 2e-4
+"""Largest relative error of the square of a singular value of the update."""
+
+UNIT = 2.0**-24
+
+STEPS = 16
+CONVERGED = 1e-6
+ACCEPTED = 1e-4
+"""Relative size of the last correction to a subspace: where to stop, and what is still good enough."""
+
+ROWS = 1024
+
+
+def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
+    """(W0 + D/2)'D: with its transpose, what D adds to the Gram matrix W0'W0."""
+    product = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
+    for start in range(0, base.shape[0], ROWS):
+        d = update[start : start + ROWS]
+        product.addmm_(base[start : start + ROWS].float().add_(d, alpha=0.5).mT, d)
+    return product
+
+
+def own_product(update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
+    """D'D."""
+    r = update.shape[1]
+    product = torch.zeros(r, r, dtype=torch.float32, device=update.device)
+    for start in range(0, update.shape[0], ROWS):
+        d = update[start : start + ROWS]
+        for a, b in blocks(r):
+            product[a:b, a:].addmm_(d[:, a:b].mT, d[:, a:])
+    return mirrored(product)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Gram matrices of the tangents from the base's top-l subspaces to the tuned ones, in the base's directions."""
+
+    left: Float64[Tensor, "l l"]
+    right: Float64[Tensor, "l l"]
+
+
+class Followed:
+    """The tuned matrix seen from the base. What cannot be followed reliably is None."""
+
+    def __init__(
+        self,
+        s: Float64[Tensor, "r"],
+        v: Float32[Tensor, "r r"],
+        *,
+        cross: Float32[Tensor, "r r"],
+        own: Float32[Tensor, "r r"],
+    ) -> None:
+        self.s, self.v, self._own = s, v, own
+        self._cross = v.mT @ (cross @ v)
+
+    @cached_property
+    def change(self) -> Float32[Tensor, "r r"]:
+        """C, the change of the Gram matrix."""
+        return self._cross + self._cross.mT
+
+    @cached_property
+    def _gaps(self) -> Float32[Tensor, "r r"]:
+        """Differences of the first-order squares, row minus column."""
+        squares = self.s.square() + self.change.diagonal().double()
+        return (squares[:, None] - squares[None, :]).float()
+
+    @cached_property
+    def _off(self) -> Float32[Tensor, "r r"]:
+        off = self.change.clone()
+        off.diagonal().zero_()
+        return off
+
+    @cached_property
+    def _mixing(self) -> Float32[Tensor, "r r"]:
+        """Tangents of the angles that diagonalize each pair of directions by itself: C_ij / gap, at most 1 for a tie."""
+        root = (self._gaps.square() + 4 * self._off.square()).sqrt()
+        return 2 * self._off / (self._gaps + torch.copysign(root, self._gaps)).where(root > 0, torch.ones_like(root))
+
+    @cached_property
+    def tuned_squares(self) -> Float64[Tensor, "r"]:
+        """Squares of the tuned matrix's singular values, descending.
+
+        To second order, each pair of directions solved exactly; where the third-order terms are no small part of
+        the shift, from all of S^2 + C.
+        """
+        second = (self._off * self._mixing).sum(dim=1, dtype=torch.float64)
+        squares = self.s.square() + self.change.diagonal().double() + second
+        squares = squares.clamp(min=0).sort(descending=True).values
+        if self._third() <= NEXT_TERM * self._moved(squares):
+            return squares
+        whole = self.change.double()
+        whole.diagonal().add_(self.s.square())
+        exact: Tensor = torch.linalg.eigvalsh(whole).flip(0).clamp(min=0)
+        return exact
+
+    def shift(self) -> float:
+        """norm(s(W0 + D) - s(W0))."""
+        return self._moved(self.tuned_squares)
+
+    def shift_error(self, error: float) -> float:
+        """What an error of C, given by its norm_F and spread evenly, does to the shift; three times its expectation."""
+        spread = 3 * error / math.sqrt(len(self.s))
+        return spread * float(torch.linalg.vector_norm(0.5 / self.s.clamp_min(1e-300)))
+
+    def _moved(self, squares: Float64[Tensor, "r"]) -> float:
+        # As a quotient: the difference of two roots would lose what the difference of the squares still has.
+        total = (squares.sqrt() + self.s).clamp_min(1e-300)
+        return float(torch.linalg.vector_norm((squares - self.s.square()) / total))
+
+    def _third(self) -> float:
+        """Estimate of the norm of the third-order terms of the singular values, x_i' C x_i / (2 s_i).
+
+        Computed for the columns that mix most, and for an even sample that stands for the rest.
+        """
+        r = len(self.s)
+        worst = self._mixing.square().sum(dim=0).topk(min(r, SAMPLE)).indices
+        sample = torch.arange(0, r, max(1, r // SAMPLE), device=self.s.device)
+        squares = [self._third_squares(columns) for columns in (worst, sample)]
+        return math.sqrt(squares[0] + squares[1] * r / len(sample))
+
+    def _third_squares(self, columns: Int[Tensor, "_"]) -> float:
+        x = self._mixing[:, columns]
+        terms = (x * (self._off @ x)).sum(dim=0).double() / (2 * self.s[columns]).clamp_min(1e-300)
+        return float(terms.square().sum())
+
+    @property
+    def change_size(self) -> float:
+        """norm_F(C)."""
+        return float(torch.linalg.matrix_norm(self.change))
+
+    def planes(self, k: int, size: int) -> tuple[Planes, Planes] | None:
+        """How the top-k and the top `size` subspaces turned, size >= k; None where no iteration finds them."""
+        if size >= len(self.s):
+            return None
+        cross = self._off[size:, :size]
+        outer = _slopes(cross, self._off[size:, size:], self._off[:size, :size], cross.mT, self._gaps[:size, size:].mT)
+        if outer is None:
+            return None
+        wide = Planes(self._left(outer, size), (outer.mT @ outer).double())
+        if size == k:
+            return wide, wide
+        within = self._within(outer, k, size)
+        if within is None:
+            return None
+        inner = torch.cat([within, outer[:, :k] + outer[:, k:] @ within])
+        return Planes(self._left(inner, k), (inner.mT @ inner).double()), wide
+
+    def _within(self, outer: Float32[Tensor, "q l"], k: int, size: int) -> Float32[Tensor, "p k"] | None:
+        """The slopes of the top-k subspace within the top `size` one, on which the Gram matrix acts as A11 + C12 Y."""
+        action = self._off[:size, :size] + self._off[:size, size:] @ outer
+        bends = action.diagonal().clone()
+        action.diagonal().zero_()
+        gaps = self._gaps[:k, k:size].mT + bends[:k] - bends[k:, None]
+        return _slopes(action[k:, :k], action[k:, k:], action[:k, :k], action[:k, k:], gaps)
+
+    def _left(self, y: Float32[Tensor, "q l"], size: int) -> Float64[Tensor, "l l"]:
+        """The tangents on the left: W1 V [I; Y] split along U and across it, by Gram matrices alone."""
+        v = self.v[:, :size] + self.v[:, size:] @ y
+        images = self._own @ v
+        # V'W0'D V[I; Y]
+        h = self._cross[:, :size] + self._cross[:, size:] @ y - 0.5 * (self.v.mT @ images)
+        s, rest = self.s[:size], self.s[size:]
+        inside, outside = h[:size].double() / s[:, None], h[size:].double()
+        wide = y.double()
+        mixed = wide.mT @ outside
+        across = (
+            (wide * rest[:, None]).mT @ (wide * rest[:, None])
+            + mixed
+            + mixed.mT
+            + (v.mT @ images).double()
+            - inside.mT @ inside
+        )
+        along = torch.diag(s) + inside
+        half = torch.linalg.solve(along.mT, across)
+        tangents: Tensor = torch.linalg.solve(along.mT, half.mT)
+        return 0.5 * (tangents + tangents.mT)
+
+    def captured(self, size: int) -> float:
+        """norm_F(U'D V)^2 over the top `size` directions of both sides."""
+        v = self.v[:, :size]
+        block = (self._cross[:size, :size] - 0.5 * (v.mT @ (self._own @ v))).double()
+        return float((block / self.s[:size, None]).square().sum())
+
+
+def angles(tangents: Float64[Tensor, "l l"], count: int) -> Float64[Tensor, "c"]:
+    """Angles in degrees, ascending, from the first `count` base directions to the tuned top-l subspace.
+
+    With T'T the Gram matrix of the tangents, the squared sines are the eigenvalues of the leading block of
+    T'T (I + T'T)^-1.
+    """
+    eye = torch.eye(len(tangents), dtype=tangents.dtype, device=tangents.device)
+    sines = torch.linalg.solve(eye + tangents, tangents)[:count, :count]
+    values = torch.linalg.eigvalsh(0.5 * (sines + sines.mT)).clamp(0.0, 1.0)
+    return torch.rad2deg(torch.asin(values.sqrt()))
+
+
+def _slopes(
+    lower: Float32[Tensor, "q l"],
+    outer: Float32[Tensor, "q q"],
+    inner: Float32[Tensor, "l l"],
+    upper: Float32[Tensor, "l q"],
+    gaps: Float32[Tensor, "q l"],
+) -> Float32[Tensor, "q l"] | None:
+    """Y with span [I; Y] invariant: the Riccati equation A21 + A22 Y = Y (A11 + A12 Y), by fixed point.
+
+    The diagonals of A11 and A22 are in `gaps`, column minus row.
+    """
+    if not float(gaps.amin()) > 0:
+        return None
+    y = lower / gaps
+    step, length = math.inf, 0.0
+    for _ in range(STEPS):
+        following = (lower + outer @ y - y @ (inner + upper @ y)) / gaps
+        step, length = (float(torch.linalg.matrix_norm(w)) for w in (following - y, following))
+        y = following
+        if not step > CONVERGED * length:
+            break
+    return y if step <= ACCEPTED * length and float(y.abs().amax()) <= STEEPEST else None
+
+
+def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tensor, "r"] | None:
+    """Singular values of D, descending, from D'D; None where the `trusted`-th is not right to a part in ten thousand.
+
+    The eigensolver errs by a few units of the largest eigenvalue, the product by less than a unit of the trace.
+    """
+    squares = torch.linalg.eigvalsh(own).flip(0).double()
+    last = float(squares[min(trusted, len(squares)) - 1])
+    if not last * VALUE_ERROR > 10 * UNIT * float(squares[0]):
+        squares = torch.linalg.eigvalsh(own.double()).flip(0)
+    if not last * VALUE_ERROR > UNIT * float(own.diagonal().double().sum()):
+        return None
+    return squares.clamp(min=0).sqrt()
+
+
+def change_error(
+    followed: Followed, base: Shaped[Tensor, "m r"], tuned: Shaped[Tensor, "m r"], *, probes: int = 2
+) -> float:
+    """norm_F of the error of C, estimated from what it does to random vectors, in float64.
+
+    The mean square of norm(E z) over Gaussian z is norm_F(E)^2. Rounding errors have no preferred direction, so
+    that few vectors tell.
+    """
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn(len(followed.s), probes, generator=random, dtype=torch.float64).to(followed.s.device)
+    v = followed.v.double()
+    x = v @ z
+    grown = torch.zeros_like(x)
+    for start in range(0, base.shape[0], ROWS):
+        before, after = (side[start : start + ROWS].double() for side in (base, tuned))
+        grown += after.mT @ (after @ x) - before.mT @ (before @ x)
+    error = v.mT @ grown - followed.change.double() @ z
+    return float(torch.linalg.matrix_norm(error)) / math.sqrt(probes)
