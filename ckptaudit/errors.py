@@ -23,6 +23,10 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class CacheError(CkptAuditError):
+    """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
@@ -43,6 +44,7 @@ class Gate:
             tuned,
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
+            cache=open_cache(config.getoption("audit_cache")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=self.profile.stem if self.bundled_run else "",
@@ -76,8 +78,8 @@ class Gate:
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
         reported = self.worker[REPORTED] if self.worker else self.json is not None
-        if not (reported and self.bundled_run and len(requests) == all_asked):
-            self.session.expect(requests)
+        whole = self.bundled_run and len(requests) == all_asked
+        self.session.expect(requests, everything=reported and whole)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -144,6 +146,9 @@ class Gate:
         )
         for line in text.splitlines():
             terminalreporter.write_line(line)
+        cache = self.session.cache
+        if cache is not None and cache.trouble:
+            terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
         if self.json is not None and self.json.is_file():
             terminalreporter.write_line(f"every number is in {printable(self.json)}")
 
