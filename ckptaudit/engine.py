@@ -25,8 +25,10 @@ from ckptaudit.metrics import (
     Tensors,
 )
 from ckptaudit.pairing import AlignedTensor
+from ckptaudit.policy import DEFAULT_MEMORY
+from ckptaudit.sizes import parse_size
 
-BATCH_BYTES = 256 * 2**20
+BATCH_BYTES = parse_size(DEFAULT_MEMORY)
 """Default budget for the float64 copies and factors of one batch of small matrices."""
 
 COPIES = 12
@@ -93,6 +95,17 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise _no_device(name, f"torch sees {torch.cuda.device_count()} CUDA device(s), counted from 0")
     return device
+
+
+def batch_budget(text: str) -> int:
+    """The bytes of `--audit-memory`. Raises MeasurementError saying how a size is written."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise MeasurementError(f"--audit-memory {printable(text)}: not a size; {error}.") from None
+    if size < 1:
+        raise MeasurementError(f"--audit-memory {printable(text)}: nothing fits in there; give some memory.")
+    return size
 
 
 def applies(metric: str, tensor: AlignedTensor) -> bool:

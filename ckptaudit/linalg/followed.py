@@ -188,7 +188,7 @@ class Followed:
         return self._planes(inner, turn.mT @ images @ turn, moved @ turn), wide
 
     def _within(self, outer: Float32[Tensor, "q l"], k: int, size: int) -> Float32[Tensor, "p k"] | None:
-        """The slopes of the top k within the top `size` directions, on which the Gram matrix acts as A11 + C12 Y."""
+        """The slopes of the top k within the top `size`, on which the Gram matrix acts as A11 + C12 Y."""
         action = self._off[:size, :size] + self._off[:size, size:] @ outer
         bends = action.diagonal().clone()
         action.diagonal().zero_()
@@ -207,7 +207,7 @@ class Followed:
     def _planes(
         self, slopes: Float32[Tensor, "q l"], images: Float64[Tensor, "l l"], moved: Float64[Tensor, "r l"]
     ) -> Planes:
-        """Tangents on both sides. On the left, W1 V [I; Y] is split along U and across it by Gram matrices alone."""
+        """Tangents on both sides. On the left, W1 V [I; Y] is split along U and across it by Gram matrices."""
         y, size = slopes.double(), slopes.shape[1]
         s, rest = self.s[:size], self.s[size:]
         inside = moved[:size] / s[:, None]
