@@ -12,6 +12,7 @@ PROFILES = {
     "integrity": "integrity.toml",
 }
 DEFAULT_PROFILE = "rlvr"
+DEFAULT_MEMORY = "256MiB"
 
 
 def bundled_checks() -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
+from ckptaudit.engine import batch_budget
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
 from ckptaudit.plugin.progress import measuring
@@ -45,6 +46,7 @@ class Gate:
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
             cache=open_cache(config.getoption("audit_cache")),
+            memory=batch_budget(config.getoption("audit_memory")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=self.profile.stem if self.bundled_run else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.policy import DEFAULT_PROFILE, PROFILES
+from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, PROFILES
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -38,6 +38,13 @@ def _computing(group: pytest.OptionGroup) -> None:
         metavar="DIR|off",
         help="folder for what was worked out about a base, used again by later runs (default: $CKPTAUDIT_CACHE, "
         "else one in your user cache)",
+    )
+    group.addoption(
+        "--audit-memory",
+        metavar="SIZE",
+        default=DEFAULT_MEMORY,
+        help="memory for a batch of small matrices, such as 512MiB; a large matrix takes several times its own "
+        f"size besides (default: {DEFAULT_MEMORY})",
     )
 
 
