@@ -23,6 +23,10 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ConfigError(CkptAuditError):
+    """The configuration is badly written, or speaks of what is not there; the text names file and key."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 
