@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ckptaudit.checks import Check
 
@@ -16,7 +17,7 @@ class Limit:
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """One check's limits on one run: the usual one, and by matrix name those that were moved."""
 
@@ -34,5 +35,10 @@ class Limits:
 
     def strictest(self, check: Check) -> float:
         """A value inside this one is inside all of them; what a bound has to meet to settle the check."""
-        values = [self.usual.value, *(limit.value for limit in self.moved.values())]
-        return min(values) if check.at_most is not None else max(values)
+        least, most = self._range
+        return least if check.at_most is not None else most
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        values = {self.usual.value, *(limit.value for limit in self.moved.values())}
+        return min(values), max(values)

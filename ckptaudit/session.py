@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from platform import python_version
 
+from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile
 from ckptaudit.config import Config, check_files, load_config
-from ckptaudit.engine import Job, Route, applies, measure, pick_device
+from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.limits import Limits
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement, nearest
@@ -83,6 +84,8 @@ class AuditSession:
         device: str = "auto",
         exact: bool = False,
         store: MeasurementStore | None = None,
+        cache: FactorCache | None = None,
+        memory: int = BATCH_BYTES,
         command: Sequence[str] = (),
         profile: str = "",
     ) -> None:
@@ -95,9 +98,12 @@ class AuditSession:
         )
         self.device = pick_device(device)
         self.exact = exact
+        self.cache = cache
         self.store = store or MeasurementStore()
         self.terms = Terms(Config(), (), {})
+        self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
+        self._everything = True
         self._checks: dict[str, CheckRow] = {}
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
@@ -133,9 +139,14 @@ class AuditSession:
         pairs = {run.path: run.pair for run in self.runs}
         self.terms = Terms(config, files, pairs, known=known, strict=strict, forgiving=forgiving)
 
-    def expect(self, requests: Sequence[Request]) -> None:
-        """Narrow the work to these verdicts; without this call every metric of every matrix is measured."""
-        self._requests = tuple(requests)
+    def expect(self, requests: Sequence[Request], *, everything: bool = False) -> None:
+        """Say which verdicts will be asked for, so that bounds may stand in for numbers that none of them needs.
+
+        Only what they rest on is measured, or with `everything` every metric of every matrix. Without this call
+        every number is computed.
+        """
+        self._requests, self._everything = tuple(requests), everything
+        self._route = replace(self._route, settled={} if self.exact else settled_by_bounds(requests))
 
     def units(self, requests: Sequence[Request]) -> list[tuple[Run, str]]:
         """The units of work that these verdicts rest on, in order, each once."""
@@ -145,7 +156,7 @@ class AuditSession:
 
     def measured(self, run: Run, subject: str) -> tuple[Measurement, ...]:
         """The measurements of one subject, taken now if they have not been yet."""
-        return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route()))
+        return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
 
     def verdict(self, request: Request) -> Verdict:
         """Measure what is missing, decide, and forgive what a waiver forgives."""
@@ -190,7 +201,7 @@ class AuditSession:
         if key not in self._extra:
             tensors = [t for t in run.pair.subjects[subject] if applies(metric, t)]
             jobs = [Job(t, frozenset({metric})) for t in tensors]
-            self._extra[key] = tuple(measure(jobs, Route(self.device)))
+            self._extra[key] = tuple(measure(jobs, replace(self._route, settled={})))
         chosen = run.pair.select(roles).get(subject, ())
         names = {name for tensor in chosen for name in tensor.matrix_names()}
         return {
@@ -231,7 +242,7 @@ class AuditSession:
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
-        if self._requests is None:
+        if self._requests is None or self._everything:
             return [Job(t, frozenset(REGISTRY)) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
@@ -240,18 +251,24 @@ class AuditSession:
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
 
-    def _route(self) -> Route:
-        return Route(self.device, settled={} if self.exact else self._settled())
 
-    def _settled(self) -> dict[str, float]:
-        """The limit under which an upper bound decides every check that asks for the metric."""
-        limits: dict[str, float] = {}
-        asking = sorted(self._requests or (), key=lambda r: r.check.metric)
-        for metric, requests in groupby(asking, key=lambda r: r.check.metric):
-            asked = list(requests)
-            if all(r.check.at_most is not None and r.check.judge_by != "sum" for r in asked):
-                limits[metric] = min(r.strictest for r in asked)
-        return limits
+def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
+    """For each metric that a bound may stand in for, the limit within which the bound decides every check.
+
+    A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
+    guard is not there: such a verdict needs the numbers themselves.
+    """
+    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
+    guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
+    limits: dict[str, float] = {}
+    for name, metric in REGISTRY.items():
+        asking = [(c, limit) for c, limit in asked if c.metric == name]
+        above = metric.upper_bound is not None
+        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
+        if metric.bound is not None and name not in guards and plain:
+            strictest = min if above else max
+            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
+    return limits
 
 
 def audit(
@@ -263,20 +280,28 @@ def audit(
     device: str = "auto",
     exact: bool = False,
     strict: bool = False,
+    cache: str | Path | None = None,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest.
+    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
     `config` is a configuration or the path of one; none is looked for. `profile` overrules the one it
-    names. Raises CkptAuditError.
+    names. `cache` is a folder, or "off"; by default it lies where the command's does.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
     files = check_files(config, profile)
     session = AuditSession(
-        str(base), [str(p) for p in paths], device=device, exact=exact, profile=files[0].path.stem
+        str(base),
+        [str(p) for p in paths],
+        device=device,
+        exact=exact,
+        cache=open_cache(None if cache is None else str(cache)),
+        profile=files[0].path.stem,
     )
     session.agree(config, files, strict=strict)
-    return session.result([session.verdict(request) for file in files for request in session.requests(file)])
+    requests = [request for file in files for request in session.requests(file)]
+    session.expect(requests, everything=True)
+    return session.result([session.verdict(request) for request in requests])
 
 
 def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:

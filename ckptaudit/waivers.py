@@ -49,13 +49,12 @@ def forgive(verdict: Verdict, granted: Sequence[Granted], broken: frozenset[str]
     bearing = [g for g in granted if g.bears_on(verdict.subject, broken)]
     said = "; ".join(g.sentence for g in bearing)
     active = [g for g in bearing if not g.has_ended]
-    if any(verdict.subject in g.subjects for g in active):
-        return msgspec.structs.replace(verdict, outcome="waived", waiver=said)
     spared = frozenset[str]().union(*(g.tensors for g in active))
     left = again(spared) if spared else verdict
-    if left.outcome != "failed":
-        # What is left holds, or nothing is left: the failure was all of it forgiven.
-        return msgspec.structs.replace(verdict, outcome="waived", waiver=said)
+    # What does not fail without them holds, or there is nothing else: all of the failure is forgiven.
+    if left.outcome != "failed" or any(verdict.subject in g.subjects for g in active):
+        reason = "; ".join(filter(None, (said, verdict.reason)))
+        return msgspec.structs.replace(verdict, outcome="waived", waiver=said, reason=reason)
     return msgspec.structs.replace(left, waiver=said)
 
 

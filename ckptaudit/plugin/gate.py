@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
@@ -47,6 +48,7 @@ class Gate:
             tuned,
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
+            cache=open_cache(config.getoption("audit_cache")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=standing[0].path.stem if self.bundled_run else "",
@@ -90,8 +92,8 @@ class Gate:
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
         reported = self.worker[REPORTED] if self.worker else self.json is not None
-        if not (reported and self.bundled_run and len(requests) == all_asked):
-            self.session.expect(requests)
+        whole = self.bundled_run and len(requests) == all_asked
+        self.session.expect(requests, everything=reported and whole)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -160,6 +162,9 @@ class Gate:
         )
         for line in text.splitlines():
             terminalreporter.write_line(line)
+        cache = self.session.cache
+        if cache is not None and cache.trouble:
+            terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
         if self.json is not None and self.json.is_file():
             terminalreporter.write_line(f"every number is in {printable(self.json)}")
 

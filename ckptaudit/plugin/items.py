@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from _pytest._code.code import ExceptionInfo, TerminalRepr
 
 
+UNHEEDED = "verdict"
+"""The report section with the words of a broken claim that does not close the gate."""
+
+
 class ClaimBroken(Exception):
     """The measured value lies outside the check's limit."""
 
@@ -76,7 +80,9 @@ class CheckItem(pytest.Item):
         if self.verdict.closes:
             raise ClaimBroken(text)
         if self.verdict.outcome == "waived":
-            pytest.xfail(f"{self.verdict.waiver}; {compared(self.verdict)}")
+            pytest.xfail(printable(self.verdict.reason))
+        if self.verdict.outcome == "failed":
+            self.add_report_section("call", UNHEEDED, text)
 
     def repr_failure(self, excinfo: ExceptionInfo[BaseException], style: Any = None) -> str | TerminalRepr:
         """The verdict in words; a traceback only for what is no verdict at all."""

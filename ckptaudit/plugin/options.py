@@ -38,6 +38,12 @@ def _computing(group: pytest.OptionGroup) -> None:
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
     group.addoption("--audit-exact", action="store_true", help="compute every number, settle nothing by a bound")
+    group.addoption(
+        "--audit-cache",
+        metavar="DIR|off",
+        help="folder for what was worked out about a base, used again by later runs (default: $CKPTAUDIT_CACHE, "
+        "else one in your user cache)",
+    )
 
 
 def _reports(group: pytest.OptionGroup) -> None:
