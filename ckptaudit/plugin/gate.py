@@ -15,11 +15,13 @@ from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
+from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.progress import measuring
 from ckptaudit.plugin.settings import CONFIG, settings_of
 from ckptaudit.policy import bundled_check_files, bundled_checks
 from ckptaudit.report.json_file import write_json
 from ckptaudit.report.terminal import render_summary
+from ckptaudit.report.unheeded import unheeded
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
@@ -127,6 +129,7 @@ class Gate:
         sent = getattr(report, "audit_verdict", None)
         if sent is not None:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
+            show_in_junit(self.config, report)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
             self.verdicts[report.nodeid] = undecidable(
@@ -160,7 +163,7 @@ class Gate:
             width=writer.fullwidth,
             colour=writer.hasmarkup,
         )
-        for line in text.splitlines():
+        for line in (*text.splitlines(), *unheeded(verdicts)):
             terminalreporter.write_line(line)
         cache = self.session.cache
         if cache is not None and cache.trouble:
