@@ -12,13 +12,17 @@ import pytest
 
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
+from ckptaudit.config import check_files
 from ckptaudit.engine import batch_budget
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
+from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.progress import measuring
-from ckptaudit.policy import bundled_check_files, bundled_checks, profile_file
+from ckptaudit.plugin.settings import CONFIG, settings_of
+from ckptaudit.policy import bundled_check_files, bundled_checks
 from ckptaudit.report.json_file import write_json
 from ckptaudit.report.terminal import render_summary
+from ckptaudit.report.unheeded import unheeded
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
@@ -36,9 +40,11 @@ class Gate:
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.json: Path | None = _writable(config.getoption("audit_json"))
         self.shared: TemporaryDirectory[str] | None = None
-        self.profile = profile_file(config.getoption("audit_profile"))
+        self.settings = settings_of(config, (base, *tuned))
+        standing = check_files(self.settings, config.getoption("audit_profile") or "")
         self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
-        config.args[:] = [str(self.profile)] if self.bundled_run else [_resolved(a) for a in config.args]
+        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
+        config.args[:] = list(named)
         self.files = _check_files(config.args)
         self.session = AuditSession(
             base,
@@ -49,7 +55,15 @@ class Gate:
             memory=batch_budget(config.getoption("audit_memory")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
-            profile=self.profile.stem if self.bundled_run else "",
+            profile=standing[0].path.stem if self.bundled_run else "",
+        )
+        self.session.agree(
+            self.settings,
+            list(self.files.values()),
+            known=standing,
+            strict=config.getoption("audit_strict"),
+            # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
+            forgiving=not config.getoption("runxfail"),
         )
         for file in self.files.values():
             self.session.admit(file)
@@ -60,10 +74,12 @@ class Gate:
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         runs = ", ".join(printable(run.path) for run in self.session.runs)
-        what = self.profile.stem if self.bundled_run else "given files"
+        what = self.session.profile or "given files"
+        path = self.settings.path
+        by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
         return [
             f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
-            f"ckptaudit: checks {what}, device {self.session.device}",
+            f"ckptaudit: checks {what}, device {self.session.device}{by}",
         ]
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -102,7 +118,7 @@ class Gate:
         """Send the verdict along with the report: from a worker process nothing else comes back."""
         report = yield
         if isinstance(item, CheckItem) and item.verdict is not None:
-            decided_in = "call" if item.verdict.outcome in ("passed", "failed") else "setup"
+            decided_in = "call" if item.verdict.outcome in ("passed", "failed", "waived") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
             if item.verdict.outcome == "error" and report.when == "setup":
@@ -115,9 +131,12 @@ class Gate:
         sent = getattr(report, "audit_verdict", None)
         if sent is not None:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
+            show_in_junit(self.config, report)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            self.verdicts[report.nodeid] = undecidable(request.check, request.subject, request.run.path, reason)
+            self.verdicts[report.nodeid] = undecidable(
+                request.check, request.subject, request.run.path, reason, request.limits
+            )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -129,7 +148,7 @@ class Gate:
                 write_json(self.session.result(list(self.verdicts.values())), self.json)
             except OSError as error:
                 self._refuse(session, f"{printable(self.json)}: cannot be written ({printable(error)}).")
-        judged = any(v.outcome in ("passed", "failed") for v in self.verdicts.values())
+        judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
 
@@ -146,7 +165,7 @@ class Gate:
             width=writer.fullwidth,
             colour=writer.hasmarkup,
         )
-        for line in text.splitlines():
+        for line in (*text.splitlines(), *unheeded(verdicts)):
             terminalreporter.write_line(line)
         cache = self.session.cache
         if cache is not None and cache.trouble:
@@ -160,6 +179,7 @@ class Gate:
         if self.shared is None:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
             self.session.store.folder = Path(self.shared.name)
+        node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
         node.workerinput[REPORTED] = self.json is not None
 
@@ -226,6 +246,10 @@ def _node_id(path: Path) -> dict[str, str]:
     """Bundled checks are known by their file name alone, wherever they are installed."""
     bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
     return {"nodeid": path.name} if bundled else {}
+
+
+def _from_root(path: Path, config: pytest.Config) -> Path:
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
 def _share_cores() -> None:
