@@ -277,10 +277,9 @@ def _rests_on(request: Request) -> list[str]:
     """The subjects whose measurements a verdict needs."""
     if request.check.about_pair:
         return []
-    subjects = request.run.pair.subjects
-    if request.subject in subjects:
+    pair = request.run.pair
+    if request.subject in pair.subjects:
         return [request.subject]
-    owner = {name: s for s, tensors in subjects.items() for t in tensors for name in t.matrix_names()}
-    if request.check.per == "matrix" and request.subject in owner:
-        return [owner[request.subject]]
-    return list(subjects)
+    if request.check.per == "matrix" and request.subject in pair.owners:
+        return [pair.owners[request.subject]]
+    return list(pair.subjects)
