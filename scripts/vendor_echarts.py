@@ -1,4 +1,4 @@
-"""Fetch the charts' library into the package. For maintainers: `python scripts/vendor_echarts.py`, with npm installed.
+"""Fetch the charts' library into the package; for maintainers, and npm must be installed.
 
 The manifest names package, version and npm's integrity hash; nothing that does not match is unpacked.
 """
@@ -37,7 +37,7 @@ def _verify(archive: bytes, integrity: str) -> None:
     algorithm, _, expected = integrity.partition("-")
     found = base64.b64encode(hashlib.new(algorithm, archive).digest()).decode()
     if found != expected:
-        raise SystemExit(f"the archive's {algorithm} is {found}, the manifest says {expected}; nothing was unpacked")
+        raise SystemExit(f"the archive's {algorithm} is {found}, not {expected}; nothing was unpacked")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ function drawPublished() {
     const at = (v) => (log ? Math.max(v, floor) : v);
     option.title.push({ text: row.name.split(",")[0], left: `${i * each + (i ? 0.5 : 7)}%`, top: 0, textStyle: { fontSize: 12, color: c.ink, width: 190, overflow: "break" } });
     option.grid.push({ left: `${i * each + (i ? 0.5 : 7)}%`, width: `${each - (i ? 2.5 : 9)}%`, top: 36, bottom: 26 });
-    option.xAxis.push(axis(log ? "log" : "value", "", { gridIndex: i, splitNumber: 3, min: log ? undefined : "dataMin" , axisLabel: { color: c.faint, formatter: short, hideOverlap: true } }));
+    option.xAxis.push(axis(log ? "log" : "value", "", { gridIndex: i, splitNumber: 3, ...(log ? {} : { min: 0, max: 1 }), axisLabel: { color: c.faint, formatter: short, hideOverlap: true } }));
     option.yAxis.push(axis("category", "", { gridIndex: i, data: names, axisLabel: { show: i === 0, color: c.ink }, axisTick: { show: false } }));
     [["sft", 1, c.tuned], ["distillation", 2, c.shift], ["rlvr", 3, c.base]].forEach(([key, y, colour]) => {
       const [low, high] = row.regimes[key].map(at);

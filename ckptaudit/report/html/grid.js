@@ -22,12 +22,13 @@ function short(value) {
 }
 
 function marked(value, kind) {
-  return { upper_bound: "≤ ", lower_bound: "≥ " }[kind] ? { upper_bound: "≤ ", lower_bound: "≥ " }[kind] + value : value;
+  return ({ upper_bound: "≤ ", lower_bound: "≥ " }[kind] ?? "") + value;
 }
 
 function factor(over) {
-  if (over > 1) return over > 1e200 ? "beyond the limit" : `${Number(over.toPrecision(3))}× over`;
-  return over > 0 ? `${Number((1 / over).toPrecision(3))}× inside` : "inside";
+  const times = (t) => (t < 1.005 ? "just" : `${Number(t.toPrecision(3))}×`);
+  if (over > 1) return over > 1e200 ? "beyond the limit" : `${times(over)} over`;
+  return over > 0 ? `${times(1 / over)} inside` : "inside";
 }
 
 const run = () => audit.runs[state.run];
@@ -188,6 +189,12 @@ function othersOf(cell) {
   return tableOf(["metric", "worst"], found);
 }
 
+function breakable(name) {
+  const td = element("td", "", { class: "tensor" });
+  for (const part of name.split(/(?<=[._/])/)) td.append(part, document.createElement("wbr"));
+  return td;
+}
+
 function tableOf(heads, rows) {
   const table = document.createElement("table");
   const head = table.createTHead().insertRow();
@@ -195,7 +202,7 @@ function tableOf(heads, rows) {
   const body = table.createTBody();
   for (const row of rows) {
     const tr = body.insertRow();
-    row.forEach((text, i) => tr.append(element("td", text, { class: i ? "n" : "tensor" })));
+    row.forEach((text, i) => tr.append(i ? element("td", text, { class: "n" }) : breakable(text)));
   }
   return table;
 }

@@ -53,6 +53,11 @@ class Line:
         return self.worst.outcome
 
     @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut."""
+        return any(_closes(v) for v in self.verdicts)
+
+    @property
     def word(self) -> str:
         """The outcome in words; a broken claim that does not close the gate says so."""
         return f"{WORDS[self.outcome]}{' (warns only)' if _only_warns(self.worst) else ''}"
@@ -72,7 +77,7 @@ class Line:
     @property
     def limit(self) -> str:
         """The limit with its direction."""
-        return f"{ {'<=': '≤', '>=': '≥'}.get(self.worst.sign, '') } {number(self.worst.limit)}".strip()
+        return _bound(self.worst)
 
     @property
     def margin(self) -> str:
@@ -122,7 +127,7 @@ def lines_of(result: AuditResult, run: str) -> tuple[Line, ...]:
 def sentence(lines: Sequence[Line]) -> str:
     """Open or closed, how many broken, the worst by factor, and where."""
     verdicts = [v for line in lines for v in line.verdicts]
-    closing = [line for line in lines if any(_closes(v) for v in line.verdicts)]
+    closing = [line for line in lines if line.closes]
     if not closing:
         return _open(lines, verdicts)
     broken = [line for line in closing if line.outcome == "failed"]
@@ -132,7 +137,7 @@ def sentence(lines: Sequence[Line]) -> str:
         where = f" in {printable(broken[0].worst.subject)}" if broken[0].worst.subject != "model" else ""
         parts.append(
             f"{len(broken)} of {len(lines)} checks {_are(len(broken))} broken; "
-            f"the worst is {broken[0].id}, {broken[0].margin}{where}"
+            f"the worst is {broken[0].id}, {_of_its_limit(broken[0])}{where}"
         )
     if blind:
         parts.append(f"{len(blind)} {_check(len(blind))} could not be judged ({shortened([b.id for b in blind])})")
@@ -150,8 +155,12 @@ def margin(verdict: VerdictRow) -> str:
         return "not measured"
     over = times_over(verdict.value, verdict.limit, verdict.sign)
     if verdict.outcome in ("failed", "waived"):
-        return "beyond the limit" if math.isinf(over) else f"{_factor(over)}× over"
-    inside = "inside" if over <= 0 else f"{_factor(1 / over)}× inside"
+        return (
+            f"{number(verdict.value)} where {_bound(verdict)} is asked"
+            if math.isinf(over)
+            else f"{_factor(over)} over"
+        )
+    inside = "inside" if over <= 0 else f"{_factor(1 / over)} inside"
     return f"at least {inside}" if verdict.kind != "exact" and over > 0 else inside
 
 
@@ -165,12 +174,22 @@ def _open(lines: Sequence[Line], verdicts: Sequence[VerdictRow]) -> str:
     if not any(v.outcome == "passed" for v in verdicts):
         return "Nothing was judged: every check was skipped or waived."
     holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
-    nearest = f"; nearest to its limit is {holding[0].id}, {holding[0].margin}" if holding else ""
+    nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
     waived = sum(v.outcome == "waived" for v in verdicts)
     warned = [line for line in lines if _only_warns(line.worst)]
     also = f"; {waived} waived" if waived else ""
-    also += f"; {len(warned)} {_check(len(warned))} only warn ({shortened([w.id for w in warned])})" if warned else ""
+    also += (
+        f"; {len(warned)} {_check(len(warned))} only warn ({shortened([w.id for w in warned])})" if warned else ""
+    )
     return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} verdicts hold{nearest}{also}."
+
+
+def _of_its_limit(line: Line) -> str:
+    return f"{line.margin} its limit" if line.margin.endswith(("over", "inside")) else f"{line.margin},"
+
+
+def _bound(verdict: VerdictRow) -> str:
+    return f"{ {'<=': '≤', '>=': '≥'}.get(verdict.sign, '') } {number(verdict.limit)}".strip()
 
 
 def _closes(verdict: VerdictRow) -> bool:
@@ -197,7 +216,10 @@ def _height(verdict: VerdictRow) -> float:
 
 
 def _factor(times: float) -> str:
-    return "over 1000" if times > 1000 else f"{times:.3g}"
+    """`21.1×`; a factor that would read 1 is told in a word."""
+    if times < 1.005:
+        return "just"
+    return "more than 1000×" if times > 1000 else f"{times:.3g}×"
 
 
 def _are(count: int) -> str:

@@ -1,15 +1,16 @@
-"""A result to one HTML file. Names and paths come from strangers: Jinja2 escapes them, and no script but ours runs."""
+"""A result to one HTML file. Strangers chose its names and paths: they are escaped, and no script but ours runs."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ckptaudit.errors import printable
 from ckptaudit.report.failure import number
@@ -83,9 +84,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"printable": printable, "number": number, "margin": margin}
+    environment.filters |= {"printable": printable, "number": number, "margin": margin, "breakable": _breakable}
     environment.globals |= {"symbols": SYMBOLS, "words": WORDS}
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may wrap behind its dots, slashes and underscores, and reads and copies as it was."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(name))))
 
 
 def _policy(*, scripts: tuple[str, ...], style: str) -> str:

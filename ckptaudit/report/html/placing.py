@@ -94,14 +94,14 @@ def likeness(rows: Sequence[Placed]) -> Likeness:
     """A majority of the placed quantities gives the word."""
     sparsity = next((p.value for p in rows if p.quantity.metric == "update_sparsity"), None)
     if sparsity == 1.0:
-        return Likeness("unchanged", "No attention or MLP weight changed visibly in bf16: there is nothing to place.")
+        return Likeness("unchanged", "No attention or MLP weight changed visibly in bf16; nothing to place.")
     said = [p.nearest for p in rows if p.nearest]
     if not said:
         return Likeness("not placed", "None of the published quantities was measured exactly in this run.")
     counts = {name: sum(name in nearest for nearest in said) for name in REGIMES}
     word = next((f"like {REGIMES[n]}" for n in REGIMES if counts[n] * 2 > len(said)), "between the regimes")
-    parts = ", ".join(f"{counts[name]} to {REGIMES[name]}" for name in REGIMES)
-    return Likeness(word, f"Of {len(said)} published quantities that could be placed, {parts} lie nearest.")
+    parts = ", ".join(f"to {REGIMES[name]} in {counts[name]}" for name in REGIMES if counts[name])
+    return Likeness(word, f"Of {len(said)} published quantities that could be placed, it is nearest {parts}.")
 
 
 def _place(quantity: Quantity, body: Sequence[MeasurementRow]) -> Placed:
@@ -114,18 +114,19 @@ def _place(quantity: Quantity, body: Sequence[MeasurementRow]) -> Placed:
     return Placed(quantity=quantity, value=value, is_bound=is_bound, regimes=regimes, nearest=nearest)
 
 
-def _summed_up(
-    quantity: Quantity, own: Sequence[MeasurementRow], body: Sequence[MeasurementRow]
-) -> float | None:
-    changed = {m.tensor: m.value or 0.0 for m in body if m.metric == "changed_entries"}
-    weigh = {
-        "mean": lambda m: 1.0,
-        "weighted_mean": parameters,
-        "changed_mean": lambda m: changed.get(m.tensor, 0.0),
-    }[quantity.over]
-    weights = [float(weigh(m)) for m in own]
+def _summed_up(quantity: Quantity, own: Sequence[MeasurementRow], body: Sequence[MeasurementRow]) -> float | None:
+    weights = _weights(quantity, own, body)
     total = math.fsum(weights)
     return math.fsum(w * (m.value or 0.0) for w, m in zip(weights, own, strict=True)) / total if total else None
+
+
+def _weights(quantity: Quantity, own: Sequence[MeasurementRow], body: Sequence[MeasurementRow]) -> list[float]:
+    if quantity.over == "mean":
+        return [1.0 for _ in own]
+    if quantity.over == "weighted_mean":
+        return [float(parameters(m)) for m in own]
+    changed = {m.tensor: m.value or 0.0 for m in body if m.metric == "changed_entries"}
+    return [changed.get(m.tensor, 0.0) for m in own]
 
 
 def _nearest(value: float, regimes: dict[str, Range], scale: str) -> tuple[str, ...]:
