@@ -42,8 +42,13 @@ def write_html(result: AuditResult, path: Path) -> None:
     """Write the page to `path`, whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.part")
-    aside.write_text(render_html(result), encoding="utf-8")
-    aside.replace(path)
+    page = render_html(result)
+    try:
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def render_html(result: AuditResult) -> str:
