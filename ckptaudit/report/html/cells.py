@@ -18,6 +18,9 @@ from ckptaudit.verdict import times_over
 KEPT = 6
 """How many of a cell's tensors are listed, the worst first; the JSON has them all."""
 
+ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The order in which a layer uses its matrices, and a reader expects them."""
+
 OUTSIDE = "outside the layers"
 
 
@@ -190,10 +193,11 @@ def _row(m: MeasurementRow, rows: dict[str, int]) -> int:
 
 
 def _roles(measured: Sequence[MeasurementRow]) -> dict[str, int]:
-    """Roles in the order in which a layer has them: matrices first, then vectors, what stands outside last."""
-    seen: dict[str, tuple[bool, bool, int]] = {}
+    """Roles in the order in which a layer uses them: matrices first, then vectors, what stands outside last."""
+    seen: dict[str, tuple[bool, bool, int, int]] = {}
     for m in measured:
-        key = (m.layer is None, len(m.shape) < 2, len(seen))
+        known = ORDER.index(m.role) if m.role in ORDER else len(ORDER)
+        key = (m.layer is None, len(m.shape) < 2, known, len(seen))
         seen[m.role] = min(seen.get(m.role, key), key)
     return {role: i for i, role in enumerate(sorted(seen, key=lambda role: seen[role]))}
 

@@ -2,7 +2,7 @@
 
 const LIGHT = { ink: "#1b1f24", faint: "#59636e", line: "#d3d9e0", base: "#005f99", tuned: "#b84200", shift: "#6b6b6b", own: "#000000" };
 const DARK = { ink: "#e8ecf0", faint: "#a3adb8", line: "#343c46", base: "#7cc4f5", tuned: "#ff9a57", shift: "#c0c6cc", own: "#ffffff" };
-const FLOOR_ANGLE = 1e-6;
+const FLOOR_ANGLE = 1e-6, PAPER = 640;
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const drawn = new Map();
 let printing = false;
@@ -13,7 +13,7 @@ function draw(id, label, option) {
   const place = document.getElementById(id), colours = palette();
   drawn.get(id)?.dispose();
   place.replaceChildren();
-  const chart = echarts.init(place, null, { renderer: "svg", width: printing ? 640 : undefined });
+  const chart = echarts.init(place, null, { renderer: "svg", width: printing ? PAPER : undefined });
   // Tooltips as drawings, not markup: nothing that a chart shows is ever parsed.
   chart.setOption({
     animation: false,
@@ -93,25 +93,34 @@ function fill(id, heads, rows) {
   if (details.open) build();
 }
 
+const PANEL = { least: 190, height: 180, names: 90 };
+
+function panels(count) {
+  const place = document.getElementById("published-chart");
+  const width = printing ? PAPER : place.clientWidth || PAPER;
+  const columns = Math.max(1, Math.min(count, Math.floor((width - PANEL.names) / PANEL.least)));
+  place.style.height = `${Math.max(1, Math.ceil(count / columns)) * PANEL.height}px`;
+  const each = (width - PANEL.names) / columns;
+  return (i) => ({ left: PANEL.names + (i % columns) * each, top: Math.floor(i / columns) * PANEL.height, width: each - 25, first: i % columns === 0 });
+}
+
 function drawPublished() {
-  const rows = run().placed.filter((row) => row.value !== null), c = palette();
-  const names = ["this run", "SFT", "distillation", "RLVR"];
-  const each = 100 / Math.max(1, rows.length);
+  const rows = run().placed.filter((row) => row.value !== null), c = palette(), place = panels(rows.length);
   const option = { grid: [], xAxis: [], yAxis: [], series: [], title: [] };
   rows.forEach((row, i) => {
-    const log = row.scale === "log";
-    const floor = log ? Math.min(row.value || 1, ...Object.values(row.regimes).flat().filter((v) => v > 0)) / 5 : undefined;
+    const { left, top, width, first } = place(i), log = row.scale === "log";
+    const floor = Math.min(row.value || 1, ...Object.values(row.regimes).flat().filter((v) => v > 0)) / 5;
     const at = (v) => (log ? Math.max(v, floor) : v);
-    option.title.push({ text: row.name.split(",")[0], left: `${i * each + (i ? 0.5 : 7)}%`, top: 0, textStyle: { fontSize: 12, color: c.ink, width: 190, overflow: "break" } });
-    option.grid.push({ left: `${i * each + (i ? 0.5 : 7)}%`, width: `${each - (i ? 2.5 : 9)}%`, top: 36, bottom: 26 });
+    option.title.push({ text: row.name.split(",")[0], left, top, textStyle: { fontSize: 12, color: c.ink } });
+    option.grid.push({ left, width, top: top + 30, height: PANEL.height - 66 });
     option.xAxis.push(axis(log ? "log" : "value", "", { gridIndex: i, splitNumber: 3, ...(log ? {} : { min: 0, max: 1 }), axisLabel: { color: c.faint, formatter: short, hideOverlap: true } }));
-    option.yAxis.push(axis("category", "", { gridIndex: i, data: names, axisLabel: { show: i === 0, color: c.ink }, axisTick: { show: false } }));
-    [["sft", 1, c.tuned], ["distillation", 2, c.shift], ["rlvr", 3, c.base]].forEach(([key, y, colour]) => {
+    option.yAxis.push(axis("category", "", { gridIndex: i, data: ["this run", "SFT", "distillation", "RLVR"], axisLabel: { show: first, color: c.ink }, axisTick: { show: false } }));
+    for (const [key, y, colour] of [["sft", 1, c.tuned], ["distillation", 2, c.shift], ["rlvr", 3, c.base]]) {
       const [low, high] = row.regimes[key].map(at);
       option.series.push({ type: "line", xAxisIndex: i, yAxisIndex: i, data: [[low, y], [high, y]], symbol: "rect", symbolSize: 10, lineStyle: { width: 8, color: colour }, itemStyle: { color: colour } });
-    });
+    }
     option.series.push({ type: "scatter", xAxisIndex: i, yAxisIndex: i, data: [[at(row.value), 0]], symbol: "diamond", symbolSize: 16, itemStyle: { color: c.own },
-      markLine: { symbol: "none", label: { show: false }, lineStyle: { color: c.own, type: "dashed" }, data: [{ xAxis: at(row.value) }], animation: false } });
+      markLine: { symbol: "none", precision: 15, label: { show: false }, lineStyle: { color: c.own, type: "dashed" }, data: [{ xAxis: at(row.value) }] } });
   });
   const words = rows.map((row) => `${row.name}: this run ${row.bound ? "at most " : ""}${short(row.value)}, ${row.words}`).join(". ");
   draw("published-chart", `This run beside the published ranges. ${words || "Nothing was measured"}. The table below has every figure.`, option);

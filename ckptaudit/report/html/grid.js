@@ -146,6 +146,8 @@ function choose(td) {
   const grid = gridOf(state.metric);
   const cell = grid.cells.find((c) => c[ROW] === Number(td.dataset.row) && c[ROLE] === Number(td.dataset.role));
   document.querySelectorAll("#grid td.chosen").forEach((other) => { other.classList.remove("chosen"); other.removeAttribute("aria-selected"); });
+  document.querySelectorAll("#grid td[tabindex='0']").forEach((other) => { other.tabIndex = -1; });
+  td.tabIndex = 0;
   td.classList.add("chosen");
   td.setAttribute("aria-selected", "true");
   state.chosen = cell;

@@ -54,7 +54,7 @@ for (const button of document.querySelectorAll("button.show")) {
   });
 }
 dark.addEventListener("change", drawCharts);
-window.addEventListener("resize", () => drawn.forEach((chart) => chart.resize()));
+window.addEventListener("resize", () => { drawn.forEach((chart) => chart.resize()); drawPublished(); });
 window.addEventListener("beforeprint", () => { printing = true; drawCharts(); });
 window.addEventListener("afterprint", () => { printing = false; drawCharts(); });
 showRun(0);
