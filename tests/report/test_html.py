@@ -192,6 +192,15 @@ def test_a_run_with_the_published_numbers_of_a_regime_is_placed_in_it(regime: st
     assert "RLVR" in likeness(rows).word or "fine-tuning" in likeness(rows).word
 
 
+def test_a_cell_marks_a_bound_where_the_bound_is_and_its_mean_always() -> None:
+    exact = _rows({"normalized_spectral_shift": 4e-4}).measurements[:1]
+    bound = msgspec.structs.replace(exact[0], tensor="model.layers.0.mlp.1.weight", value=2e-4, kind="upper_bound")
+    data = data_of(render_html(msgspec.structs.replace(EMPTY, measurements=(*exact, bound))))
+    (cell,) = data["runs"][0]["grids"]["grids"][0]["cells"]  # type: ignore[index]
+    assert (cell[4], cell[6]) == (4e-4, "exact")
+    assert (cell[5], cell[9]) == (pytest.approx(3e-4), "upper_bound")
+
+
 def test_a_bound_is_not_placed_as_if_it_were_the_value() -> None:
     rows = placed(_rows({"normalized_spectral_shift": 1e-3}, kind="upper_bound"), "t")
     assert all(not row.nearest for row in rows)

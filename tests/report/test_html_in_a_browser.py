@@ -165,6 +165,7 @@ def test_another_run_is_chosen_with_all_that_belongs_to_it(page: Chrome) -> None
 
 def test_curves_can_be_read_as_a_table(page: Chrome, small_result: AuditResult) -> None:
     one(page, "#spectra figure details summary").click()
+    WebDriverWait(page, 10).until(lambda p: many(p, "#spectrum-table tbody tr"))
     rows = many(page, "#spectrum-table tbody tr")
     row = small_result.spectra[0]
     assert len(rows) == len(row.ranks)

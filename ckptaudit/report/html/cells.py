@@ -37,7 +37,8 @@ class Cell(msgspec.Struct, frozen=True, array_like=True):
     """What one role of one layer measured: `worst` stands first among `listed`, which holds (name, value, kind).
 
     `over` is how many times the worst admitted value lies beyond the check's limit; -1 without a check, -2
-    where the check's guard admits none of the tensors. `missing` counts tensors without a value.
+    where the check's guard admits none of the tensors. `missing` counts tensors without a value. `kind` is
+    that of the worst; a mean with a bound in it is one (`mean_kind`).
     """
 
     row: int
@@ -49,6 +50,7 @@ class Cell(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     over: float
     listed: tuple[tuple[int, float, str], ...]
+    mean_kind: str
 
 
 class Grid(msgspec.Struct, frozen=True):
@@ -142,9 +144,10 @@ class _GridMaker:
             missing=len(group) - len(known),
             worst=ranked[0][0] if ranked else None,
             mean=math.fsum(value for value, _ in known) / len(known) if known else None,
-            kind=_shared_kind(m for _, m in known),
+            kind=ranked[0][1].kind if ranked else "exact",
             over=self._over(group, checks),
             listed=tuple((self.names.number(m.tensor), value, m.kind) for value, m in ranked[:KEPT]),
+            mean_kind=_shared_kind(m for _, m in known),
         )
 
     def _over(self, group: list[MeasurementRow], checks: Sequence[CheckRow]) -> float:

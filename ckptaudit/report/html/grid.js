@@ -2,7 +2,7 @@
 // The map of layers and roles: a real table, built for the chosen metric alone, and the numbers of the chosen cell.
 
 const audit = JSON.parse(document.getElementById("audit").textContent);
-const [ROW, ROLE, COUNT, MISSING, WORST, MEAN, KIND, OVER, LISTED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const [ROW, ROLE, COUNT, MISSING, WORST, MEAN, KIND, OVER, LISTED, MEAN_KIND] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 const NO_CHECK = -1, NOT_ADMITTED = -2, OUTSIDE = "outside the layers";
 const state = { run: 0, metric: "", allRoles: false, onlyBroken: false, chosen: null };
 
@@ -161,7 +161,7 @@ function detailOf(grid, cell) {
   parts.push(element("div", value, { class: `big ${stateOf(grid, cell) === "beyond" ? "failed" : ""}` }));
   if (cell[COUNT] > 1) {
     const missing = cell[MISSING] ? `, ${cell[MISSING]} without a value` : "";
-    parts.push(element("div", `${grid.largest ? "largest" : "smallest"} of ${cell[COUNT]} tensors, mean ${short(cell[MEAN])}${missing}`));
+    parts.push(element("div", `${grid.largest ? "largest" : "smallest"} of ${cell[COUNT]} tensors, mean ${marked(short(cell[MEAN]), cell[MEAN_KIND])}${missing}`));
   }
   if (cell[OVER] >= 0) parts.push(element("div", `${factor(cell[OVER])}, the worst tensor against the check's limit`));
   for (const limit of limitsOf(grid, cell[ROLE])) parts.push(...verdictWords(limit, rowName, roleName, cell));

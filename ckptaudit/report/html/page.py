@@ -65,6 +65,7 @@ def render_html(result: AuditResult) -> str:
             runs=runs,
             opened=result.passed,
             regimes=REGIMES,
+            mapped={m.metric for m in result.measurements},
             listed=LISTED,
             data=_embedded(_data(result, runs)),
             charts=charts,

@@ -52,11 +52,15 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's number beside a published one. `nearest` names regimes; empty where nothing can be said."""
+    """A run's number beside a published one, formed over `matrices` of the run.
+
+    `nearest` names regimes; empty where nothing can be said.
+    """
 
     quantity: Quantity
     value: float | None
     is_bound: bool
+    matrices: int
     regimes: dict[str, Range]
     nearest: tuple[str, ...]
 
@@ -111,7 +115,9 @@ def _place(quantity: Quantity, body: Sequence[MeasurementRow]) -> Placed:
     value = None if raw is None else quantity.own(raw)
     regimes = quantity.regimes()
     nearest = () if value is None or is_bound else _nearest(value, regimes, quantity.scale)
-    return Placed(quantity=quantity, value=value, is_bound=is_bound, regimes=regimes, nearest=nearest)
+    return Placed(
+        quantity=quantity, value=value, is_bound=is_bound, matrices=len(own), regimes=regimes, nearest=nearest
+    )
 
 
 def _summed_up(quantity: Quantity, own: Sequence[MeasurementRow], body: Sequence[MeasurementRow]) -> float | None:
