@@ -111,7 +111,6 @@ def test_only_one_side(pytester: pytest.Pytester, base: Path, given: str) -> Non
         (("--audit-device", "tpu"), ("tpu", "cpu")),
         (("--audit-device", "cuda:77"), ("cuda:77",)),
         (("--audit-json", "."), ("--audit-json",)),
-        (("--audit-html", "."), ("--audit-html", "name another")),
         (("missing.toml",), ("missing.toml", "no such check file")),
     ],
 )

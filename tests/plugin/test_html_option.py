@@ -38,6 +38,16 @@ def test_without_the_page_no_spectra_are_computed(pytester: pytest.Pytester, pai
     assert read_json(pytester.path / "a.json").spectra == ()
 
 
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_measured(
+    pytester: pytest.Pytester, pair: list[str]
+) -> None:
+    result = pytester.runpytest(*pair, "--audit-html", ".")
+    assert result.ret == 4
+    (line,) = [x for x in result.errlines if x]
+    assert line.startswith("ERROR: --audit-html .: no file can be written there")
+    assert "collected" not in result.stdout.str()
+
+
 def test_collecting_alone_writes_nothing(pytester: pytest.Pytester, pair: list[str]) -> None:
     pytester.runpytest(*pair, "--audit-html=a.html", "--collect-only", "-q")
     assert not (pytester.path / "a.html").exists()

@@ -146,7 +146,7 @@ def sentence(lines: Sequence[Line]) -> str:
 
 def is_open(verdicts: Sequence[VerdictRow]) -> bool:
     """Whether something was judged and nothing closes the gate; as `AuditResult.passed`, for one run."""
-    return any(v.outcome == "passed" for v in verdicts) and not any(map(_closes, verdicts))
+    return any(v.value is not None for v in verdicts) and not any(map(_closes, verdicts))
 
 
 def margin(verdict: VerdictRow) -> str:
@@ -171,8 +171,8 @@ def shortened(names: Sequence[str], most: int = 6) -> str:
 
 
 def _open(lines: Sequence[Line], verdicts: Sequence[VerdictRow]) -> str:
-    if not any(v.outcome == "passed" for v in verdicts):
-        return "Nothing was judged: every check was skipped or waived."
+    if all(v.value is None for v in verdicts):
+        return "Nothing was judged: every check was skipped."
     holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
     nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
     waived = sum(v.outcome == "waived" for v in verdicts)
