@@ -25,6 +25,7 @@ from ckptaudit.result import (
     AuditResult,
     CheckpointRow,
     CheckRow,
+    SpectrumRow,
     Summary,
     check_row,
     checkpoint_row,
@@ -32,6 +33,7 @@ from ckptaudit.result import (
     verdict_row,
 )
 from ckptaudit.selection import selected, subjects
+from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
 from ckptaudit.terms import Terms
 from ckptaudit.verdict import Verdict, broken_tensors, finding_about, judge, judge_pair
@@ -208,7 +210,20 @@ class AuditSession:
             m.tensor: float("nan") if m.value is None else m.value for m in self._extra[key] if m.tensor in names
         }
 
-    def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
+    def spectra(self, verdicts: Sequence[Verdict]) -> tuple[SpectrumRow, ...]:
+        """The worst matrices in full, for the page: decompositions that no verdict needs.
+
+        A file that has gone since is no reason to lose the page: its matrix is left out.
+        """
+        most = max(1, MOST // len(self.runs))
+        rows = (
+            spectrum_row(run.path, matrix, self.device)
+            for run in self.runs
+            for matrix in worst_matrices((v for v in verdicts if v.tuned == run.path), run.pair, most=most)
+        )
+        return tuple(row for row in rows if row is not None)
+
+    def result(self, verdicts: Sequence[Verdict], spectra: Sequence[SpectrumRow] = ()) -> AuditResult:
         """All that was found, for the reports."""
         entries = sorted(self.store.entries(), key=lambda e: (e.tuned, e.subject))
         return AuditResult(
@@ -222,6 +237,7 @@ class AuditSession:
             checkpoints=self._checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self._about(),
+            spectra=tuple(spectra),
         )
 
     @cached_property

@@ -38,7 +38,8 @@ class Gate:
     def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.json: Path | None = _writable(config.getoption("audit_json"))
+        self.json = _writable("--audit-json", config.getoption("audit_json"))
+        self.html = _writable("--audit-html", config.getoption("audit_html"))
         self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config, (base, *tuned))
         standing = check_files(self.settings, config.getoption("audit_profile") or "")
@@ -95,7 +96,7 @@ class Gate:
         """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        reported = self.worker[REPORTED] if self.worker else self.json is not None
+        reported = self.worker[REPORTED] if self.worker else self._reports_all
         whole = self.bundled_run and len(requests) == all_asked
         self.session.expect(requests, everything=reported and whole)
 
@@ -140,14 +141,11 @@ class Gate:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the JSON; and never leave with 0 when nothing was judged."""
+        """Write the reports; and never leave with 0 when nothing was judged."""
         if self.worker is not None or self.config.option.collectonly:
             return
-        if self.json is not None:
-            try:
-                write_json(self.session.result(list(self.verdicts.values())), self.json)
-            except OSError as error:
-                self._refuse(session, f"{printable(self.json)}: cannot be written ({printable(error)}).")
+        if self._reports_all:
+            self._write_reports(session)
         judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
@@ -172,6 +170,8 @@ class Gate:
             terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
         if self.json is not None and self.json.is_file():
             terminalreporter.write_line(f"every number is in {printable(self.json)}")
+        if self.html is not None and self.html.is_file():
+            terminalreporter.write_line(f"the page to look at is {printable(self.html)}")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -181,7 +181,7 @@ class Gate:
             self.session.store.folder = Path(self.shared.name)
         node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = self.json is not None
+        node.workerinput[REPORTED] = self._reports_all
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -197,6 +197,25 @@ class Gate:
         if self.shared is not None:
             self.shared.cleanup()
 
+    @property
+    def _reports_all(self) -> bool:
+        return self.json is not None or self.html is not None
+
+    def _write_reports(self, session: pytest.Session) -> None:
+        verdicts = list(self.verdicts.values())
+        try:
+            result = self.session.result(verdicts, self.session.spectra(verdicts) if self.html else ())
+            if self.json is not None:
+                write_json(result, self.json)
+            if self.html is not None:
+                # Imported late: the page's templates are of no use to a run that writes none.
+                from ckptaudit.report.html import write_html
+
+                write_html(result, self.html)
+        except (OSError, CkptAuditError) as error:
+            self.json = self.html = None
+            self._refuse(session, f"a report cannot be written ({printable(error)}).")
+
     def _asked(self, nodeid: str) -> Request | None:
         name = nodeid.rpartition("::")[2]
         requests = (r for file in self.files.values() for r in self.session.requests(file))
@@ -210,14 +229,14 @@ class Gate:
             reporter.write_line(f"ERROR: {sentence}", red=True)
 
 
-def _writable(option: str | None) -> Path | None:
+def _writable(option: str, given: str | None) -> Path | None:
     """The report's path, refused before hours of measuring rather than after."""
-    if option is None:
+    if given is None:
         return None
-    path = Path(option)
+    path = Path(given)
     folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CheckDefinitionError(f"--audit-json {printable(path)}: no file can be written there; name another.")
+        raise CheckDefinitionError(f"{option} {printable(path)}: no file can be written there; name another.")
     return path
 
 
