@@ -23,6 +23,10 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ReportError(CkptAuditError):
+    """The file of an earlier audit cannot be read, or a report cannot be written."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

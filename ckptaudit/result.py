@@ -71,6 +71,7 @@ class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
     published: str
     note: str
     remedy: str
+    roles: tuple[str, ...] = ()
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +116,12 @@ class VerdictRow(msgspec.Struct, frozen=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    test: str = ""
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut; a broken claim that only warns does not."""
+        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from platform import python_version
 
+from msgspec.structs import replace
+
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import Job, Route, applies, measure, pick_device
-from ckptaudit.errors import CheckDefinitionError
+from ckptaudit.errors import CheckDefinitionError, printable
 from ckptaudit.metrics import REGISTRY, Measurement, nearest
 from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
 from ckptaudit.policy import DEFAULT_PROFILE, profile_file
@@ -57,6 +59,11 @@ class Request:
     def id(self) -> str:
         """The bracketed part of an item's id; the run stands in it where there are several."""
         return f"{self.run.label}:{self.subject}" if self.run.label else self.subject
+
+    @property
+    def name(self) -> str:
+        """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
+        return f"{self.check.id}[{printable(self.id)}]"
 
 
 class AuditSession:
@@ -156,17 +163,19 @@ class AuditSession:
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
             notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
-            checkpoints=self._checkpoints,
+            checkpoints=self.checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
-            about=self._about(),
+            about=self.about(),
         )
 
     @cached_property
-    def _checkpoints(self) -> tuple[CheckpointRow, ...]:
+    def checkpoints(self) -> tuple[CheckpointRow, ...]:
+        """Base, then each run: header facts and fingerprints."""
         base = checkpoint_row("base", self.runs[0].pair.base)
         return (base, *(checkpoint_row("tuned", run.pair.tuned) for run in self.runs))
 
-    def _about(self) -> About:
+    def about(self) -> About:
+        """How the audit is made, as of now."""
         return About(
             command=self.command,
             profile=self.profile,
@@ -214,7 +223,11 @@ def audit(
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     file = load_checks(profile_file(profile))
     session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
-    return session.result([session.verdict(request) for request in session.requests(file)])
+    verdicts = [
+        replace(session.verdict(request), test=f"{file.path.name}::{request.name}")
+        for request in session.requests(file)
+    ]
+    return session.result(verdicts)
 
 
 def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:

@@ -28,7 +28,7 @@ class Ranked(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A check's decision about a subject, with what a reader needs to believe it."""
+    """A check's decision about a subject, with what a reader needs to believe it; `test` is its test's id."""
 
     tuned: str
     check: str
@@ -44,6 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    test: str = ""
 
     @property
     def closes(self) -> bool:
