@@ -83,8 +83,10 @@ def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[
 
 
 def _about(verdicts: dict[tuple[str, str], VerdictRow], check: CheckRow, row: MeasurementRow) -> VerdictRow | None:
-    subjects = {"matrix": lambda: row.tensor, "layer": lambda: subject_of(row), "model": lambda: "model"}
-    return verdicts.get((check.id, subjects[check.per]()))
+    subject = "model"
+    if check.per != "model":
+        subject = row.tensor if check.per == "matrix" else subject_of(row)
+    return verdicts.get((check.id, subject))
 
 
 def _is_covered(row: MeasurementRow, check: CheckRow, verdict: VerdictRow) -> bool:

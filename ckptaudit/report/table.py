@@ -23,7 +23,8 @@ COLOURS = {
     "skipped": "yellow",
 }
 SETTLED = {"exact": "exact", "upper_bound": "bound", "lower_bound": "bound", None: ""}
-LEAST_FOR_WHERE = 8
+LEAST_FOR_WHERE = {2: 16, 1: 8}
+"""By the gap between columns."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def check_lines(groups: Sequence[Sequence[VerdictRow]], width: int) -> list[Text
     for gap in (2, 1):
         sizes = {name: max(len(getattr(row, name)) for row in (HEADINGS, *rows)) for name in (*columns, "how")}
         taken = sum(sizes[name] + gap for name in columns)
-        if taken + sizes["how"] + gap + 3 * LEAST_FOR_WHERE <= width:
+        if taken + sizes["how"] + gap + 24 <= width:
             return _columns(rows, {name: sizes[name] for name in (*columns, "how")}, gap, width)
-        if taken + LEAST_FOR_WHERE <= width:
+        if taken + LEAST_FOR_WHERE[gap] <= width:
             return _columns(rows, {name: sizes[name] for name in columns}, gap, width)
     return [line for row in rows for line in _block(row, width)]
 
