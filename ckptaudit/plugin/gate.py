@@ -13,12 +13,15 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
+from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
+from ckptaudit.config import check_files
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import measuring
-from ckptaudit.policy import bundled_check_files, bundled_checks, profile_file
+from ckptaudit.plugin.settings import CONFIG, settings_of
+from ckptaudit.policy import bundled_check_files, bundled_checks
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
@@ -40,18 +43,29 @@ class Gate:
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.outputs = Outputs(config)
         self.shared: TemporaryDirectory[str] | None = None
-        self.profile = profile_file(config.getoption("audit_profile"))
+        self.settings = settings_of(config, (base, *tuned))
+        standing = check_files(self.settings, config.getoption("audit_profile") or "")
         self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
-        config.args[:] = [str(self.profile)] if self.bundled_run else [_resolved(a) for a in config.args]
+        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
+        config.args[:] = list(named)
         self.files = _check_files(config.args)
         self.session = AuditSession(
             base,
             tuned,
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
+            cache=open_cache(config.getoption("audit_cache")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
-            profile=self.profile.stem if self.bundled_run else "",
+            profile=standing[0].path.stem if self.bundled_run else "",
+        )
+        self.session.agree(
+            self.settings,
+            list(self.files.values()),
+            known=standing,
+            strict=config.getoption("audit_strict"),
+            # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
+            forgiving=not config.getoption("runxfail"),
         )
         for file in self.files.values():
             self.session.admit(file)
@@ -62,10 +76,12 @@ class Gate:
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         runs = ", ".join(printable(run.path) for run in self.session.runs)
-        what = self.profile.stem if self.bundled_run else "given files"
+        what = self.session.profile or "given files"
+        path = self.settings.path
+        by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
         return [
             f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
-            f"ckptaudit: checks {what}, device {self.session.device}",
+            f"ckptaudit: checks {what}, device {self.session.device}{by}",
         ]
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -82,8 +98,8 @@ class Gate:
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
-        if not (reported and self.bundled_run and len(requests) == all_asked):
-            self.session.expect(requests)
+        whole = self.bundled_run and len(requests) == all_asked
+        self.session.expect(requests, everything=reported and whole)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -104,7 +120,7 @@ class Gate:
         """Send the verdict along with the report: from a worker process nothing else comes back."""
         report = yield
         if isinstance(item, CheckItem) and item.verdict is not None:
-            decided_in = "call" if item.verdict.outcome in ("passed", "failed") else "setup"
+            decided_in = "call" if item.verdict.outcome in ("passed", "failed", "waived") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
             if item.verdict.outcome == "error" and report.when == "setup":
@@ -119,7 +135,7 @@ class Gate:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            verdict = undecidable(request.check, request.subject, request.run.path, reason)
+            verdict = undecidable(request.check, request.subject, request.run.path, reason, request.limits)
             self.verdicts[report.nodeid] = replace(verdict, test=report.nodeid)
 
     @pytest.hookimpl(trylast=True)
@@ -137,7 +153,7 @@ class Gate:
             return
         for sentence in self.outputs.write(self.result) if self.outputs else ():
             self._refuse(session, sentence)
-        judged = any(v.outcome in ("passed", "failed") for v in self.verdicts.values())
+        judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
 
@@ -156,6 +172,9 @@ class Gate:
         )
         for line in (*text.splitlines(), *self.outputs.announced(), *announce(self.result, os.environ)):
             terminalreporter.write_line(line)
+        cache = self.session.cache
+        if cache is not None and cache.trouble:
+            terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -163,6 +182,7 @@ class Gate:
         if self.shared is None:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
             self.session.store.folder = Path(self.shared.name)
+        node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
         node.workerinput[REPORTED] = bool(self.outputs)
 
@@ -227,6 +247,10 @@ def _node_id(path: Path) -> dict[str, str]:
     """Bundled checks are known by their file name alone, wherever they are installed."""
     bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
     return {"nodeid": path.name} if bundled else {}
+
+
+def _from_root(path: Path, config: pytest.Config) -> Path:
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
 def _share_cores() -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from _pytest._code.code import ExceptionInfo, TerminalRepr
 
 
+UNHEEDED = "verdict"
+"""The report section with the words of a broken claim that does not close the gate."""
+
+
 class ClaimBroken(Exception):
     """The measured value lies outside the check's limit."""
 
@@ -65,7 +69,7 @@ class CheckItem(pytest.Item):
         try:
             verdict = self.collector.session_of_audit.verdict(request)
         except CkptAuditError as error:
-            verdict = undecidable(request.check, request.subject, request.run.path, str(error))
+            verdict = undecidable(request.check, request.subject, request.run.path, str(error), request.limits)
         self.verdict = replace(verdict, test=self.nodeid)
         self.user_properties += case_properties(self.verdict)
         if self.verdict.outcome == "error":
@@ -74,10 +78,15 @@ class CheckItem(pytest.Item):
             pytest.skip(printable(self.verdict.reason))
 
     def runtest(self) -> None:
-        """Fail if the claim is broken."""
+        """Fail if the claim is broken; one that is forgiven fails as expected, one that only warns passes."""
         assert self.verdict is not None  # set by setup
+        text = explain(self.verdict, self.request.check)
+        if self.verdict.closes:
+            raise ClaimBroken(text)
+        if self.verdict.outcome == "waived":
+            pytest.xfail(printable(self.verdict.reason))
         if self.verdict.outcome == "failed":
-            raise ClaimBroken(explain(self.verdict, self.request.check))
+            self.add_report_section("call", UNHEEDED, text)
 
     def repr_failure(self, excinfo: ExceptionInfo[BaseException], style: Any = None) -> str | TerminalRepr:
         """The verdict in words; a traceback only for what is no verdict at all."""

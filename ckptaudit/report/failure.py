@@ -53,6 +53,8 @@ def explain(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
         head = [("measured", _measured(verdict, check)), ("broken claim", check.claim), *_where(verdict)]
+    moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
+    head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
     return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
 

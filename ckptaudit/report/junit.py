@@ -28,6 +28,9 @@ def case_properties(verdict: Verdict | VerdictRow) -> Iterator[tuple[str, str]]:
     yield "worst_tensor", printable(verdict.worst or "")
     yield "source", printable(verdict.source)
     yield "severity", verdict.severity
+    yield "limit_from", printable(verdict.limit_from)
+    if verdict.waiver:
+        yield "waiver", printable(verdict.waiver)
 
 
 def suite_properties(checkpoints: Sequence[CheckpointRow], about: About | None) -> Iterator[tuple[str, str]]:

@@ -69,7 +69,7 @@ def headline(result: AuditResult) -> str:
         worst = shut[0]
         beyond = "" if worst.value is None else f", {margin(worst.value, worst.limit, worst.sign)}"
         return f"gate closed, worst {worst.check} at {escaped(shortened(worst.subject, NAME))}{beyond}"
-    judged = any(v.outcome in ("passed", "failed") for v in result.verdicts)
+    judged = any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts)
     return "gate open" if judged else "gate closed, nothing was judged"
 
 

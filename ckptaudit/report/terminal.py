@@ -128,7 +128,7 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
         )
     if exit_code:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
-    if not any(v.outcome in ("passed", "failed") for v in result.verdicts):
+    if not any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts):
         return Text("gate CLOSED: nothing was judged", "bold red")
     return Text("gate open", "bold green")
 
