@@ -107,7 +107,9 @@ class Followed:
         if not self.follows:
             return None
         off = self._off
-        pairs = 2 * off.square() / (self._gaps.abs() + (self._gaps.square() + 4 * off.square()).sqrt()).clamp_min(1e-38)
+        pairs = (
+            2 * off.square() / (self._gaps.abs() + (self._gaps.square() + 4 * off.square()).sqrt()).clamp_min(1e-38)
+        )
         second = torch.copysign(pairs, self._gaps).sum(dim=1, dtype=torch.float64)
         squares = self.s.square() + self.change.diagonal().double() + second
         tuned = squares.clamp(min=0).sqrt().sort(descending=True).values

@@ -49,17 +49,21 @@ def suite_properties(checkpoints: Sequence[CheckpointRow], about: About | None) 
         yield from ((f"version_{name}", version) for name, version in about.versions.items())
 
 
-def write_junit(result: AuditResult, path: Path, *, strict: bool = False) -> None:
-    """Write the file that `--junitxml` would have written about the same verdicts. Raises OSError.
+def write_junit(result: AuditResult, path: Path) -> None:
+    """Write the file that `--junitxml` would have written about the same verdicts. Raises OSError."""
+    write_whole(path, junit(result))
 
-    `strict` keeps to the schema of Jenkins' xUnit plugin, which knows no properties of test cases:
-    they stand in `system-out` then.
-    """
-    write_whole(path, junit(result, strict=strict))
+
+def write_strict_junit(result: AuditResult, path: Path) -> None:
+    """The same for servers that validate: what the properties say stands in `system-out`. Raises OSError."""
+    write_whole(path, junit(result, strict=True))
 
 
 def junit(result: AuditResult, *, strict: bool = False) -> bytes:
-    """The content of that file."""
+    """The content of the file.
+
+    `strict` keeps to the schema of Jenkins' xUnit plugin, which knows no properties of test cases.
+    """
     from junit_xml import TestSuite
 
     checks = {check.id: check for check in result.checks}
