@@ -23,6 +23,18 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ReportError(CkptAuditError):
+    """The file of an earlier audit cannot be read, or a report cannot be written."""
+
+
+class ConfigError(CkptAuditError):
+    """The configuration is badly written, or speaks of what is not there; the text names file and key."""
+
+
+class CacheError(CkptAuditError):
+    """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

@@ -117,6 +117,14 @@ class VerdictRow(msgspec.Struct, frozen=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    limit_from: str = ""
+    waiver: str = ""
+    test: str = ""
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut; a broken claim that only warns does not."""
+        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
 class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,8 +168,9 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether something was judged and nothing failed or could not be judged."""
-        return self.summary.passed > 0 and not self.summary.failed and not self.summary.errors
+        """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
+        s = self.summary
+        return s.passed + s.waived + s.warned > 0 and not s.failed and not s.errors
 
 
 def measurement_row(tuned: str, m: Measurement) -> MeasurementRow:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from platform import python_version
 
+from msgspec import structs
+
+from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
-from ckptaudit.checks import Check, CheckFile, load_checks
-from ckptaudit.engine import Job, Route, applies, measure, pick_device
-from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.metrics import REGISTRY, Measurement, nearest
-from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
-from ckptaudit.policy import DEFAULT_PROFILE, profile_file
+from ckptaudit.checks import Check, CheckFile
+from ckptaudit.config import Config, check_files, load_config
+from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
+from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.limits import Limits
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement, nearest
+from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.result import (
     About,
     AuditResult,
@@ -30,11 +34,13 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
+from ckptaudit.selection import selected, subjects
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
-from ckptaudit.verdict import Verdict, judge, judge_pair
+from ckptaudit.terms import Terms
+from ckptaudit.verdict import Verdict, broken_tensors, finding_about, judge, judge_pair
+from ckptaudit.waivers import Granted, forgive
 
-MODEL = "model"
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 
 
@@ -54,11 +60,23 @@ class Request:
     check: Check
     run: Run
     subject: str
+    limits: Limits | None = None
+    granted: tuple[Granted, ...] = ()
+
+    @property
+    def strictest(self) -> float:
+        """The limit inside which nothing that it rests on can be broken."""
+        return self.check.limit if self.limits is None else self.limits.strictest(self.check)
 
     @property
     def id(self) -> str:
         """The bracketed part of an item's id; the run stands in it where there are several."""
         return f"{self.run.label}:{self.subject}" if self.run.label else self.subject
+
+    @property
+    def name(self) -> str:
+        """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
+        return f"{self.check.id}[{printable(self.id)}]"
 
 
 class AuditSession:
@@ -75,6 +93,8 @@ class AuditSession:
         device: str = "auto",
         exact: bool = False,
         store: MeasurementStore | None = None,
+        cache: FactorCache | None = None,
+        memory: int = BATCH_BYTES,
         command: Sequence[str] = (),
         profile: str = "",
     ) -> None:
@@ -87,26 +107,55 @@ class AuditSession:
         )
         self.device = pick_device(device)
         self.exact = exact
+        self.cache = cache
         self.store = store or MeasurementStore()
+        self.terms = Terms(Config(), (), {})
+        self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
+        self._everything = True
         self._checks: dict[str, CheckRow] = {}
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
     def requests(self, file: CheckFile) -> Iterator[Request]:
         """Every verdict that a check file asks for. A check that selects nothing still asks for one."""
         self.admit(file)
-        for check in file.checks:
+        for written in file.checks:
+            check = self.terms.effective(written)
             for run in self.runs:
-                for subject in _subjects(check, run.pair):
-                    yield Request(check, run, subject)
+                limits = self.terms.limits(written, run.path, file.home(written))
+                granted = self.terms.granted(written, run.path)
+                for subject in subjects(check, run.pair):
+                    yield Request(check, run, subject, limits, granted)
 
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
-        self._checks |= {check.id: check_row(check, file.path.name) for check in file.checks}
+        checks = map(self.terms.effective, file.checks)
+        self._checks |= {check.id: check_row(check, file.path.name) for check in checks}
 
-    def expect(self, requests: Sequence[Request]) -> None:
-        """Narrow the work to these verdicts; without this call every metric of every matrix is measured."""
-        self._requests = tuple(requests)
+    def agree(
+        self,
+        config: Config,
+        files: Sequence[CheckFile],
+        *,
+        known: Sequence[CheckFile] = (),
+        strict: bool = False,
+        forgiving: bool = True,
+    ) -> None:
+        """Take over a configuration for the checks of these files; `known` are further ones it may speak of.
+
+        Raises ConfigError if it speaks of checks, subjects or tensors that are not there.
+        """
+        pairs = {run.path: run.pair for run in self.runs}
+        self.terms = Terms(config, files, pairs, known=known, strict=strict, forgiving=forgiving)
+
+    def expect(self, requests: Sequence[Request], *, everything: bool = False) -> None:
+        """Say which verdicts will be asked for, so that bounds may stand in for numbers that none of them needs.
+
+        Only what they rest on is measured, or with `everything` every metric of every matrix. Without this call
+        every number is computed.
+        """
+        self._requests, self._everything = tuple(requests), everything
+        self._route = replace(self._route, settled={} if self.exact else settled_by_bounds(requests))
 
     def units(self, requests: Sequence[Request]) -> list[tuple[Run, str]]:
         """The units of work that these verdicts rest on, in order, each once."""
@@ -116,18 +165,39 @@ class AuditSession:
 
     def measured(self, run: Run, subject: str) -> tuple[Measurement, ...]:
         """The measurements of one subject, taken now if they have not been yet."""
-        return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route()))
+        return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
 
     def verdict(self, request: Request) -> Verdict:
-        """Measure what is missing and decide."""
+        """Measure what is missing, decide, and forgive what a waiver forgives."""
+        verdict = self._decided(request)
+        if verdict.outcome != "failed" or not request.granted:
+            return verdict
+        return forgive(
+            verdict, request.granted, self._broken(request), lambda spared: self._decided(request, spared)
+        )
+
+    def _decided(self, request: Request, spared: frozenset[str] = frozenset()) -> Verdict:
+        """The verdict without the tensors that are spared."""
         check, run = request.check, request.run
         if check.about_pair:
-            return judge_pair(check, request.subject, run.path, run.pair)
-        names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
+            findings = [f for f in PAIR_FACTS[check.metric].findings(run.pair) if finding_about(f) not in spared]
+            return judge_pair(check, request.subject, run.path, findings, request.limits)
+        rows = [m for m in self._rows(request) if m.tensor not in spared]
+        return judge(check, request.subject, run.path, rows, request.limits)
+
+    def _broken(self, request: Request) -> frozenset[str]:
+        check = request.check
+        if check.about_pair:
+            return frozenset(map(finding_about, PAIR_FACTS[check.metric].findings(request.run.pair)))
+        return broken_tensors(check, self._rows(request), request.limits or Limits.own(check))
+
+    def _rows(self, request: Request) -> list[Measurement]:
+        """Every measurement that a verdict rests on, and other metrics of the same tensors."""
+        check, run = request.check, request.run
+        names = {name for tensor in selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
-        rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
-        return judge(check, request.subject, run.path, rows)
+        return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
 
     def measure(self, metric: str, run: Run, subject: str, roles: Sequence[str]) -> dict[str, float]:
         """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
@@ -140,7 +210,7 @@ class AuditSession:
         if key not in self._extra:
             tensors = [t for t in run.pair.subjects[subject] if applies(metric, t)]
             jobs = [Job(t, frozenset({metric})) for t in tensors]
-            self._extra[key] = tuple(measure(jobs, Route(self.device)))
+            self._extra[key] = tuple(measure(jobs, replace(self._route, settled={})))
         chosen = run.pair.select(roles).get(subject, ())
         names = {name for tensor in chosen for name in tensor.matrix_names()}
         return {
@@ -167,19 +237,21 @@ class AuditSession:
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
-            notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
-            checkpoints=self._checkpoints,
+            notes=(*dict.fromkeys(n for run in self.runs for n in run.pair.notes), *self.terms.remarks(verdicts)),
+            checkpoints=self.checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
-            about=self._about(),
+            about=self.about(),
             spectra=tuple(spectra),
         )
 
     @cached_property
-    def _checkpoints(self) -> tuple[CheckpointRow, ...]:
+    def checkpoints(self) -> tuple[CheckpointRow, ...]:
+        """Base, then each run: header facts and fingerprints."""
         base = checkpoint_row("base", self.runs[0].pair.base)
         return (base, *(checkpoint_row("tuned", run.pair.tuned) for run in self.runs))
 
-    def _about(self) -> About:
+    def about(self) -> About:
+        """How the audit is made, as of now."""
         return About(
             command=self.command,
             profile=self.profile,
@@ -192,42 +264,66 @@ class AuditSession:
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
-        if self._requests is None:
+        if self._requests is None or self._everything:
             return [Job(t, frozenset(REGISTRY)) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
             if request.run is run and subject in _rests_on(request) and not request.check.about_pair:
-                for tensor in _selected(request.check, run.pair, subject):
+                for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
 
-    def _route(self) -> Route:
-        return Route(self.device, settled={} if self.exact else self._settled())
 
-    def _settled(self) -> dict[str, float]:
-        """The limit under which an upper bound decides every check that asks for the metric."""
-        limits: dict[str, float] = {}
-        asking = sorted(self._requests or (), key=lambda r: r.check.metric)
-        for metric, requests in groupby(asking, key=lambda r: r.check.metric):
-            checks = {r.check for r in requests}
-            if all(c.at_most is not None and c.judge_by != "sum" for c in checks):
-                limits[metric] = min(c.limit for c in checks)
-        return limits
+def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
+    """For each metric that a bound may stand in for, the limit within which the bound decides every check.
+
+    A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
+    guard is not there: such a verdict needs the numbers themselves.
+    """
+    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
+    guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
+    limits: dict[str, float] = {}
+    for name, metric in REGISTRY.items():
+        asking = [(c, limit) for c, limit in asked if c.metric == name]
+        above = metric.upper_bound is not None
+        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
+        if metric.bound is not None and name not in guards and plain:
+            strictest = min if above else max
+            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
+    return limits
 
 
 def audit(
     base: str | Path,
     tuned: str | Path | Sequence[str | Path],
     *,
-    profile: str = DEFAULT_PROFILE,
+    profile: str = "",
+    config: str | Path | Config | None = None,
     device: str = "auto",
     exact: bool = False,
+    strict: bool = False,
+    cache: str | Path | None = None,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError."""
+    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
+
+    `config` is a configuration or the path of one; none is looked for. `profile` overrules the one it
+    names. `cache` is a folder, or "off"; by default it lies where the command's does.
+    """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
-    file = load_checks(profile_file(profile))
-    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
-    return session.result([session.verdict(request) for request in session.requests(file)])
+    config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
+    files = check_files(config, profile)
+    session = AuditSession(
+        str(base),
+        [str(p) for p in paths],
+        device=device,
+        exact=exact,
+        cache=open_cache(None if cache is None else str(cache)),
+        profile=files[0].path.stem,
+    )
+    session.agree(config, files, strict=strict)
+    asked = [(request, f"{file.path.name}::{request.name}") for file in files for request in session.requests(file)]
+    session.expect([request for request, _ in asked], everything=True)
+    return session.result([structs.replace(session.verdict(request), test=test) for request, test in asked])
 
 
 def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:
@@ -240,24 +336,6 @@ def _labels(tuned: Sequence[str]) -> list[str]:
         return [""]
     names = [Path(path).name for path in tuned]
     return names if len(set(names)) == len(names) else [path.strip("/") for path in tuned]
-
-
-def _selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
-    """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
-    chosen = pair.select(check.roles)
-    subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(t for tensors in subjects.values() for t in tensors if applies(check.metric, t))
-
-
-def _subjects(check: Check, pair: ModelPair) -> list[str]:
-    if check.per == "model" or check.about_pair:
-        return [MODEL]
-    chosen = {
-        subject: tensors for subject in pair.select(check.roles) if (tensors := _selected(check, pair, subject))
-    }
-    if check.per == "layer":
-        return list(chosen) or [MODEL]
-    return [name for tensors in chosen.values() for t in tensors for name in t.matrix_names()] or [MODEL]
 
 
 def _rests_on(request: Request) -> list[str]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg.spectra import relative_gap
+from ckptaudit.checkpoints import TensorHandle
+from ckptaudit.errors import CheckpointError
+from ckptaudit.linalg.spectra import numerical_rank, relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
 from ckptaudit.metrics import REGISTRY, PairBatch
 from ckptaudit.pairing import AlignedTensor, ModelPair
@@ -17,7 +19,7 @@ from ckptaudit.result import SpectrumRow
 from ckptaudit.verdict import Verdict, times_over
 
 MOST = 6
-"""How many matrices are decomposed again, over all runs."""
+"""How many matrices are decomposed in full, over all runs; every run has at least one."""
 
 POINTS = 240
 """How many points of a curve are kept; a screen shows no more."""
@@ -48,30 +50,32 @@ def worst_matrices(verdicts: Iterable[Verdict], pair: ModelPair, *, most: int) -
 
 
 def spectrum_row(run: str, matrix: Matrix, device: torch.device) -> SpectrumRow | None:
-    """Both spectra and the angles between the leading subspaces, in float64; None where there is no decomposition.
+    """Both spectra and the angles between the leading subspaces; None where there is no decomposition.
 
-    The angles are those of `principal_angle_left_max` and its kin: between the top-k singular subspaces
-    of either side, directions beyond the numerical rank left out.
+    Decomposed directly, in float64. The angles are those of `principal_angle_left_max` and its kin: between
+    the top-k singular subspaces of either side, directions beyond the numerical rank left out.
     """
-    base, tuned = _read(matrix, matrix.tensor.base.read()), _read(matrix, matrix.tensor.tuned.read())
+    try:
+        base, tuned = _read(matrix, matrix.tensor.base), _read(matrix, matrix.tensor.tuned)
+    except CheckpointError:
+        return None
     if not (bool(base.isfinite().all()) and bool(tuned.isfinite().all())):
         return None
-    batch = PairBatch(base.to(device), tuned.to(device))
+    k = PairBatch(base, tuned).k
     try:
-        before, after = batch.base_factors, batch.tuned_factors
+        before, after = _decomposed(base, device, k), _decomposed(tuned, device, k)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return None
-    kept = _thinned(before.s.shape[1])
-    left, right = (_angles(batch, side) for side in ("left", "right"))
-    shown = _thinned(len(left))
+    left, right = _angles(before.left, after.left), _angles(before.right, after.right)
+    kept, shown = _thinned(before.s.shape[1]), _thinned(len(left))
     return SpectrumRow(
         tuned=run,
         tensor=matrix.name,
         layer=matrix.tensor.place.layer,
         role=matrix.tensor.place.role,
-        shape=(batch.m, batch.n),
-        k=batch.k,
-        gap=float(relative_gap(before.s, batch.k)[0]),
+        shape=(base.shape[1], base.shape[2]),
+        k=k,
+        gap=float(relative_gap(before.s, k)[0]),
         ranks=tuple(i + 1 for i in kept),
         base_singular_values=_picked(before.s[0].tolist(), kept),
         tuned_singular_values=_picked(after.s[0].tolist(), kept),
@@ -81,6 +85,21 @@ def spectrum_row(run: str, matrix: Matrix, device: torch.device) -> SpectrumRow 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Decomposition:
+    """Every singular value of one side, and its leading vectors as far as the rank goes."""
+
+    s: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def _decomposed(stored: Tensor, device: torch.device, k: int) -> _Decomposition:
+    u, s, vh = torch.linalg.svd(stored.to(device).double(), full_matrices=False)
+    width = min(k, int(numerical_rank(s, m=stored.shape[1], n=stored.shape[2])[0]))
+    return _Decomposition(s, u[:, :, :width], vh.mT[:, :, :width])
+
+
 def _first_the_worst(verdict: Verdict) -> tuple[bool, bool, float]:
     metric = REGISTRY.get(verdict.metric)
     about_spectra = metric is not None and metric.needs == "spectrum"
@@ -88,19 +107,16 @@ def _first_the_worst(verdict: Verdict) -> tuple[bool, bool, float]:
     return verdict.outcome == "passed", not about_spectra, -times_over(verdict.value, verdict.limit, verdict.sign)
 
 
-def _read(matrix: Matrix, stored: Tensor) -> Tensor:
-    return stored.reshape(matrix.tensor.matrix_shape)[matrix.index : matrix.index + 1]
+def _read(matrix: Matrix, side: TensorHandle) -> Tensor:
+    return side.read().reshape(matrix.tensor.matrix_shape)[matrix.index : matrix.index + 1]
 
 
-def _angles(batch: PairBatch, side: str) -> list[float]:
-    before, after = batch.base_factors, batch.tuned_factors
-    width, size = (min(batch.k, int(factors.rank[0])) for factors in (before, after))
-    if not width:
+def _angles(before: Tensor, after: Tensor) -> list[float]:
+    if not before.shape[2]:
         return []
-    if not size:
-        return [90.0] * width
-    x, y = getattr(before, side)[:, :, :width], getattr(after, side)[:, :, :size]
-    degrees: list[float] = principal_angles(x, y)[0].tolist()
+    if not after.shape[2]:
+        return [90.0] * before.shape[2]
+    degrees: list[float] = principal_angles(before, after)[0].tolist()
     return degrees
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckptaudit.metrics import entries, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
 from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
@@ -11,13 +12,19 @@ from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
 __all__ = [
     "ALPHA",
     "ETA",
+    "NARROW",
     "PAIR_FACTS",
     "REGISTRY",
+    "SHORT_SIDE",
     "Kind",
+    "LargePair",
     "Measurement",
     "Metric",
     "PairBatch",
     "PairFact",
+    "Recall",
+    "Tensors",
+    "afresh",
     "metric_names",
     "nearest",
 ]
