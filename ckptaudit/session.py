@@ -218,7 +218,10 @@ class AuditSession:
         }
 
     def spectra(self, verdicts: Sequence[Verdict]) -> tuple[SpectrumRow, ...]:
-        """The worst matrices in full, for the page: some seconds of decompositions that no verdict needs."""
+        """The worst matrices in full, for the page: decompositions that no verdict needs.
+
+        A file that has gone since is no reason to lose the page: its matrix is left out.
+        """
         most = max(1, MOST // len(self.runs))
         rows = (
             spectrum_row(run.path, matrix, self.device)
