@@ -23,6 +23,10 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ReportError(CkptAuditError):
+    """The file of an earlier audit cannot be read, or a report cannot be written."""
+
+
 class ConfigError(CkptAuditError):
     """The configuration is badly written, or speaks of what is not there; the text names file and key."""
 

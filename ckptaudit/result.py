@@ -119,6 +119,12 @@ class VerdictRow(msgspec.Struct, frozen=True):
     ranking: tuple[Ranked, ...] = ()
     limit_from: str = ""
     waiver: str = ""
+    test: str = ""
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut; a broken claim that only warns does not."""
+        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
 class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
+from msgspec import structs
+
 from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile
 from ckptaudit.config import Config, check_files, load_config
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
-from ckptaudit.errors import CheckDefinitionError
+from ckptaudit.errors import CheckDefinitionError, printable
 from ckptaudit.limits import Limits
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement, nearest
 from ckptaudit.pairing import ModelPair, pair_checkpoints
@@ -70,6 +72,11 @@ class Request:
     def id(self) -> str:
         """The bracketed part of an item's id; the run stands in it where there are several."""
         return f"{self.run.label}:{self.subject}" if self.run.label else self.subject
+
+    @property
+    def name(self) -> str:
+        """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
+        return f"{self.check.id}[{printable(self.id)}]"
 
 
 class AuditSession:
@@ -234,18 +241,20 @@ class AuditSession:
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
             notes=(*dict.fromkeys(n for run in self.runs for n in run.pair.notes), *self.terms.remarks(verdicts)),
-            checkpoints=self._checkpoints,
+            checkpoints=self.checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
-            about=self._about(),
+            about=self.about(),
             spectra=tuple(spectra),
         )
 
     @cached_property
-    def _checkpoints(self) -> tuple[CheckpointRow, ...]:
+    def checkpoints(self) -> tuple[CheckpointRow, ...]:
+        """Base, then each run: header facts and fingerprints."""
         base = checkpoint_row("base", self.runs[0].pair.base)
         return (base, *(checkpoint_row("tuned", run.pair.tuned) for run in self.runs))
 
-    def _about(self) -> About:
+    def about(self) -> About:
+        """How the audit is made, as of now."""
         return About(
             command=self.command,
             profile=self.profile,
@@ -315,9 +324,9 @@ def audit(
         profile=files[0].path.stem,
     )
     session.agree(config, files, strict=strict)
-    requests = [request for file in files for request in session.requests(file)]
-    session.expect(requests, everything=True)
-    return session.result([session.verdict(request) for request in requests])
+    asked = [(request, f"{file.path.name}::{request.name}") for file in files for request in session.requests(file)]
+    session.expect([request for request, _ in asked], everything=True)
+    return session.result([structs.replace(session.verdict(request), test=test) for request, test in asked])
 
 
 def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:

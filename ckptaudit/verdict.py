@@ -28,7 +28,7 @@ class Ranked(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A check's decision about a subject, with what a reader needs to believe it."""
+    """A check's decision about a subject, with what a reader needs to believe it; `test` is its test's id."""
 
     tuned: str
     check: str
@@ -48,6 +48,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Who set the limit, in words: the check's file, an override with its reason, a calibration."""
     waiver: str = ""
     """The waivers that bear on a broken claim, in words: those that forgive it, and those that have ended."""
+    test: str = ""
 
     @property
     def closes(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, checks, explain, inspect
+from ckptaudit.cli import audit, cache, checks, diff, explain, inspect, report
 from ckptaudit.errors import CkptAuditError, printable
 
 CANNOT_BE_JUDGED = 4
@@ -32,6 +32,8 @@ COMMANDS = {
     "checks": checks,
     "explain": explain,
     "cache": cache,
+    "report": report,
+    "diff": diff,
 }
 
 

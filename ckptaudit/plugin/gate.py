@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import pytest
+from _pytest.junitxml import xml_key
+from msgspec.structs import replace
 
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.engine import batch_budget
-from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
-from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
+from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
+from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import measuring
 from ckptaudit.plugin.settings import CONFIG, settings_of
 from ckptaudit.policy import bundled_check_files, bundled_checks
-from ckptaudit.report.json_file import write_json
+from ckptaudit.report.github import announce
+from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
+from ckptaudit.result import AuditResult
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
@@ -38,8 +44,7 @@ class Gate:
     def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.json = _writable("--audit-json", config.getoption("audit_json"))
-        self.html = _writable("--audit-html", config.getoption("audit_html"))
+        self.outputs = Outputs(config)
         self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config, (base, *tuned))
         standing = check_files(self.settings, config.getoption("audit_profile") or "")
@@ -96,7 +101,7 @@ class Gate:
         """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        reported = self.worker[REPORTED] if self.worker else self._reports_all
+        reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
         whole = self.bundled_run and len(requests) == all_asked
         self.session.expect(requests, everything=reported and whole)
 
@@ -124,7 +129,7 @@ class Gate:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
             if item.verdict.outcome == "error" and report.when == "setup":
                 # pytest asks items for their own words in the call phase only.
-                report.longrepr = str(item.repr_failure(call.excinfo)) if call.excinfo else None
+                report.longrepr = item.repr_failure(call.excinfo) if call.excinfo else None
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -135,43 +140,47 @@ class Gate:
             show_in_junit(self.config, report)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            self.verdicts[report.nodeid] = undecidable(
-                request.check, request.subject, request.run.path, reason, request.limits
-            )
+            verdict = undecidable(request.check, request.subject, request.run.path, reason, request.limits)
+            self.verdicts[report.nodeid] = replace(verdict, test=report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Name the pair in the JUnit file, if there will be one."""
+        xml = self.config.stash.get(xml_key, None)
+        if xml is not None:
+            for name, value in suite_properties(self.session.checkpoints, self.session.about()):
+                xml.add_global_property(name, value)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; and never leave with 0 when nothing was judged."""
         if self.worker is not None or self.config.option.collectonly:
             return
-        if self._reports_all:
-            self._write_reports(session)
+        for sentence in self.outputs.write(self.result) if self.outputs else ():
+            self._refuse(session, sentence)
         judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table of verdicts."""
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        """The table of verdicts, where they broke, and the answer; annotations where the log is GitHub's."""
         if self.worker is not None or not self.verdicts:
             return
-        verdicts = list(self.verdicts.values())
         writer = self.config.get_terminal_writer()
         terminalreporter.section("checkpoint audit", sep="=")
         text = render_summary(
-            self.session.result(verdicts),
-            verdicts,
+            self.result,
             width=writer.fullwidth,
             colour=writer.hasmarkup,
+            verbosity=self.config.get_verbosity(),
+            exit_code=int(exitstatus),
         )
-        for line in (*text.splitlines(), *unheeded(verdicts)):
+        written = (*self.outputs.announced(), *announce(self.result, os.environ))
+        for line in (*text.splitlines(), *unheeded(self.result.verdicts), *written):
             terminalreporter.write_line(line)
         cache = self.session.cache
         if cache is not None and cache.trouble:
             terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
-        if self.json is not None and self.json.is_file():
-            terminalreporter.write_line(f"every number is in {printable(self.json)}")
-        if self.html is not None and self.html.is_file():
-            terminalreporter.write_line(f"the page to look at is {printable(self.html)}")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -181,7 +190,7 @@ class Gate:
             self.session.store.folder = Path(self.shared.name)
         node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = self._reports_all
+        node.workerinput[REPORTED] = bool(self.outputs)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -197,29 +206,19 @@ class Gate:
         if self.shared is not None:
             self.shared.cleanup()
 
-    @property
-    def _reports_all(self) -> bool:
-        return self.json is not None or self.html is not None
-
-    def _write_reports(self, session: pytest.Session) -> None:
-        verdicts = list(self.verdicts.values())
-        try:
-            result = self.session.result(verdicts, self.session.spectra(verdicts) if self.html else ())
-            if self.json is not None:
-                write_json(result, self.json)
-            if self.html is not None:
-                # Imported late: the page's templates are of no use to a run that writes none.
-                from ckptaudit.report.html import write_html
-
-                write_html(result, self.html)
-        except (OSError, CkptAuditError) as error:
-            self.json = self.html = None
-            self._refuse(session, f"a report cannot be written ({printable(error)}).")
+    @cached_property
+    def result(self) -> AuditResult:
+        """All that was found, once every verdict has been given; in the checks' order, whoever judged first."""
+        asked = (r for file in self.files.values() for r in self.session.requests(file))
+        order = {(r.run.path, r.check.id, r.subject): position for position, r in enumerate(asked)}
+        last = len(order)
+        verdicts = sorted(self.verdicts.values(), key=lambda v: order.get((v.tuned, v.check, v.subject), last))
+        return self.session.result(verdicts, self.session.spectra(verdicts) if self.outputs.shows_spectra else ())
 
     def _asked(self, nodeid: str) -> Request | None:
         name = nodeid.rpartition("::")[2]
         requests = (r for file in self.files.values() for r in self.session.requests(file))
-        return next((r for r in requests if item_name(r) == name), None)
+        return next((r for r in requests if r.name == name), None)
 
     def _refuse(self, session: pytest.Session, sentence: str) -> None:
         session.exitstatus = CANNOT_BE_JUDGED
@@ -227,17 +226,6 @@ class Gate:
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(f"ERROR: {sentence}", red=True)
-
-
-def _writable(option: str, given: str | None) -> Path | None:
-    """The report's path, refused before hours of measuring rather than after."""
-    if given is None:
-        return None
-    path = Path(given)
-    folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CheckDefinitionError(f"{option} {printable(path)}: no file can be written there; name another.")
-    return path
 
 
 def _resolved(argument: str) -> str:

@@ -17,7 +17,7 @@ def pair(small_pair: tuple[Path, Path]) -> list[str]:
 
 def test_the_page_is_written_and_the_terminal_says_where(pytester: pytest.Pytester, pair: list[str]) -> None:
     result = pytester.runpytest(*pair, "--audit-html", "out/report.html")
-    result.stdout.fnmatch_lines(["the page to look at is out/report.html"])
+    result.stdout.fnmatch_lines(["the page to look at is in out/report.html"])
     assert [p.name for p in (pytester.path / "out").iterdir()] == ["report.html"]
     assert "Gate" in (pytester.path / "out" / "report.html").read_text("utf-8")
 
@@ -66,5 +66,5 @@ def test_a_page_that_cannot_be_written_in_the_end_closes_the_gate_and_leaves_not
     pytester.syspathinsert()
     result = pytester.runpytest(*pair, "--audit-html=a.html", "-k", "finite", "-p", "in_the_way")
     assert result.ret == 4
-    assert "a report cannot be written" in result.stdout.str()
+    assert "cannot be written" in result.stdout.str()
     assert not (pytester.path / "a.html.part").exists()
