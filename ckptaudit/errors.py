@@ -23,8 +23,17 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ConfigError(CkptAuditError):
+    """The configuration is badly written, or speaks of what is not there; the text names file and key."""
+
+
 class CacheError(CkptAuditError):
     """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
+
+
+def ended(text: str) -> str:
+    """A sentence with its full stop, unless it ends in a question."""
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def printable(text: object) -> str:

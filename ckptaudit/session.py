@@ -13,27 +13,32 @@ from platform import python_version
 
 from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
-from ckptaudit.checks import Check, CheckFile, load_checks
+from ckptaudit.checks import Check, CheckFile
+from ckptaudit.config import Config, check_files, load_config
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.metrics import REGISTRY, Measurement, nearest
-from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
-from ckptaudit.policy import DEFAULT_PROFILE, profile_file
+from ckptaudit.limits import Limits
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement, nearest
+from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.result import (
     About,
     AuditResult,
     CheckpointRow,
     CheckRow,
+    SpectrumRow,
     Summary,
     check_row,
     checkpoint_row,
     measurement_row,
     verdict_row,
 )
+from ckptaudit.selection import selected, subjects
+from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
-from ckptaudit.verdict import Verdict, judge, judge_pair
+from ckptaudit.terms import Terms
+from ckptaudit.verdict import Verdict, broken_tensors, finding_about, judge, judge_pair
+from ckptaudit.waivers import Granted, forgive
 
-MODEL = "model"
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 
 
@@ -53,6 +58,13 @@ class Request:
     check: Check
     run: Run
     subject: str
+    limits: Limits | None = None
+    granted: tuple[Granted, ...] = ()
+
+    @property
+    def strictest(self) -> float:
+        """The limit inside which nothing that it rests on can be broken."""
+        return self.check.limit if self.limits is None else self.limits.strictest(self.check)
 
     @property
     def id(self) -> str:
@@ -90,6 +102,7 @@ class AuditSession:
         self.exact = exact
         self.cache = cache
         self.store = store or MeasurementStore()
+        self.terms = Terms(Config(), (), {})
         self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
         self._everything = True
@@ -99,14 +112,34 @@ class AuditSession:
     def requests(self, file: CheckFile) -> Iterator[Request]:
         """Every verdict that a check file asks for. A check that selects nothing still asks for one."""
         self.admit(file)
-        for check in file.checks:
+        for written in file.checks:
+            check = self.terms.effective(written)
             for run in self.runs:
-                for subject in _subjects(check, run.pair):
-                    yield Request(check, run, subject)
+                limits = self.terms.limits(written, run.path, file.home(written))
+                granted = self.terms.granted(written, run.path)
+                for subject in subjects(check, run.pair):
+                    yield Request(check, run, subject, limits, granted)
 
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
-        self._checks |= {check.id: check_row(check, file.path.name) for check in file.checks}
+        checks = map(self.terms.effective, file.checks)
+        self._checks |= {check.id: check_row(check, file.path.name) for check in checks}
+
+    def agree(
+        self,
+        config: Config,
+        files: Sequence[CheckFile],
+        *,
+        known: Sequence[CheckFile] = (),
+        strict: bool = False,
+        forgiving: bool = True,
+    ) -> None:
+        """Take over a configuration for the checks of these files; `known` are further ones it may speak of.
+
+        Raises ConfigError if it speaks of checks, subjects or tensors that are not there.
+        """
+        pairs = {run.path: run.pair for run in self.runs}
+        self.terms = Terms(config, files, pairs, known=known, strict=strict, forgiving=forgiving)
 
     def expect(self, requests: Sequence[Request], *, everything: bool = False) -> None:
         """Say which verdicts will be asked for, so that bounds may stand in for numbers that none of them needs.
@@ -128,15 +161,36 @@ class AuditSession:
         return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
 
     def verdict(self, request: Request) -> Verdict:
-        """Measure what is missing and decide."""
+        """Measure what is missing, decide, and forgive what a waiver forgives."""
+        verdict = self._decided(request)
+        if verdict.outcome != "failed" or not request.granted:
+            return verdict
+        return forgive(
+            verdict, request.granted, self._broken(request), lambda spared: self._decided(request, spared)
+        )
+
+    def _decided(self, request: Request, spared: frozenset[str] = frozenset()) -> Verdict:
+        """The verdict without the tensors that are spared."""
         check, run = request.check, request.run
         if check.about_pair:
-            return judge_pair(check, request.subject, run.path, run.pair)
-        names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
+            findings = [f for f in PAIR_FACTS[check.metric].findings(run.pair) if finding_about(f) not in spared]
+            return judge_pair(check, request.subject, run.path, findings, request.limits)
+        rows = [m for m in self._rows(request) if m.tensor not in spared]
+        return judge(check, request.subject, run.path, rows, request.limits)
+
+    def _broken(self, request: Request) -> frozenset[str]:
+        check = request.check
+        if check.about_pair:
+            return frozenset(map(finding_about, PAIR_FACTS[check.metric].findings(request.run.pair)))
+        return broken_tensors(check, self._rows(request), request.limits or Limits.own(check))
+
+    def _rows(self, request: Request) -> list[Measurement]:
+        """Every measurement that a verdict rests on, and other metrics of the same tensors."""
+        check, run = request.check, request.run
+        names = {name for tensor in selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
-        rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
-        return judge(check, request.subject, run.path, rows)
+        return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
 
     def measure(self, metric: str, run: Run, subject: str, roles: Sequence[str]) -> dict[str, float]:
         """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
@@ -156,7 +210,20 @@ class AuditSession:
             m.tensor: float("nan") if m.value is None else m.value for m in self._extra[key] if m.tensor in names
         }
 
-    def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
+    def spectra(self, verdicts: Sequence[Verdict]) -> tuple[SpectrumRow, ...]:
+        """The worst matrices in full, for the page: decompositions that no verdict needs.
+
+        A file that has gone since is no reason to lose the page: its matrix is left out.
+        """
+        most = max(1, MOST // len(self.runs))
+        rows = (
+            spectrum_row(run.path, matrix, self.device)
+            for run in self.runs
+            for matrix in worst_matrices((v for v in verdicts if v.tuned == run.path), run.pair, most=most)
+        )
+        return tuple(row for row in rows if row is not None)
+
+    def result(self, verdicts: Sequence[Verdict], spectra: Sequence[SpectrumRow] = ()) -> AuditResult:
         """All that was found, for the reports."""
         entries = sorted(self.store.entries(), key=lambda e: (e.tuned, e.subject))
         return AuditResult(
@@ -166,10 +233,11 @@ class AuditSession:
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
-            notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
+            notes=(*dict.fromkeys(n for run in self.runs for n in run.pair.notes), *self.terms.remarks(verdicts)),
             checkpoints=self._checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self._about(),
+            spectra=tuple(spectra),
         )
 
     @cached_property
@@ -195,7 +263,7 @@ class AuditSession:
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
             if request.run is run and subject in _rests_on(request) and not request.check.about_pair:
-                for tensor in _selected(request.check, run.pair, subject):
+                for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
 
@@ -206,16 +274,16 @@ def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
     A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
     guard is not there: such a verdict needs the numbers themselves.
     """
-    checks = {r.check for r in requests if not r.check.about_pair}
-    guards = {c.only_where.metric for c in checks if c.only_where is not None}
+    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
+    guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
     limits: dict[str, float] = {}
     for name, metric in REGISTRY.items():
-        asking = [c for c in checks if c.metric == name]
+        asking = [(c, limit) for c, limit in asked if c.metric == name]
         above = metric.upper_bound is not None
-        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c in asking)
+        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
         if metric.bound is not None and name not in guards and plain:
             strictest = min if above else max
-            limits[name] = strictest((c.limit for c in asking), default=math.inf if above else -math.inf)
+            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
     return limits
 
 
@@ -223,22 +291,31 @@ def audit(
     base: str | Path,
     tuned: str | Path | Sequence[str | Path],
     *,
-    profile: str = DEFAULT_PROFILE,
+    profile: str = "",
+    config: str | Path | Config | None = None,
     device: str = "auto",
     exact: bool = False,
+    strict: bool = False,
     cache: str | Path | None = None,
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
-    `cache` is a folder, or "off"; by default it lies where the command's does.
+    `config` is a configuration or the path of one; none is looked for. `profile` overrules the one it
+    names. `cache` is a folder, or "off"; by default it lies where the command's does.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
-    file = load_checks(profile_file(profile))
-    kept = open_cache(None if cache is None else str(cache))
+    config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
+    files = check_files(config, profile)
     session = AuditSession(
-        str(base), [str(p) for p in paths], device=device, exact=exact, cache=kept, profile=profile
+        str(base),
+        [str(p) for p in paths],
+        device=device,
+        exact=exact,
+        cache=open_cache(None if cache is None else str(cache)),
+        profile=files[0].path.stem,
     )
-    requests = list(session.requests(file))
+    session.agree(config, files, strict=strict)
+    requests = [request for file in files for request in session.requests(file)]
     session.expect(requests, everything=True)
     return session.result([session.verdict(request) for request in requests])
 
@@ -253,24 +330,6 @@ def _labels(tuned: Sequence[str]) -> list[str]:
         return [""]
     names = [Path(path).name for path in tuned]
     return names if len(set(names)) == len(names) else [path.strip("/") for path in tuned]
-
-
-def _selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
-    """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
-    chosen = pair.select(check.roles)
-    subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(t for tensors in subjects.values() for t in tensors if applies(check.metric, t))
-
-
-def _subjects(check: Check, pair: ModelPair) -> list[str]:
-    if check.per == "model" or check.about_pair:
-        return [MODEL]
-    chosen = {
-        subject: tensors for subject in pair.select(check.roles) if (tensors := _selected(check, pair, subject))
-    }
-    if check.per == "layer":
-        return list(chosen) or [MODEL]
-    return [name for tensors in chosen.values() for t in tensors for name in t.matrix_names()] or [MODEL]
 
 
 def _rests_on(request: Request) -> list[str]:

@@ -23,9 +23,14 @@ def _checks(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--audit-profile",
         metavar="NAME",
-        default=DEFAULT_PROFILE,
-        help=f"bundled checks to run: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
+        help=f"bundled checks to run: {', '.join(PROFILES)} (default: the configuration's, else {DEFAULT_PROFILE})",
     )
+    group.addoption(
+        "--audit-config",
+        metavar="FILE",
+        help="limits and waivers of your own (default: ckptaudit.toml, else [tool.ckptaudit] in pyproject.toml)",
+    )
+    group.addoption("--audit-strict", action="store_true", help="checks that only warn close the gate as well")
 
 
 def _computing(group: pytest.OptionGroup) -> None:
@@ -50,3 +55,4 @@ def _computing(group: pytest.OptionGroup) -> None:
 
 def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
+    group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
