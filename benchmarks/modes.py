@@ -51,7 +51,7 @@ class Mode:
     """A command and what it stands for.
 
     `faster` are the floors: how many times faster than a comparator it has to be (below one: how many times
-    slower it may be). `slow` ones run in fewer rounds.
+    slower it may be). `slow` ones run in fewer rounds, and at the smallest and the largest size alone.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
     _share_the_machine()
     # Imported late: these pull in torch, and most pytest runs on a machine audit nothing.
-    from ckptaudit.plugin.gate import Gate
+    if "torch" in sys.modules:
+        from ckptaudit.plugin.gate import Gate
+    else:
+        from ckptaudit.plugin.loading import kept_for_good
+
+        with kept_for_good():
+            from ckptaudit.plugin.gate import Gate
 
     return Gate(config, base, tuned)
 
