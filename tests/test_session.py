@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import ckptaudit
-from ckptaudit.checks import load_checks
+from ckptaudit.checks import Guard, load_checks
 from ckptaudit.policy import profile_file
-from ckptaudit.session import AuditSession
+from ckptaudit.session import AuditSession, Request, settled_by_bounds
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
@@ -105,3 +108,45 @@ def test_bf16_fp16_and_fp32_sides_give_the_same_geometry(fixture_pairs: Path, tm
     values = {(v.check, v.subject): v.value for v in narrow.verdicts}
     for verdict in wide.verdicts:
         assert verdict.value == pytest.approx(values[verdict.check, verdict.subject], rel=1e-9, abs=1e-9)
+
+
+def request_of(session: AuditSession, **changed: object) -> Request:
+    """The first request of the spectral drift check, its check changed."""
+    requests = session.requests(load_checks(profile_file("rlvr")))
+    drift = next(r for r in requests if r.check.id == "spectral-drift")
+    return replace(drift, check=msgspec.structs.replace(drift.check, **changed))
+
+
+def test_the_strictest_check_says_how_good_a_bound_must_be(fixture_pairs: Path) -> None:
+    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
+    strict, lenient = (request_of(session, at_most=limit) for limit in (1e-4, 1e-2))
+    limits = settled_by_bounds([lenient, strict])
+    assert limits["normalized_spectral_shift"] == 1e-4
+    assert limits["principal_rotation_left"] == math.inf
+    assert limits["update_hill_alpha"] == -math.inf
+    assert "relative_update_norm" not in limits
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"judge_by": "mean"},
+        {"judge_by": "weighted_mean"},
+        {"judge_by": "sum"},
+        {"at_most": None, "at_least": 1e-9},
+        {"metric": "relative_update_norm", "only_where": Guard("normalized_spectral_shift", 1e-9)},
+    ],
+)
+def test_what_needs_the_number_itself_gets_no_bound(fixture_pairs: Path, changed: dict[str, object]) -> None:
+    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
+    assert "normalized_spectral_shift" not in settled_by_bounds([request_of(session, **changed)])
+
+
+@pytest.mark.parametrize("run", ["rlvr-gentle", "sft"])
+def test_bounds_change_no_outcome(fixture_pairs: Path, run: str) -> None:
+    sides = fixture_pairs / "base", fixture_pairs / run
+    gate, exact = (ckptaudit.audit(*sides, exact=exact) for exact in (False, True))
+    assert [v.outcome for v in gate.verdicts] == [v.outcome for v in exact.verdicts]
+    assert {m.kind for m in exact.measurements} == {v.kind for v in exact.verdicts if v.kind} == {"exact"}
+    assert {m.kind for m in gate.measurements} == {"exact", "upper_bound", "lower_bound"}
+    assert all(v.kind == "exact" for v in gate.verdicts if v.outcome == "failed")

@@ -106,9 +106,7 @@ class ModelPair:
         """By subject, the tensors whose role is in any of the groups or matches any of the globs."""
         wanted = tuple(roles)
         if wanted not in self._selected:
-            chosen = {
-                subject: tuple(t for t in ts if _is_wanted(t, wanted)) for subject, ts in self.subjects.items()
-            }
+            chosen = {s: tuple(t for t in ts if _is_wanted(t, wanted)) for s, ts in self.subjects.items()}
             self._selected[wanted] = {subject: tensors for subject, tensors in chosen.items() if tensors}
         return self._selected[wanted]
 
