@@ -38,7 +38,7 @@ def gentle() -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What claims need beside the pair, by name: really collected from the bundled base, and a real aligned model."""
+    """What claims need beside the pair, by name: collected from the bundled base, and a real aligned model."""
     folder = tmp_path_factory.mktemp("inputs")
     wanted = {
         "gradients": ("gradients", "task.jsonl"),
