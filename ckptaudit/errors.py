@@ -35,6 +35,10 @@ class CacheError(CkptAuditError):
     """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
 
 
+class CollectionError(CkptAuditError):
+    """Gradients cannot be collected: no such model or probes, or nothing to score."""
+
+
 def ended(text: str) -> str:
     """A sentence with its full stop, unless it ends in a question."""
     return text if text.endswith(("?", ".")) else f"{text}."

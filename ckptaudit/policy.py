@@ -10,6 +10,10 @@ PROFILES = {
     "rlvr": "rlvr.toml",
     "sft": "sft.toml",
     "integrity": "integrity.toml",
+    "unlearning": "unlearning.toml",
+    "alignguard": "alignguard.toml",
+    "gist": "gist.toml",
+    "alignment_restoration": "alignment_restoration.toml",
 }
 DEFAULT_PROFILE = "rlvr"
 DEFAULT_MEMORY = "256MiB"

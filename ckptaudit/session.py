@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,8 +19,10 @@ from ckptaudit.checks import Check, CheckFile
 from ckptaudit.config import Config, check_files, load_config
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.inputs import Inputs, open_inputs
 from ckptaudit.limits import Limits
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement, nearest
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, nearest
+from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.result import (
     About,
@@ -38,7 +40,15 @@ from ckptaudit.selection import selected, subjects
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
 from ckptaudit.terms import Terms
-from ckptaudit.verdict import Verdict, broken_tensors, finding_about, judge, judge_pair
+from ckptaudit.verdict import (
+    Verdict,
+    broken_tensors,
+    finding_about,
+    judge,
+    judge_group,
+    judge_pair,
+    left_out,
+)
 from ckptaudit.waivers import Granted, forgive
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
@@ -97,6 +107,7 @@ class AuditSession:
         memory: int = BATCH_BYTES,
         command: Sequence[str] = (),
         profile: str = "",
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         self.base = base
         self.started = datetime.now(UTC)
@@ -105,6 +116,7 @@ class AuditSession:
         self.runs = tuple(
             _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
         )
+        self.inputs: Inputs = open_inputs(inputs or {}, opened)
         self.device = pick_device(device)
         self.exact = exact
         self.cache = cache
@@ -114,6 +126,7 @@ class AuditSession:
         self._requests: tuple[Request, ...] | None = None
         self._everything = True
         self._checks: dict[str, CheckRow] = {}
+        self._named: set[str] = set()
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
     def requests(self, file: CheckFile) -> Iterator[Request]:
@@ -131,6 +144,7 @@ class AuditSession:
         """Remember what the file's checks say, for the result."""
         checks = map(self.terms.effective, file.checks)
         self._checks |= {check.id: check_row(check, file.path.name) for check in checks}
+        self._named |= {name for check in file.checks for name in check.metrics}
 
     def agree(
         self,
@@ -182,6 +196,8 @@ class AuditSession:
         if check.about_pair:
             findings = [f for f in PAIR_FACTS[check.metric].findings(run.pair) if finding_about(f) not in spared]
             return judge_pair(check, request.subject, run.path, findings, request.limits)
+        if check.about_group:
+            return self._of_group(request)
         rows = [m for m in self._rows(request) if m.tensor not in spared]
         return judge(check, request.subject, run.path, rows, request.limits)
 
@@ -189,6 +205,8 @@ class AuditSession:
         check = request.check
         if check.about_pair:
             return frozenset(map(finding_about, PAIR_FACTS[check.metric].findings(request.run.pair)))
+        if check.about_group:
+            return frozenset()
         return broken_tensors(check, self._rows(request), request.limits or Limits.own(check))
 
     def _rows(self, request: Request) -> list[Measurement]:
@@ -198,6 +216,25 @@ class AuditSession:
         if check.per == "matrix":
             names &= {request.subject}
         return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
+
+    def _of_group(self, request: Request) -> Verdict:
+        check, run, subject = request.check, request.run, request.subject
+        metric, tensors = GROUP_METRICS[check.metric], selected(check, run.pair, subject)
+        limits = request.limits or Limits.own(check)
+        if check.per == "matrix":
+            tensors = tuple(t for t in tensors if subject in t.matrix_names())
+        if not tensors:
+            return judge(check, subject, run.path, (), limits)
+        if reason := self.inputs.lacking(metric.inputs, tensors):
+            return left_out(check, subject, run.path, reason, limits)
+        key = f"{check.metric} of {subject}: {', '.join(check.roles)}"
+        (measured,) = self.store.take(
+            run.path,
+            key,
+            lambda: [measure_group(metric, subject, check.roles, run.pair, tensors, self.inputs, self.device)],
+        )
+        # Terms admit no override that names some of the weights only: any of them has the limit of all.
+        return judge_group(check, subject, run.path, measured, limits.of(tensors[0].matrix_names()[0]))
 
     def measure(self, metric: str, run: Run, subject: str, roles: Sequence[str]) -> dict[str, float]:
         """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
@@ -240,7 +277,10 @@ class AuditSession:
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
-            notes=(*dict.fromkeys(n for run in self.runs for n in run.pair.notes), *self.terms.remarks(verdicts)),
+            notes=(
+                *dict.fromkeys((*(n for run in self.runs for n in run.pair.notes), *self.inputs.notes)),
+                *self.terms.remarks(verdicts),
+            ),
             checkpoints=self.checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self.about(),
@@ -262,16 +302,18 @@ class AuditSession:
             exact=self.exact,
             started=self.started.isoformat(timespec="seconds"),
             seconds=round((datetime.now(UTC) - self.started).total_seconds(), 3),
+            inputs=self.inputs.paths,
             versions={"python": python_version(), **{name: version(name) for name in PACKAGES}},
         )
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
         if self._requests is None or self._everything:
-            return [Job(t, frozenset(REGISTRY)) for t in tensors]
+            wanted_of_all = frozenset(n for n, metric in REGISTRY.items() if metric.standing or n in self._named)
+            return [Job(t, wanted_of_all) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
-            if request.run is run and subject in _rests_on(request) and not request.check.about_pair:
+            if request.run is run and subject in _rests_on(request):
                 for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
@@ -306,11 +348,13 @@ def audit(
     exact: bool = False,
     strict: bool = False,
     cache: str | Path | None = None,
+    inputs: Mapping[str, str | Path] | None = None,
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
     `config` is a configuration or the path of one; none is looked for. `profile` overrules the one it
-    names. `cache` is a folder, or "off"; by default it lies where the command's does.
+    names. `cache` is a folder, or "off"; by default it lies where the command's does. `inputs` gives by
+    name what some claims need beside the pair: `{"fisher": "fisher.safetensors"}`.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
@@ -322,6 +366,7 @@ def audit(
         exact=exact,
         cache=open_cache(None if cache is None else str(cache)),
         profile=files[0].path.stem,
+        inputs={name: str(path) for name, path in (inputs or {}).items()},
     )
     session.agree(config, files, strict=strict)
     asked = [(request, f"{file.path.name}::{request.name}") for file in files for request in session.requests(file)]
@@ -343,7 +388,7 @@ def _labels(tuned: Sequence[str]) -> list[str]:
 
 def _rests_on(request: Request) -> list[str]:
     """The subjects whose measurements a verdict needs."""
-    if request.check.about_pair:
+    if request.check.about_pair or request.check.about_group:
         return []
     pair = request.run.pair
     if request.subject in pair.subjects:

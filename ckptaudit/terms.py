@@ -169,12 +169,13 @@ def _problems(override: Override, check: Check, owned: Sequence[Owned]) -> Itera
 
 def _splits(override: Override, check: Check, owned: Sequence[Owned]) -> Iterator[str]:
     """An average or a sum has one limit; parts of it cannot be held to others."""
-    if check.judge_by == "worst":
+    if check.judge_by == "worst" and not check.about_group:
         return
     for subject, its in chain(*(o.items() for o in owned)):
         hit = sum(meant(override, part) for part in its)
         if 0 < hit < len(its):
-            how, whole = check.judge_by.replace("_", " "), ", or whole layers" if check.per == "layer" else ""
+            how = "whole" if check.about_group else check.judge_by.replace("_", " ")
+            whole = ", or whole layers" if check.per == "layer" else ""
             yield (
                 f"{override.scope}: {check.id} judges {printable(subject)} by the {how} of {len(its)} tensors, "
                 f"which has one limit, and this names {hit} of them; name all of them{whole}"

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checks import Check, Severity
-from ckptaudit.limits import Limits
+from ckptaudit.limits import Limit, Limits
 from ckptaudit.metrics import REGISTRY, Kind, Measurement
 
 Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
@@ -142,6 +142,34 @@ def judge_pair(
 def finding_about(finding: str) -> str:
     """The tensor that a finding about the pair is about, under its printable name."""
     return finding.partition(":")[0]
+
+
+def judge_group(check: Check, subject: str, tuned: str, measured: Measurement, limit: Limit) -> Verdict:
+    """Decide a check about several weights taken together, by their one number."""
+    if measured.value is None or not math.isfinite(measured.value):
+        reason = measured.remark or f"{check.metric} of {subject} has no value"
+        return _undecided(check, subject, tuned, "error", reason, Limits(limit), worst=measured.worst or None)
+    return Verdict(
+        tuned=tuned,
+        check=check.id,
+        subject=subject,
+        outcome="failed" if not check.margin(measured.value, limit.value) >= 0 else "passed",
+        worst=measured.worst or subject,
+        value=measured.value,
+        kind=measured.kind,
+        limit=limit.value,
+        source=check.source,
+        metric=check.metric,
+        sign=check.sign,
+        severity=check.severity,
+        ranking=(Ranked(subject, measured.value, measured.remark),),
+        limit_from=limit.origin,
+    )
+
+
+def left_out(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
+    """The verdict of a check that was not given what it needs."""
+    return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
 
 
 def undecidable(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:

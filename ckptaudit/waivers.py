@@ -64,6 +64,8 @@ def grant(waiver: Waiver, check: Check, pair: ModelPair, *, has_ended: bool) -> 
     if waiver.subject in owned:
         whole = frozenset({waiver.subject})
         return Granted(waiver, has_ended, subjects=whole, tensors=frozenset(), touched=whole)
+    if check.about_group:
+        return None  # its one number cannot be had without some of the tensors
     hits = [(n.subject, n.matrix) for n in _named(check, pair, owned) if fits(waiver.subject, *n[1:])]
     if not hits:
         return None

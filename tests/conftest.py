@@ -13,6 +13,7 @@ import ckptaudit.checkpoints.recognise
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.collect import Request, collect
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -41,6 +42,23 @@ def base() -> Checkpoint:
 @pytest.fixture(scope="session")
 def gentle() -> Checkpoint:
     return open_checkpoint(FIXTURES / "rlvr-gentle")
+
+
+@pytest.fixture(scope="session")
+def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What claims need beside the pair, by name: collected from the bundled base, and a real aligned model."""
+    folder = tmp_path_factory.mktemp("inputs")
+    wanted = {
+        "gradients": ("gradients", "task.jsonl"),
+        "retain_gradients": ("gradients", "retain.jsonl"),
+        "fisher": ("fisher", "retain.jsonl"),
+    }
+    for name, (what, probes) in wanted.items():
+        output = folder / f"{name}.safetensors"
+        data = FIXTURES / "probes" / probes
+        collect(Request(what=what, model=str(FIXTURES / "base"), data=data, output=output, samples=16))
+    paths = {name: str(folder / f"{name}.safetensors") for name in wanted}
+    return {**paths, "aligned": str(FIXTURES / "rlvr-step70")}
 
 
 @pytest.fixture

@@ -9,13 +9,22 @@ import pytest
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
+from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
-from ckptaudit.perturbations import PERTURBATIONS
+from ckptaudit.perturbations import PERTURBATIONS, damaged_inputs
 from ckptaudit.policy import PROFILES, bundled_check_files, bundled_checks
 from ckptaudit.session import AuditSession, Request, Run
 from ckptaudit.verdict import Verdict
 
-GOOD = {"rlvr.toml": "rlvr-gentle", "sft.toml": "sft", "integrity.toml": "rlvr-gentle"}
+GOOD = {
+    "rlvr.toml": "rlvr-gentle",
+    "sft.toml": "sft",
+    "integrity.toml": "rlvr-gentle",
+    "unlearning.toml": "rlvr-gentle",
+    "gist.toml": "rlvr-gentle",
+    "alignguard.toml": "rlvr",
+    "alignment_restoration.toml": "rlvr",
+}
 
 CASES = [
     pytest.param(path, check, id=f"{path.stem}-{check.id}")
@@ -24,14 +33,22 @@ CASES = [
 ]
 
 
-def verdicts(check: Check, base: Path, tuned: Path, damage: str | None = None) -> list[Verdict]:
-    session = AuditSession(str(base), [str(tuned)])
+def verdicts(
+    check: Check, base: Path, tuned: Path, inputs: dict[str, str], damage: str | None = None
+) -> list[Verdict]:
+    session = AuditSession(str(base), [str(tuned)], inputs=_needed(check, inputs))
     if damage is not None:
-        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), open_checkpoint(tuned))
+        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), open_checkpoint(tuned), session.inputs)
+        session.inputs = damaged_inputs(damage, session.inputs)
         session.runs = (Run("", str(tuned), pair_checkpoints(open_checkpoint(base), broken)),)
     requests = [Request(check, session.runs[0], s) for s in subjects(session, check)]
     session.expect(requests)
     return [session.verdict(request) for request in requests]
+
+
+def _needed(check: Check, inputs: dict[str, str]) -> dict[str, str]:
+    metric = GROUP_METRICS.get(check.metric)
+    return {name: inputs[name] for name in metric.inputs} if metric else {}
 
 
 def subjects(session: AuditSession, check: Check) -> list[str]:
@@ -41,16 +58,21 @@ def subjects(session: AuditSession, check: Check) -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_holds_on_the_good_pair_and_selects_something(path: Path, check: Check, fixture_pairs: Path) -> None:
-    given = verdicts(check, fixture_pairs / "base", fixture_pairs / GOOD[path.name])
+def test_holds_on_the_good_pair_and_selects_something(
+    path: Path, check: Check, fixture_pairs: Path, collected_inputs: dict[str, str]
+) -> None:
+    given = verdicts(check, fixture_pairs / "base", fixture_pairs / GOOD[path.name], collected_inputs)
 
     assert given
     assert {v.outcome for v in given} == {"passed"}, given
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_is_broken_by_its_own_damage(path: Path, check: Check, fixture_pairs: Path) -> None:
-    given = verdicts(check, fixture_pairs / "base", fixture_pairs / GOOD[path.name], check.breaks_when)
+def test_is_broken_by_its_own_damage(
+    path: Path, check: Check, fixture_pairs: Path, collected_inputs: dict[str, str]
+) -> None:
+    tuned = fixture_pairs / GOOD[path.name]
+    given = verdicts(check, fixture_pairs / "base", tuned, collected_inputs, check.breaks_when)
 
     assert "failed" in {v.outcome for v in given}, given
 

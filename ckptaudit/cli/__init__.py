@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, checks, diff, explain, inspect, report
+from ckptaudit.cli import audit, cache, checks, collect, diff, explain, inspect, report
 from ckptaudit.errors import CkptAuditError, printable
 
 CANNOT_BE_JUDGED = 4
@@ -34,6 +34,7 @@ COMMANDS = {
     "cache": cache,
     "report": report,
     "diff": diff,
+    "collect": collect,
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ckptaudit.metrics import entries, rotation, spectrum
+from ckptaudit.metrics import alignment, entries, fisher, gradients, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
@@ -12,10 +13,12 @@ from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
 __all__ = [
     "ALPHA",
     "ETA",
+    "GROUP_METRICS",
     "NARROW",
     "PAIR_FACTS",
     "REGISTRY",
     "SHORT_SIDE",
+    "GroupMetric",
     "Kind",
     "LargePair",
     "Measurement",
@@ -25,13 +28,19 @@ __all__ = [
     "Recall",
     "Tensors",
     "afresh",
+    "described",
     "metric_names",
     "nearest",
 ]
 
-FAMILIES = (entries, spectrum, rotation)
+FAMILIES = (entries, spectrum, rotation, gradients, fisher, alignment)
 
 
 def metric_names() -> list[str]:
-    """Every name a check may use: metrics of matrices, and facts about the pair."""
-    return sorted([*REGISTRY, *PAIR_FACTS])
+    """Every name a check may use: metrics of matrices, of groups of weights, and facts about the pair."""
+    return sorted([*REGISTRY, *GROUP_METRICS, *PAIR_FACTS])
+
+
+def described(name: str) -> Metric | GroupMetric | PairFact | None:
+    """What stands behind a name, for its unit, formula and source."""
+    return REGISTRY.get(name) or GROUP_METRICS.get(name) or PAIR_FACTS.get(name)

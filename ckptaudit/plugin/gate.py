@@ -18,6 +18,7 @@ from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.engine import batch_budget
 from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.inputs import INPUTS
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
@@ -62,6 +63,7 @@ class Gate:
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=standing[0].path.stem if self.bundled_run else "",
+            inputs={name: path for name in INPUTS if (path := config.getoption(f"audit_{name}")) is not None},
         )
         self.session.agree(
             self.settings,

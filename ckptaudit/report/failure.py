@@ -6,7 +6,7 @@ import textwrap
 
 from ckptaudit.checks import Check
 from ckptaudit.errors import printable
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, described
 from ckptaudit.result import CheckRow, VerdictRow
 from ckptaudit.verdict import Ranked, Verdict
 
@@ -22,7 +22,7 @@ def number(value: float) -> str:
 
 def quantity(metric: str, value: float) -> str:
     """A value with its unit, where the unit says something."""
-    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
+    fact = described(metric)
     unit = fact.unit if fact else "1"
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
@@ -69,6 +69,8 @@ def _measured(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
     subject = printable(verdict.subject)
     if check.metric in PAIR_FACTS:
         return f"{compared(verdict)} ({verdict.metric})"
+    if check.metric in GROUP_METRICS:
+        return f"{compared(verdict)} ({verdict.metric}, of {subject} as one)"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
 
 
@@ -76,6 +78,11 @@ def _where(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking
+    if worst.tensor != verdict.worst:  # of weights taken together, one contributes most
+        return [
+            ("most of it", printable(verdict.worst or "")),
+            *([("remark", worst.remark)] if worst.remark else []),
+        ]
     rows = [("worst tensor", _ranked(worst))]
     return rows + [("next worst" if i == 0 else "", _ranked(r)) for i, r in enumerate(others)]
 
