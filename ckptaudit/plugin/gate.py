@@ -205,7 +205,7 @@ class Gate:
     def _tell_junit(self, report: pytest.TestReport) -> None:
         """The words of a broken claim that does not close the gate: pytest writes none for what passes."""
         xml = self.config.stash.get(xml_key, None)
-        text = next((text for title, text in report.sections if title.endswith(UNHEEDED)), None)
+        text = next((text for title, text in report.sections if title == f"Captured {UNHEEDED} call"), None)
         if xml is not None and text is not None:
             element = Element("system-out")
             element.text = text
