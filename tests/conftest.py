@@ -14,6 +14,8 @@ import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.collect import Request, collect
+from ckptaudit.result import AuditResult
+from ckptaudit.session import audit
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -87,3 +89,15 @@ def small_pair(write_checkpoint: WriteCheckpoint) -> tuple[Path, Path]:
         k: (v.float() * (1 + 1e-3 * torch.randn(v.shape, generator=random))).bfloat16() for k, v in before.items()
     }
     return write_checkpoint("base", before), write_checkpoint("tuned", after)
+
+
+@pytest.fixture(scope="session")
+def supervised() -> AuditResult:
+    """The bundled supervised run held against the checks of reinforcement learning."""
+    return audit(FIXTURES / "base", FIXTURES / "sft")
+
+
+@pytest.fixture(scope="session")
+def gentle_result() -> AuditResult:
+    """The bundled gentle run, which passes."""
+    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle")

@@ -147,10 +147,16 @@ class Gate:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Name the pair in the JUnit file, if there will be one."""
+        """Take the checkpoints' fingerprints before anything is measured; name the pair in the JUnit file."""
+        if self.worker is not None or self.config.option.collectonly:
+            return
+        try:
+            checkpoints = self.session.checkpoints
+        except CkptAuditError as error:
+            raise pytest.UsageError(str(error)) from None
         xml = self.config.stash.get(xml_key, None)
         if xml is not None:
-            for name, value in suite_properties(self.session.checkpoints, self.session.about()):
+            for name, value in suite_properties(checkpoints, self.session.about()):
                 xml.add_global_property(name, value)
 
     @pytest.hookimpl(trylast=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import EISDIR
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from ckptaudit.errors import ReportError
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write aside and rename: whoever reads `path` never sees half a file. Raises OSError."""
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, "a folder stands there", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.part")
     aside.write_bytes(content)
