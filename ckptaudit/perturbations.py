@@ -139,6 +139,17 @@ def flatten_update(base: Tensor, tuned: Tensor) -> Tensor:
     return damaged
 
 
+@matrices
+def add_intruder_direction(base: Tensor, tuned: Tensor) -> Tensor:
+    """One random direction on each side becomes the strongest, at twice the largest singular value."""
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(size, generator=random, dtype=tuned.dtype) for size in tuned.shape)
+    strength = 2 * torch.linalg.matrix_norm(tuned, ord=2)
+    return tuned + strength * torch.outer(u / u.norm(), v / v.norm())
+
+
 @vectors
 def shift_vectors(base: Tensor, tuned: Tensor) -> Tensor:
     """Norm gains and biases grow by half and then some."""

@@ -10,6 +10,9 @@ PROFILES = {
     "rlvr": "rlvr.toml",
     "sft": "sft.toml",
     "integrity": "integrity.toml",
+    "orthogonal_update": "orthogonal_update.toml",
+    "orthogonal_layer": "orthogonal_layer.toml",
+    "intruders": "intruders.toml",
 }
 DEFAULT_PROFILE = "rlvr"
 

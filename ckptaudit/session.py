@@ -180,7 +180,8 @@ class AuditSession:
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
         if self._requests is None:
-            return [Job(t, frozenset(REGISTRY)) for t in tensors]
+            standing = frozenset(name for name, metric in REGISTRY.items() if metric.standing)
+            return [Job(t, standing) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
             if request.run is run and subject in _rests_on(request) and not request.check.about_pair:

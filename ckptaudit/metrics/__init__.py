@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptaudit.metrics import entries, rotation, spectrum
+from ckptaudit.metrics import entries, intruders, orthogonality, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
@@ -22,7 +22,7 @@ __all__ = [
     "nearest",
 ]
 
-FAMILIES = (entries, spectrum, rotation)
+FAMILIES = (entries, spectrum, rotation, orthogonality, intruders)
 
 
 def metric_names() -> list[str]:

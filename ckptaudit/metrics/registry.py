@@ -21,7 +21,8 @@ class Metric:
 
     `needs` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
     pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound`,
-    where there is one, is cheap and a theorem: value <= upper_bound for every input.
+    where there is one, is cheap and a theorem: value <= upper_bound for every input. A `standing`
+    metric is measured by every full audit, another only where a check asks for it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Metric:
     compute: Function
     upper_bound: Function | None = None
     tolerates_nonfinite: bool = False
+    standing: bool = True
 
 
 REGISTRY: dict[str, Metric] = {}
@@ -45,6 +47,7 @@ def metric(
     needs: Needs,
     upper_bound: Function | None = None,
     tolerates_nonfinite: bool = False,
+    standing: bool = True,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under its own name."""
 
@@ -58,6 +61,7 @@ def metric(
             compute=function,
             upper_bound=upper_bound,
             tolerates_nonfinite=tolerates_nonfinite,
+            standing=standing,
         )
         return function
 
