@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from ckptaudit.errors import CheckDefinitionError, printable
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY, metric_names, nearest
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, metric_names, nearest
 from ckptaudit.perturbations import PERTURBATIONS
 
 Per = Literal["matrix", "layer", "model"]
@@ -79,6 +79,11 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def about_pair(self) -> bool:
         """Whether it judges the pair's headers rather than any matrix."""
         return self.metric in PAIR_FACTS
+
+    @property
+    def about_group(self) -> bool:
+        """Whether it judges several weights taken together, by one number."""
+        return self.metric in GROUP_METRICS
 
 
 @dataclass(frozen=True)
@@ -208,11 +213,23 @@ def _metric_problems(check: Check) -> Iterable[str]:
         yield f"key metric: unknown metric {check.metric!r}; {nearest(check.metric, metric_names())}"
     if check.about_pair and check.per != "model":
         yield f"key per: {check.metric} is a fact about the whole pair, so only model is allowed"
+    if check.about_group:
+        yield from _group_problems(check)
     guard = check.only_where
     if guard is not None and guard.metric not in REGISTRY:
         yield f"key only_where.metric: unknown metric {guard.metric!r}; {nearest(guard.metric, sorted(REGISTRY))}"
     if guard is not None and not math.isfinite(guard.at_least):
         yield "key only_where.at_least: a finite number is required"
+
+
+def _group_problems(check: Check) -> Iterable[str]:
+    allowed = GROUP_METRICS[check.metric].per
+    if check.per not in allowed:
+        yield f"key per: {check.metric} is a quantity of a {' or '.join(allowed)}"
+    if check.judge_by != "worst":
+        yield f"key judge_by: {check.metric} gives one number for all weights together; leave the key out"
+    if check.only_where is not None:
+        yield f"key only_where: {check.metric} is of several weights together; leave the key out"
 
 
 def _in_words(message: str) -> str:

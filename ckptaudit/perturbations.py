@@ -4,39 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
+from ckptaudit.inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Damage = Callable[[Checkpoint, Checkpoint], Checkpoint]
 Rewrite = Callable[["Tensor", "Tensor"], "Tensor"]
 
+
+class Damage(Protocol):
+    """(base, tuned) to the damaged tuned; some damages work with the inputs of the audit, or on them."""
+
+    def __call__(self, base: Checkpoint, tuned: Checkpoint, inputs: Inputs = ...) -> Checkpoint:
+        """The damaged tuned side."""
+
+
+NONE_GIVEN = Inputs()
+
 PERTURBATIONS: dict[str, Damage] = {}
+INPUT_DAMAGES: dict[str, Callable[[Inputs], Inputs]] = {}
+"""Damages to the inputs themselves, for checks that judge what the inputs alone decide."""
 DESCRIPTIONS: dict[str, str] = {}
 
 
-def damage(function: Damage) -> Damage:
+def damage(function: Callable[[Checkpoint, Checkpoint], Checkpoint]) -> Damage:
     """Register a damage to the whole checkpoint: (base, tuned) to the damaged tuned."""
-    PERTURBATIONS[function.__name__] = function
-    DESCRIPTIONS[function.__name__] = function.__doc__ or ""
+
+    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Inputs = NONE_GIVEN) -> Checkpoint:
+        return function(base, tuned)
+
+    return _registered(function.__name__, function.__doc__, damaged)
+
+
+def damage_by_inputs(function: Callable[[Checkpoint, Checkpoint, Inputs], Checkpoint]) -> Damage:
+    """Register a damage that the inputs guide: (base, tuned, inputs) to the damaged tuned."""
+
+    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Inputs = NONE_GIVEN) -> Checkpoint:
+        return function(base, tuned, inputs)
+
+    return _registered(function.__name__, function.__doc__, damaged)
+
+
+def damage_to_inputs(function: Callable[[Inputs], Inputs]) -> Callable[[Inputs], Inputs]:
+    """Register a damage to the inputs; the tuned side stays as it is."""
+    _registered(function.__name__, function.__doc__, lambda base, tuned, inputs=NONE_GIVEN: tuned)
+    INPUT_DAMAGES[function.__name__] = function
     return function
+
+
+def damaged_inputs(name: str, inputs: Inputs) -> Inputs:
+    """The inputs after a damage; most damages leave them alone."""
+    return INPUT_DAMAGES[name](inputs) if name in INPUT_DAMAGES else inputs
+
+
+def _registered(name: str, text: str | None, damaged: Damage) -> Damage:
+    PERTURBATIONS[name] = damaged
+    DESCRIPTIONS[name] = text or ""
+    return damaged
 
 
 def _registered_for(keep: Callable[[TensorHandle], bool]) -> Callable[[Rewrite], Rewrite]:
     """Register a damage to single tensors: (W0, W1) in float64 to the damaged W1, for the handles kept."""
 
     def register(rewrite: Rewrite) -> Rewrite:
-        def damaged(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+        def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Inputs = NONE_GIVEN) -> Checkpoint:
             shared = {name for name in tuned.tensors if name in base.tensors and keep(tuned.tensors[name])}
             return _with(
                 tuned, {name: _rewritten(base.tensors[name], tuned.tensors[name], rewrite) for name in shared}
             )
 
-        PERTURBATIONS[rewrite.__name__] = damaged
-        DESCRIPTIONS[rewrite.__name__] = rewrite.__doc__ or ""
+        _registered(rewrite.__name__, rewrite.__doc__, damaged)
         return rewrite
 
     return register

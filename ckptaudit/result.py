@@ -10,7 +10,7 @@ import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checks import Check, JudgeBy, Per, Severity
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.metrics import described
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.verdict import Outcome, Ranked, Verdict
 
@@ -74,7 +74,10 @@ class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result."""
+    """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result.
+
+    `inputs` are the paths of what was given beside the pair, by name.
+    """
 
     command: tuple[str, ...]
     profile: str
@@ -83,6 +86,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     seconds: float
     versions: dict[str, str]
+    inputs: dict[str, str] = {}
 
 
 class MeasurementRow(msgspec.Struct, frozen=True):
@@ -150,7 +154,7 @@ def verdict_row(v: Verdict) -> VerdictRow:
 
 def check_row(check: Check, file: str) -> CheckRow:
     """A check with the name of the file it stands in and its metric's unit."""
-    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric)
+    fact = described(check.metric)
     own = {name: getattr(check, name) for name in CheckRow.__struct_fields__ if name not in ("file", "unit")}
     return CheckRow(file=file, unit=fact.unit if fact else "1", **own)
 

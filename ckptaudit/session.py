@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,7 +15,9 @@ from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.metrics import REGISTRY, Measurement, nearest
+from ckptaudit.inputs import Inputs, open_inputs
+from ckptaudit.metrics import GROUP_METRICS, REGISTRY, Measurement, nearest
+from ckptaudit.metrics.groups import counts, measure_group
 from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
 from ckptaudit.policy import DEFAULT_PROFILE, profile_file
 from ckptaudit.result import (
@@ -30,7 +32,7 @@ from ckptaudit.result import (
     verdict_row,
 )
 from ckptaudit.store import MeasurementStore
-from ckptaudit.verdict import Verdict, judge, judge_pair
+from ckptaudit.verdict import Verdict, judge, judge_group, judge_pair, left_out
 
 MODEL = "model"
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
@@ -75,6 +77,7 @@ class AuditSession:
         store: MeasurementStore | None = None,
         command: Sequence[str] = (),
         profile: str = "",
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         self.base = base
         self.started = datetime.now(UTC)
@@ -83,11 +86,13 @@ class AuditSession:
         self.runs = tuple(
             _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
         )
+        self.inputs: Inputs = open_inputs(inputs or {}, opened)
         self.device = pick_device(device)
         self.exact = exact
         self.store = store or MeasurementStore()
         self._requests: tuple[Request, ...] | None = None
         self._checks: dict[str, CheckRow] = {}
+        self._named: set[str] = set()
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
     def requests(self, file: CheckFile) -> Iterator[Request]:
@@ -101,6 +106,7 @@ class AuditSession:
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
         self._checks |= {check.id: check_row(check, file.path.name) for check in file.checks}
+        self._named |= {name for check in file.checks for name in check.metrics}
 
     def expect(self, requests: Sequence[Request]) -> None:
         """Narrow the work to these verdicts; without this call every metric of every matrix is measured."""
@@ -121,11 +127,30 @@ class AuditSession:
         check, run = request.check, request.run
         if check.about_pair:
             return judge_pair(check, request.subject, run.path, run.pair)
+        if check.about_group:
+            return self._of_group(request)
         names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
         rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
         return judge(check, request.subject, run.path, rows)
+
+    def _of_group(self, request: Request) -> Verdict:
+        check, run, subject = request.check, request.run, request.subject
+        metric, tensors = GROUP_METRICS[check.metric], _selected(check, run.pair, subject)
+        if check.per == "matrix":
+            tensors = tuple(t for t in tensors if subject in t.matrix_names())
+        if not tensors:
+            return judge(check, subject, run.path, ())
+        if reason := self.inputs.lacking(metric.inputs, tensors):
+            return left_out(check, subject, run.path, reason)
+        key = f"{check.metric} of {subject}: {', '.join(check.roles)}"
+        (measured,) = self.store.take(
+            run.path,
+            key,
+            lambda: [measure_group(metric, subject, check.roles, run.pair, tensors, self.inputs, self.device)],
+        )
+        return judge_group(check, subject, run.path, measured)
 
     def measure(self, metric: str, run: Run, subject: str, roles: Sequence[str]) -> dict[str, float]:
         """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
@@ -155,7 +180,7 @@ class AuditSession:
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
             measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
             verdicts=tuple(verdict_row(v) for v in verdicts),
-            notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
+            notes=tuple(dict.fromkeys((*(n for run in self.runs for n in run.pair.notes), *self.inputs.notes))),
             checkpoints=self._checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self._about(),
@@ -174,17 +199,18 @@ class AuditSession:
             exact=self.exact,
             started=self.started.isoformat(timespec="seconds"),
             seconds=round((datetime.now(UTC) - self.started).total_seconds(), 3),
+            inputs=self.inputs.paths,
             versions={"python": python_version(), **{name: version(name) for name in PACKAGES}},
         )
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
         if self._requests is None:
-            standing = frozenset(name for name, metric in REGISTRY.items() if metric.standing)
-            return [Job(t, standing) for t in tensors]
+            wanted_of_all = frozenset(n for n, metric in REGISTRY.items() if metric.standing or n in self._named)
+            return [Job(t, wanted_of_all) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
-            if request.run is run and subject in _rests_on(request) and not request.check.about_pair:
+            if request.run is run and subject in _rests_on(request):
                 for tensor in _selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
@@ -210,11 +236,18 @@ def audit(
     profile: str = DEFAULT_PROFILE,
     device: str = "auto",
     exact: bool = False,
+    inputs: Mapping[str, str | Path] | None = None,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError."""
+    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
+
+    `inputs` gives by name what some claims need beside the pair: `{"fisher": "fisher.safetensors"}`.
+    """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     file = load_checks(profile_file(profile))
-    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
+    given = {name: str(path) for name, path in (inputs or {}).items()}
+    session = AuditSession(
+        str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile, inputs=given
+    )
     return session.result([session.verdict(request) for request in session.requests(file)])
 
 
@@ -234,7 +267,11 @@ def _selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTenso
     """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
     chosen = pair.select(check.roles)
     subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(t for tensors in subjects.values() for t in tensors if applies(check.metric, t))
+    return tuple(t for tensors in subjects.values() for t in tensors if _applies(check, t))
+
+
+def _applies(check: Check, tensor: AlignedTensor) -> bool:
+    return counts(tensor) if check.about_group else applies(check.metric, tensor)
 
 
 def _subjects(check: Check, pair: ModelPair) -> list[str]:
@@ -250,7 +287,7 @@ def _subjects(check: Check, pair: ModelPair) -> list[str]:
 
 def _rests_on(request: Request) -> list[str]:
     """The subjects whose measurements a verdict needs."""
-    if request.check.about_pair:
+    if request.check.about_pair or request.check.about_group:
         return []
     subjects = request.run.pair.subjects
     if request.subject in subjects:

@@ -104,6 +104,33 @@ def judge_pair(check: Check, subject: str, tuned: str, pair: ModelPair) -> Verdi
     )
 
 
+def judge_group(check: Check, subject: str, tuned: str, measured: Measurement) -> Verdict:
+    """Decide a check about several weights taken together, by their one number."""
+    if measured.value is None or not math.isfinite(measured.value):
+        reason = measured.remark or f"{check.metric} of {subject} has no value"
+        return _undecided(check, subject, tuned, "error", reason, worst=measured.worst or None)
+    return Verdict(
+        tuned=tuned,
+        check=check.id,
+        subject=subject,
+        outcome="failed" if not check.margin(measured.value) >= 0 else "passed",
+        worst=measured.worst or subject,
+        value=measured.value,
+        kind=measured.kind,
+        limit=check.limit,
+        source=check.source,
+        metric=check.metric,
+        sign=check.sign,
+        severity=check.severity,
+        ranking=(Ranked(subject, measured.value, measured.remark),),
+    )
+
+
+def left_out(check: Check, subject: str, tuned: str, reason: str) -> Verdict:
+    """The verdict of a check that was not given what it needs."""
+    return _undecided(check, subject, tuned, "skipped", reason)
+
+
 def undecidable(check: Check, subject: str, tuned: str, reason: str) -> Verdict:
     """The verdict of a check that something outside its claim kept from being judged."""
     return _undecided(check, subject, tuned, "error", reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckptaudit.metrics import entries, intruders, orthogonality, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
 from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
@@ -11,13 +12,16 @@ from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
 __all__ = [
     "ALPHA",
     "ETA",
+    "GROUP_METRICS",
     "PAIR_FACTS",
     "REGISTRY",
+    "GroupMetric",
     "Kind",
     "Measurement",
     "Metric",
     "PairBatch",
     "PairFact",
+    "described",
     "metric_names",
     "nearest",
 ]
@@ -26,5 +30,10 @@ FAMILIES = (entries, spectrum, rotation, orthogonality, intruders)
 
 
 def metric_names() -> list[str]:
-    """Every name a check may use: metrics of matrices, and facts about the pair."""
-    return sorted([*REGISTRY, *PAIR_FACTS])
+    """Every name a check may use: metrics of matrices, of groups of weights, and facts about the pair."""
+    return sorted([*REGISTRY, *GROUP_METRICS, *PAIR_FACTS])
+
+
+def described(name: str) -> Metric | GroupMetric | PairFact | None:
+    """What stands behind a name, for its unit, formula and source."""
+    return REGISTRY.get(name) or GROUP_METRICS.get(name) or PAIR_FACTS.get(name)

@@ -21,8 +21,8 @@ class Metric:
 
     `needs` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
     pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound`,
-    where there is one, is cheap and a theorem: value <= upper_bound for every input. A `standing`
-    metric is measured by every full audit, another only where a check asks for it.
+    where there is one, is cheap and a theorem: value <= upper_bound for every input. What is not
+    `standing` is measured only where a check asks for it, and no full audit reports it.
     """
 
     name: str

@@ -12,6 +12,7 @@ import pytest
 
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
+from ckptaudit.inputs import INPUTS
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
 from ckptaudit.plugin.progress import measuring
 from ckptaudit.policy import bundled_check_files, bundled_checks, profile_file
@@ -46,6 +47,7 @@ class Gate:
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=self.profile.stem if self.bundled_run else "",
+            inputs={name: path for name in INPUTS if (path := config.getoption(f"audit_{name}")) is not None},
         )
         for file in self.files.values():
             self.session.admit(file)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from ckptaudit.inputs import INPUTS
 from ckptaudit.policy import DEFAULT_PROFILE, PROFILES
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
     group = parser.getgroup("ckptaudit", "checkpoint audit")
-    for add in (_pair, _checks, _computing, _reports):
+    for add in (_pair, _checks, _inputs, _computing, _reports):
         add(group)
 
 
@@ -26,6 +27,11 @@ def _checks(group: pytest.OptionGroup) -> None:
         default=DEFAULT_PROFILE,
         help=f"bundled checks to run: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
     )
+
+
+def _inputs(group: pytest.OptionGroup) -> None:
+    for kind in INPUTS.values():
+        group.addoption(kind.option, metavar=kind.metavar, help=f"{kind.help}; for the checks that need it")
 
 
 def _computing(group: pytest.OptionGroup) -> None:

@@ -6,7 +6,7 @@ import textwrap
 
 from ckptaudit.checks import Check
 from ckptaudit.errors import printable
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.metrics import described
 from ckptaudit.verdict import Ranked, Verdict
 
 WIDTH = 100
@@ -19,7 +19,7 @@ def number(value: float) -> str:
 
 def quantity(metric: str, value: float) -> str:
     """A value with its unit, where the unit says something."""
-    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
+    fact = described(metric)
     unit = fact.unit if fact else "1"
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
@@ -53,6 +53,8 @@ def _measured(verdict: Verdict, check: Check) -> str:
     subject = printable(verdict.subject)
     if check.about_pair:
         return f"{compared(verdict)} ({verdict.metric})"
+    if check.about_group:
+        return f"{compared(verdict)} ({verdict.metric}, of {subject} as one)"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
 
 
@@ -60,6 +62,11 @@ def _where(verdict: Verdict) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking
+    if worst.tensor != verdict.worst:  # of weights taken together, one contributes most
+        return [
+            ("most of it", printable(verdict.worst or "")),
+            *([("remark", worst.remark)] if worst.remark else []),
+        ]
     rows = [("worst tensor", _ranked(worst))]
     return rows + [("next worst" if i == 0 else "", _ranked(r)) for i, r in enumerate(others)]
 
