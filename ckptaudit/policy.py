@@ -13,6 +13,8 @@ PROFILES = {
     "orthogonal_update": "orthogonal_update.toml",
     "orthogonal_layer": "orthogonal_layer.toml",
     "intruders": "intruders.toml",
+    "pissa": "pissa.toml",
+    "mode_connectivity": "mode_connectivity.toml",
 }
 DEFAULT_PROFILE = "rlvr"
 

@@ -13,6 +13,7 @@ import ckptaudit.checkpoints.recognise
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from training import learn_rotation, train_by_muon
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -33,6 +34,25 @@ def base() -> Checkpoint:
 @pytest.fixture(scope="session")
 def gentle() -> Checkpoint:
     return open_checkpoint(FIXTURES / "rlvr-gentle")
+
+
+@pytest.fixture(scope="session")
+def muon(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The bundled base, and what three steps of Muon on text of its own kind make of it."""
+    tuned = tmp_path_factory.mktemp("muon")
+    trained = train_by_muon(FIXTURES / "base", FIXTURES / "probes.jsonl")
+    save_file(trained, tuned / "model.safetensors")
+    return FIXTURES / "base", tuned
+
+
+@pytest.fixture(scope="session")
+def orthogonal_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A layer kept orthogonal while it learns to bring the sft model's embedding to the base's; first and last step."""
+    folder = tmp_path_factory.mktemp("orthogonal-layer")
+    old, new = (open_checkpoint(FIXTURES / side).tensors["model.embed_tokens.weight"] for side in ("base", "sft"))
+    for name, layer in zip(("first", "last"), learn_rotation(new.read().float(), old.read().float()), strict=True):
+        save_file({"adapter.orthogonal.weight": layer}, folder / f"{name}.safetensors")
+    return folder / "first.safetensors", folder / "last.safetensors"
 
 
 @pytest.fixture

@@ -10,12 +10,24 @@ import pytest
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
 from ckptaudit.pairing import pair_checkpoints
-from ckptaudit.perturbations import PERTURBATIONS
+from ckptaudit.perturbations import PERTURBATIONS, damaged_inputs
 from ckptaudit.policy import PROFILES, bundled_check_files, bundled_checks
 from ckptaudit.session import AuditSession, Request, Run
 from ckptaudit.verdict import Verdict
 
-GOOD = {"rlvr.toml": "rlvr-gentle", "sft.toml": "sft", "integrity.toml": "rlvr-gentle"}
+GOOD = {
+    "rlvr.toml": "rlvr-gentle",
+    "sft.toml": "sft",
+    "integrity.toml": "rlvr-gentle",
+    "orthogonal_update.toml": "muon",
+    "orthogonal_layer.toml": "orthogonal-layer",
+    "intruders.toml": "sft",
+    "pissa.toml": "pissa",
+    "mode_connectivity.toml": "rlvr-gentle",
+}
+# What the warning is about is true of every PiSSA adapter: the good pair of this check is another adapter.
+GOOD_FOR = {"pissa-fragile-under-rl": "lora"}
+INPUTS_FOR = {"pissa.toml": {"adapter_init": "pissa-init"}, "mode_connectivity.toml": {"probes": "probes.jsonl"}}
 
 CASES = [
     pytest.param(path, check, id=f"{path.stem}-{check.id}")
@@ -24,10 +36,24 @@ CASES = [
 ]
 
 
-def verdicts(check: Check, base: Path, tuned: Path, damage: str | None = None) -> list[Verdict]:
-    session = AuditSession(str(base), [str(tuned)])
+@pytest.fixture
+def good(path: Path, check: Check, fixture_pairs: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """Base and tuned of which the check's claim is true."""
+    name = GOOD_FOR.get(check.id, GOOD[path.name])
+    if (fixture_pairs / name).exists():
+        return fixture_pairs / "base", fixture_pairs / name
+    made: tuple[Path, Path] = request.getfixturevalue(name.replace("-", "_"))
+    return made
+
+
+def verdicts(path: Path, check: Check, good: tuple[Path, Path], damage: str | None = None) -> list[Verdict]:
+    base, tuned = good
+    inputs = {name: str(base.parent / file) for name, file in INPUTS_FOR.get(path.name, {}).items()}
+    session = AuditSession(str(base), [str(tuned)], inputs=inputs)
     if damage is not None:
-        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), open_checkpoint(tuned))
+        whole = session.runs[0].pair.tuned
+        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), whole, session.inputs)
+        session.inputs = damaged_inputs(damage, session.inputs)
         session.runs = (Run("", str(tuned), pair_checkpoints(open_checkpoint(base), broken)),)
     requests = [Request(check, session.runs[0], s) for s in subjects(session, check)]
     session.expect(requests)
@@ -41,16 +67,16 @@ def subjects(session: AuditSession, check: Check) -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_holds_on_the_good_pair_and_selects_something(path: Path, check: Check, fixture_pairs: Path) -> None:
-    given = verdicts(check, fixture_pairs / "base", fixture_pairs / GOOD[path.name])
+def test_holds_on_the_good_pair_and_selects_something(path: Path, check: Check, good: tuple[Path, Path]) -> None:
+    given = verdicts(path, check, good)
 
     assert given
     assert {v.outcome for v in given} == {"passed"}, given
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_is_broken_by_its_own_damage(path: Path, check: Check, fixture_pairs: Path) -> None:
-    given = verdicts(check, fixture_pairs / "base", fixture_pairs / GOOD[path.name], check.breaks_when)
+def test_is_broken_by_its_own_damage(path: Path, check: Check, good: tuple[Path, Path]) -> None:
+    given = verdicts(path, check, good, check.breaks_when)
 
     assert "failed" in {v.outcome for v in given}, given
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptaudit.metrics import entries, intruders, orthogonality, rotation, spectrum
+from ckptaudit.metrics import connectivity, entries, intruders, orthogonality, pissa, rotation, spectrum
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.measurement import Kind, Measurement
@@ -26,7 +26,7 @@ __all__ = [
     "nearest",
 ]
 
-FAMILIES = (entries, spectrum, rotation, orthogonality, intruders)
+FAMILIES = (entries, spectrum, rotation, orthogonality, intruders, pissa, connectivity)
 
 
 def metric_names() -> list[str]:
