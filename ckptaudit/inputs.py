@@ -134,7 +134,9 @@ def _open(kind: InputKind, path: str, base: Checkpoint) -> Input:
 
     opened = open_checkpoint(path)
     if kind.layout == "adapter" and opened.adapter is None:
-        raise CheckpointError(f"{kind.option} {printable(opened.path)}: not an adapter; pass the folder PEFT saved.")
+        raise CheckpointError(
+            f"{kind.option} {printable(opened.path)}: not an adapter; pass the folder PEFT saved."
+        )
     # An adapter that counts as its own start can be merged whatever it was begun with.
     opened = merge_adapter(base, opened, opened)
     samples = 1

@@ -86,7 +86,8 @@ class AuditSession:
         given = inputs or {}
         initial = open_checkpoint(given["adapter_init"]) if "adapter_init" in given else None
         self.runs = tuple(
-            _run(label, opened, open_checkpoint(path), initial) for label, path in zip(_labels(tuned), tuned, strict=True)
+            _run(label, opened, open_checkpoint(path), initial)
+            for label, path in zip(_labels(tuned), tuned, strict=True)
         )
         self.inputs: Inputs = open_inputs(given, opened)
         self.device = pick_device(device)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from training import learn_rotation, train_by_muon
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
@@ -13,7 +14,6 @@ import ckptaudit.checkpoints.recognise
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from training import learn_rotation, train_by_muon
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

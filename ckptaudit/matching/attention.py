@@ -73,9 +73,7 @@ def _by_values_alone(like: Likeness, g: int, h: int) -> tuple[Tensor, Tensor]:
     return _best_queries(like, g, h, values), values
 
 
-def _match_within(
-    like: Likeness, g: int, h: int, queries: Tensor, values: Tensor
-) -> tuple[float, Tensor, Tensor]:
+def _match_within(like: Likeness, g: int, h: int, queries: Tensor, values: Tensor) -> tuple[float, Tensor, Tensor]:
     """Query heads and value dimensions of two groups in turn, until neither changes."""
     for _ in range(ROUNDS):
         before = queries, values

@@ -90,7 +90,9 @@ def _fill(model: Any, pair: ModelPair, matching: Matching | None, t: float) -> N
             if name in own and own[name].shape == weight.shape:
                 own.pop(name).copy_(weight)
     if own:
-        raise MeasurementError(f"the checkpoint has no weight for {printable(next(iter(own)))}, which the model has")
+        raise MeasurementError(
+            f"the checkpoint has no weight for {printable(next(iter(own)))}, which the model has"
+        )
 
 
 def _between(pair: ModelPair, matching: Matching | None, t: float) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,9 @@ SOURCE = "arXiv:2410.21228; epsilon and k as in the script its authors publish"
 COUNT = "#{j <= k : max_i |x_i' y_j| < 0.5}, x of W0 with s_i > 0, y of W1 with s_j > 0, k = min(10, r)"
 
 
-@metric(unit="directions", formula=f"{COUNT}, left singular vectors", source=SOURCE, needs="spectrum", standing=False)
+@metric(
+    unit="directions", formula=f"{COUNT}, left singular vectors", source=SOURCE, needs="spectrum", standing=False
+)
 def intruder_dimensions_left(batch: PairBatch) -> Tensor:
     """Number of the tuned matrix's ten leading left singular vectors that resemble none of the base's.
 
