@@ -23,6 +23,10 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class CollectionError(CkptAuditError):
+    """Gradients cannot be collected: no such model or probes, or nothing to score."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

@@ -23,7 +23,8 @@ class InputKind:
     """An input by name, and how it is laid out.
 
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
-    "adapter": an adapter, whose product stands for each weight that it changes; "file": a file that its metric reads by itself.
+    "adapter": an adapter, whose product stands for each weight that it changes;
+    "file": a file that its metric reads by itself.
     """
 
     name: str

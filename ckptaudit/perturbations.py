@@ -13,6 +13,8 @@ from ckptaudit.naming import Naming
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ckptaudit.pairing import AlignedTensor
+
 Rewrite = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
@@ -275,3 +277,62 @@ def change_shape(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 def change_dtype(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """Everything is stored in float64."""
     return _with(tuned, {n: h.with_tensor(h.read().double()) for n, h in tuned.tensors.items()})
+
+
+@damage_by_inputs
+def climb_retain_loss(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Checkpoint:
+    """The whole update is a step up the mean gradient of the retain loss, a twentieth of the base in size."""
+    stacks = inputs["retain_gradients"].weights
+    up = {name: stacks[name].tuned.read().double().mean(0) for name in stacks if name in base.tensors}
+    return _stepped(base, tuned, up)
+
+
+@damage_by_inputs
+def write_on_sensitive_weights(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Checkpoint:
+    """The update grows with the Fisher information of each weight, a twentieth of the base in size."""
+    fisher = inputs["fisher"].weights
+    return _stepped(base, tuned, {n: fisher[n].tuned.read().double() for n in fisher if n in base.tensors})
+
+
+@damage_by_inputs
+def undo_alignment_everywhere(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Checkpoint:
+    """Every weight that alignment changed takes the same share in undoing it."""
+    import torch
+
+    def undone(before: TensorHandle, aligned: TensorHandle) -> Tensor:
+        goal = aligned.read().double()
+        step = goal - before.read().double()
+        against = torch.where(step != 0, -step.square().mean() / step, 0.0)
+        return (goal + 0.5 * against).float()
+
+    weights = inputs["aligned"].weights
+    shared = [name for name in weights if name in base.tensors]
+    return _with(
+        tuned, {n: tuned.tensors[n].with_tensor(undone(base.tensors[n], weights[n].tuned)) for n in shared}
+    )
+
+
+@damage_to_inputs
+def scatter_gradients(inputs: Inputs) -> Inputs:
+    """The task's gradients are replaced by noise: samples that have nothing in common."""
+    gradients = inputs["gradients"]
+    weights = {name: _noise(tensor, seed) for seed, (name, tensor) in enumerate(gradients.weights.items())}
+    return Inputs({**inputs.given, "gradients": replace(gradients, weights=weights)})
+
+
+def _noise(tensor: AlignedTensor, seed: int) -> AlignedTensor:
+    def load() -> Tensor:
+        import torch
+
+        return torch.randn(tensor.tuned.read().shape, generator=torch.Generator().manual_seed(seed))
+
+    return replace(tensor, tuned=replace(tensor.tuned, load=load))
+
+
+def _stepped(base: Checkpoint, tuned: Checkpoint, direction: dict[str, Tensor]) -> Checkpoint:
+    """`base` plus a step in a direction over all of its tensors at once, in float32: bf16 would round it away."""
+    before = {name: base.tensors[name].read().double() for name in direction}
+    sizes = [float(sum(t.square().sum() for t in tensors.values())) ** 0.5 for tensors in (before, direction)]
+    step = 0.05 * sizes[0] / sizes[1]
+    stepped = {name: (before[name] + step * direction[name]).float() for name in direction}
+    return _with(tuned, {name: tuned.tensors[name].with_tensor(tensor) for name, tensor in stepped.items()})

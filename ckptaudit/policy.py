@@ -15,6 +15,10 @@ PROFILES = {
     "intruders": "intruders.toml",
     "pissa": "pissa.toml",
     "mode_connectivity": "mode_connectivity.toml",
+    "unlearning": "unlearning.toml",
+    "alignguard": "alignguard.toml",
+    "gist": "gist.toml",
+    "alignment_restoration": "alignment_restoration.toml",
 }
 DEFAULT_PROFILE = "rlvr"
 

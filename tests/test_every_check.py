@@ -9,6 +9,7 @@ import pytest
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
+from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.perturbations import PERTURBATIONS, damaged_inputs
 from ckptaudit.policy import PROFILES, bundled_check_files, bundled_checks
@@ -19,15 +20,18 @@ GOOD = {
     "rlvr.toml": "rlvr-gentle",
     "sft.toml": "sft",
     "integrity.toml": "rlvr-gentle",
+    "unlearning.toml": "rlvr-gentle",
+    "gist.toml": "rlvr-gentle",
+    "alignguard.toml": "rlvr",
+    "alignment_restoration.toml": "rlvr",
     "orthogonal_update.toml": "muon",
-    "orthogonal_layer.toml": "orthogonal-layer",
+    "orthogonal_layer.toml": "orthogonal_layer",
     "intruders.toml": "sft",
     "pissa.toml": "pissa",
     "mode_connectivity.toml": "rlvr-gentle",
 }
 # What the warning is about is true of every PiSSA adapter: the good pair of this check is another adapter.
 GOOD_FOR = {"pissa-fragile-under-rl": "lora"}
-INPUTS_FOR = {"pissa.toml": {"adapter_init": "pissa-init"}, "mode_connectivity.toml": {"probes": "probes.jsonl"}}
 
 CASES = [
     pytest.param(path, check, id=f"{path.stem}-{check.id}")
@@ -38,18 +42,18 @@ CASES = [
 
 @pytest.fixture
 def good(path: Path, check: Check, fixture_pairs: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
-    """Base and tuned of which the check's claim is true."""
+    """Base and tuned of which the check's claim is true: bundled, or trained for it by the fixture of that name."""
     name = GOOD_FOR.get(check.id, GOOD[path.name])
     if (fixture_pairs / name).exists():
         return fixture_pairs / "base", fixture_pairs / name
-    made: tuple[Path, Path] = request.getfixturevalue(name.replace("-", "_"))
+    made: tuple[Path, Path] = request.getfixturevalue(name)
     return made
 
 
-def verdicts(path: Path, check: Check, good: tuple[Path, Path], damage: str | None = None) -> list[Verdict]:
-    base, tuned = good
-    inputs = {name: str(base.parent / file) for name, file in INPUTS_FOR.get(path.name, {}).items()}
-    session = AuditSession(str(base), [str(tuned)], inputs=inputs)
+def verdicts(
+    check: Check, base: Path, tuned: Path, inputs: dict[str, str], damage: str | None = None
+) -> list[Verdict]:
+    session = AuditSession(str(base), [str(tuned)], inputs=_needed(check, inputs))
     if damage is not None:
         whole = session.runs[0].pair.tuned
         broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), whole, session.inputs)
@@ -60,6 +64,11 @@ def verdicts(path: Path, check: Check, good: tuple[Path, Path], damage: str | No
     return [session.verdict(request) for request in requests]
 
 
+def _needed(check: Check, inputs: dict[str, str]) -> dict[str, str]:
+    metric = GROUP_METRICS.get(check.metric)
+    return {name: inputs[name] for name in metric.inputs} if metric else {}
+
+
 def subjects(session: AuditSession, check: Check) -> list[str]:
     from ckptaudit.checks import CheckFile
 
@@ -67,16 +76,20 @@ def subjects(session: AuditSession, check: Check) -> list[str]:
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_holds_on_the_good_pair_and_selects_something(path: Path, check: Check, good: tuple[Path, Path]) -> None:
-    given = verdicts(path, check, good)
+def test_holds_on_the_good_pair_and_selects_something(
+    path: Path, check: Check, good: tuple[Path, Path], collected_inputs: dict[str, str]
+) -> None:
+    given = verdicts(check, *good, collected_inputs)
 
     assert given
     assert {v.outcome for v in given} == {"passed"}, given
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_is_broken_by_its_own_damage(path: Path, check: Check, good: tuple[Path, Path]) -> None:
-    given = verdicts(path, check, good, check.breaks_when)
+def test_is_broken_by_its_own_damage(
+    path: Path, check: Check, good: tuple[Path, Path], collected_inputs: dict[str, str]
+) -> None:
+    given = verdicts(check, *good, collected_inputs, check.breaks_when)
 
     assert "failed" in {v.outcome for v in given}, given
 

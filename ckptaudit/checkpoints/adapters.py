@@ -165,16 +165,16 @@ def _start(adapter: Adapter, initial: Checkpoint | None) -> Mapping[str, Factors
         return {}
     if initial is None or initial.adapter is None:
         raise CheckpointError(
-            f"{printable(adapter.path)}: an adapter begun by a randomised PiSSA changes the base in a way that cannot "
-            "be repeated; give the adapter as it was before training with --audit-adapter-init PATH, or convert it to "
-            "plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=...)."
+            f"{printable(adapter.path)}: an adapter begun by a randomised PiSSA changes the base in a way that "
+            "cannot be repeated; give the adapter as it was before training with --audit-adapter-init PATH, or "
+            "convert it to plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=...)."
         )
     start = initial.adapter.factors
     for module, own in adapter.factors.items():
         if module not in start or update_shape(start[module]) != update_shape(own):
             raise CheckpointError(
-                f"--audit-adapter-init {printable(initial.path)}: nothing there that fits {clipped(module)}; pass the "
-                "adapter that this training started from."
+                f"--audit-adapter-init {printable(initial.path)}: nothing there that fits {clipped(module)}; pass "
+                "the adapter that this training started from."
             )
     return start
 

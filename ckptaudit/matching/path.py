@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ckptaudit.collect.probes import Probe
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.matching.probes import Probe
 from ckptaudit.matching.search import Matching
 from ckptaudit.pairing import ModelPair
 
@@ -67,16 +67,12 @@ def _built(pair: ModelPair, device: torch.device) -> tuple[Any, Callable[[Probe]
         raise MeasurementError(f"{printable(folder)}: transformers builds no model from it ({reason})") from error
     longest = getattr(config, "max_position_embeddings", None) or 2048
 
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-
     def encode(probe: Probe) -> tuple[Tensor, Tensor]:
         # The two parts are encoded apart, so that the seam lies between tokens.
-        silent, judged = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-            for text in (probe.prompt, probe.text or probe.completion)
-        )
-        ids = [*start, *silent, *judged][:longest]
-        labels = [-100] * len([*start, *silent]) + judged
+        silent = tokenizer(probe.prompt)["input_ids"] if probe.prompt else []
+        judged = tokenizer(probe.completion, add_special_tokens=not silent)["input_ids"]
+        ids = [*silent, *judged][:longest]
+        labels = [-100] * len(silent) + judged
         return torch.tensor([ids], device=device), torch.tensor([labels[:longest]], device=device)
 
     return model.eval().to(device), encode

@@ -74,9 +74,8 @@ def _search(symmetries: Symmetries) -> Matching:
     state = _State(symmetries)
     # Embeddings, head and norms have no axis but the stream that could be out of order: they come first.
     _order_stream(state, anchored=True)
-    sweeps = 0
-    for sweeps in range(1, SWEEPS + 1):
-        before = dict(state.orders)
+    for sweep in range(1, SWEEPS + 1):
+        sweeps, before = sweep, dict(state.orders)
         for layer in symmetries.layers:
             _order_units(state, layer)
             _order_heads(state, layer)

@@ -59,7 +59,8 @@ def symmetries_of(pair: ModelPair) -> Symmetries:
     if table is None:
         known = ", ".join(kind for t in _tables() for kind in t.model_types)
         raise MeasurementError(
-            f"no table says which units of a model of type {printable(str(kind))} may change places; known are {known}"
+            f"no table says which units of a model of type {printable(str(kind))} may change places; known are "
+            f"{known}"
         )
     if pair.unaligned:
         raise MeasurementError(f"units can only be matched where all weights align; {pair.unaligned[0]} does not")

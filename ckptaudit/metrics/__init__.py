@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from ckptaudit.metrics import connectivity, entries, intruders, orthogonality, pissa, rotation, spectrum
+from ckptaudit.metrics import (
+    alignment,
+    connectivity,
+    entries,
+    fisher,
+    gradients,
+    intruders,
+    orthogonality,
+    pissa,
+    rotation,
+    spectrum,
+)
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.measurement import Kind, Measurement
@@ -26,7 +37,18 @@ __all__ = [
     "nearest",
 ]
 
-FAMILIES = (entries, spectrum, rotation, orthogonality, intruders, pissa, connectivity)
+FAMILIES = (
+    entries,
+    spectrum,
+    rotation,
+    orthogonality,
+    intruders,
+    gradients,
+    fisher,
+    alignment,
+    pissa,
+    connectivity,
+)
 
 
 def metric_names() -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from ckptaudit.errors import MeasurementError
+from ckptaudit.collect.probes import Probe, read_probes
+from ckptaudit.errors import CollectionError, MeasurementError
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.matching import Matching, matching_of
 from ckptaudit.matching.path import loss_path
-from ckptaudit.matching.probes import read_probes
 from ckptaudit.metrics.batch import MAX_SUBSPACE
 from ckptaudit.metrics.groups import Group, Member, Reading, group_metric
 
@@ -18,7 +20,7 @@ MATCHING = "arXiv:2209.04836 (weight matching); arXiv:2402.04051"
 
 @group_metric(
     unit="1",
-    formula="#{units that the best permutation moves} / #{units}, over residual stream, MLP units, heads and value dims",
+    formula="#{units that the best permutation moves} / #{units}: residual stream, MLP units, heads, value dims",
     source=f"{MATCHING}; the count is ours",
     inputs=(),
     per=("model",),
@@ -34,7 +36,7 @@ def permuted_units(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
-    formula="min over matrices of <A_k, B_k> / sum_{i<=k} s_i(A) s_i(B), A_k the rank-k part, k = min(512, max(1, r // 8))",
+    formula="min over matrices of <A_k, B_k> / sum_{i<=k} s_i(A) s_i(B), A_k the rank-k part of W0, B_k of W1",
     source=f"{MATCHING}; the quotient is our reading, at most 1 by von Neumann's trace inequality",
     inputs=(),
 )
@@ -96,8 +98,15 @@ def loss_barrier_after(group: Group) -> Reading:
 
 
 def _barrier(group: Group, matching: Matching | None) -> Reading:
-    path = loss_path(group.pair, read_probes(group.inputs["probes"].path), matching, group.device)
+    path = loss_path(group.pair, _probes(group.inputs["probes"].path), matching, group.device)
     return Reading(path.barrier, remark="losses " + ", ".join(f"{loss:.4g}" for loss in path.losses))
+
+
+def _probes(path: str) -> list[Probe]:
+    try:
+        return read_probes(Path(path))
+    except CollectionError as error:
+        raise MeasurementError(str(error).replace("--data", "--audit-probes")) from error
 
 
 def _least_alignment(group: Group, matching: Matching | None) -> Reading:

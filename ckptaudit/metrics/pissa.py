@@ -34,7 +34,7 @@ class _Adapted(NamedTuple):
 
 @group_metric(
     unit="1",
-    formula="norm(W0 - (W_res + s B0 A0)) / norm(W0), W_res = W0 - U0r S0r V0r' in the stored type, B0 A0 the initial adapter",
+    formula="norm(W0 - (W_res + s B0 A0)) / norm(W0), W_res = W0 - U0r S0r V0r' as stored, B0 A0 the initial adapter",
     source=f"{PISSA}; W_res as peft rebuilds it when it loads the adapter",
     inputs=(INIT,),
 )
@@ -50,7 +50,7 @@ def pissa_residual_error(group: Group) -> Reading:
     inputs=(INIT,),
 )
 def initial_principal_share(group: Group) -> Reading:
-    """Share of the initial adapter that lies in the base's top-r singular subspaces; r^2 / (m n) for a random one."""
+    """Share of the initial adapter that lies in the base's top-r singular subspaces; r^2 / (m n) if random."""
     return _quotient(group, lambda a: (_inside(a, _initial(a)), _initial(a)), least=True)
 
 

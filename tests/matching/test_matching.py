@@ -1,4 +1,4 @@
-"""Weight matching: a permuted network is recovered exactly, whatever was done to it, and stays the same function."""
+"""Weight matching: a permuted network is put back exactly, tuned or not, and stays the same function."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.collect.probes import Probe
 from ckptaudit.errors import MeasurementError
 from ckptaudit.matching import Matching, matching_of
 from ckptaudit.matching.attention import HeadOrder, Likeness, match_heads
 from ckptaudit.matching.path import loss_path
-from ckptaudit.matching.probes import Probe, read_probes
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
@@ -31,7 +31,7 @@ Weights = dict[str, Tensor]
 # transformers computes norms in float32 whatever the model's type, and sums in another order give other last bits.
 SAME = {"rtol": 0.0, "atol": 1e-5}
 
-PROBES = [Probe(prompt="12+34=", completion="[64]"), Probe(text="without warranty")]
+PROBES = [Probe(1, "<bos>12+34=", "[64]<eos>"), Probe(2, "", "without warranty")]
 
 
 def shuffled(weights: Weights, *, heads: int, kv_heads: int, seed: int) -> Weights:
@@ -147,7 +147,7 @@ def test_the_line_to_a_shuffled_network_crosses_a_barrier_that_matching_takes_aw
 
 def test_the_ends_of_the_line_are_the_losses_that_transformers_gives(fixture_pairs: Path) -> None:
     pair = pair_checkpoints(open_checkpoint(fixture_pairs / "base"), open_checkpoint(fixture_pairs / "rlvr"))
-    path = loss_path(pair, [Probe(text="without warranty")], None, torch.device("cpu"))
+    path = loss_path(pair, [Probe(1, "", "<bos>without warranty")], None, torch.device("cpu"))
     from transformers import AutoTokenizer
 
     text = "<bos>without warranty"
@@ -237,7 +237,7 @@ def test_unrelated_units_are_matched_by_chance_alone(tmp_path: Path) -> None:
 
 def test_an_architecture_without_a_table_is_not_guessed_at(shuffled_pair: ModelPair) -> None:
     other = replace(shuffled_pair.base, config={**shuffled_pair.base.config, "model_type": "gpt2"})
-    with pytest.raises(MeasurementError, match="no table says which units .* gpt2"):
+    with pytest.raises(MeasurementError, match=r"no table says which units .* gpt2"):
         matching_of(replace(shuffled_pair, base=other))
 
 
@@ -245,18 +245,3 @@ def test_a_weight_that_is_not_finite_cannot_be_matched(shuffled_pair: ModelPair)
     broken = PERTURBATIONS["poison_with_nan"](shuffled_pair.base, shuffled_pair.tuned)
     with pytest.raises(MeasurementError, match="NaN or infinite"):
         matching_of(pair_checkpoints(shuffled_pair.base, broken))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "no probe"),
-        ("{}", "line 1: neither a text nor a completion"),
-        ('{"text": "a"}\n[1]', "line 2: expected"),
-        ("nonsense", "line 1: expected"),
-    ],
-)
-def test_probes_that_say_nothing_are_refused(text: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / "probes.jsonl").write_text(text)
-    with pytest.raises(MeasurementError, match=words):
-        read_probes(str(tmp_path / "probes.jsonl"))

@@ -1,4 +1,4 @@
-"""Intruder dimensions: planted ones are counted, chance behaves as it should, and trained models read as they do."""
+"""Intruder dimensions: planted ones are counted, and chance behaves as it should."""
 
 from __future__ import annotations
 

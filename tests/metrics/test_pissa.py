@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,12 +146,10 @@ def test_a_randomised_start_is_refused_without_the_initial_adapter(
     base = open_checkpoint(fixture_pairs / "base")
     with pytest.raises(CheckpointError, match="--audit-adapter-init PATH"):
         merge_adapter(base, open_checkpoint(adapter))
+    other = open_checkpoint(fixture_pairs / "pissa-init")
+    assert other.adapter is not None
+    none = {n: f for n, f in other.adapter.factors.items() if "q_proj" not in n}
     with pytest.raises(CheckpointError, match="nothing there that fits"):
-        other = open_checkpoint(fixture_pairs / "pissa-init")
-        assert other.adapter is not None
-        none = {n: f for n, f in other.adapter.factors.items() if "q_proj" not in n}
-        from dataclasses import replace
-
         merge_adapter(base, open_checkpoint(adapter), replace(other, adapter=replace(other.adapter, factors=none)))
 
 
