@@ -190,7 +190,8 @@ def add_intruder_direction(base: Tensor, tuned: Tensor) -> Tensor:
     random = torch.Generator().manual_seed(0)
     u, v = (torch.randn(size, generator=random, dtype=tuned.dtype) for size in tuned.shape)
     strength = 2 * torch.linalg.matrix_norm(tuned, ord=2)
-    return tuned + strength * torch.outer(u / u.norm(), v / v.norm())
+    damaged: Tensor = tuned + strength * torch.outer(u / u.norm(), v / v.norm())
+    return damaged
 
 
 @vectors

@@ -61,7 +61,8 @@ def _built(pair: ModelPair, device: torch.device) -> tuple[Any, Callable[[Probe]
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32)
+        build: Any = AutoModelForCausalLM.from_config
+        model = build(config, trust_remote_code=False, dtype=torch.float32)
     except Exception as error:  # whatever transformers meets in a folder, the audit says so and goes on
         reason = printable(str(error).partition("\n")[0])
         raise MeasurementError(f"{printable(folder)}: transformers builds no model from it ({reason})") from error

@@ -63,24 +63,27 @@ def orthogonality_defect(batch: PairBatch) -> Tensor:
 
     A layer c Q with orthonormal Q reads |c^2 - 1| sqrt(min(m, n)).
     """
-    return torch.linalg.matrix_norm(_short_gram(batch.tuned) - _identity(batch.tuned), dim=(1, 2))
+    defect: Tensor = torch.linalg.matrix_norm(_short_gram(batch.tuned) - _identity(batch.tuned), dim=(1, 2))
+    return defect
 
 
 @metric(
     unit="roundings",
-    formula="norm_F(Q'Q - I) / (2 u sqrt(r) + u^2 r), Q = W1, u the unit roundoff of its stored type",
-    source=f"{LAYER}; the unit follows from rounding each entry once",
+    formula="norm_F(Q'Q - I) / (2 u sqrt(r) + u^2 r + 2^-23 r sqrt(r)), Q = W1, u the unit roundoff of its type",
+    source=f"{LAYER}; the unit follows from rounding each entry once, and products of r terms in float32",
     needs="matrix",
     standing=False,
 )
 def orthogonality_defect_in_roundings(batch: PairBatch) -> Tensor:
-    """The orthogonality defect in units of the most that storing an exactly orthogonal matrix can cost.
+    """The orthogonality defect in units of what storing an orthogonal matrix and computing it in float32 can cost.
 
     An orthonormal Q rounded entry by entry has norm_F(E) <= u sqrt(r), so it reads at most 1.
     """
     size = min(batch.m, batch.n)
     roundoff = torch.finfo(batch.stored_tuned.dtype).eps / 2
-    return orthogonality_defect(batch) / (2 * roundoff * size**0.5 + roundoff**2 * size)
+    allowed = 2 * roundoff * size**0.5 + roundoff**2 * size + 2.0**-23 * size**1.5
+    ratio: Tensor = orthogonality_defect(batch) / allowed
+    return ratio
 
 
 @metric(

@@ -34,7 +34,7 @@ class _Adapted(NamedTuple):
 
 @group_metric(
     unit="1",
-    formula="norm(W0 - (W_res + s B0 A0)) / norm(W0), W_res = W0 - U0r S0r V0r' as stored, B0 A0 the initial adapter",
+    formula="norm(W0 - (W_res + s B0 A0)) / norm(W0), W_res = W0 - U0r S0r V0r' as stored, B0 A0 at the start",
     source=f"{PISSA}; W_res as peft rebuilds it when it loads the adapter",
     inputs=(INIT,),
 )
@@ -149,5 +149,5 @@ def _initial(adapted: _Adapted) -> Matrix:
     return adapted.initial
 
 
-def _inside(adapted: _Adapted, matrix: Matrix) -> Matrix:
+def _inside(adapted: _Adapted, matrix: Matrix) -> Float[Tensor, "r r"]:
     return adapted.left.mT @ matrix @ adapted.right

@@ -71,7 +71,7 @@ def gram_distance(w: Matrix) -> Matrix:
 
 
 def float32_roundings(r: int) -> float:
-    return float(2 * 2.0**-24 * np.sqrt(r) + 2.0**-48 * r)
+    return float(2 * 2.0**-24 * np.sqrt(r) + 2.0**-48 * r + 2 * 2.0**-24 * np.sqrt(r) ** 3)
 
 
 ORACLE: dict[str, Callable[[Matrix, Matrix], float]] = {

@@ -100,7 +100,7 @@ def test_rotating_inputs_or_outputs_changes_nothing(seed: int) -> None:
 @pytest.mark.parametrize("n", [8, 192])
 def test_storing_an_orthogonal_matrix_costs_at_most_one_rounding(dtype: torch.dtype, n: int) -> None:
     seen = value("orthogonality_defect_in_roundings", orthogonal(n).to(dtype))
-    assert 0.1 < seen <= 1
+    assert (1e-3 if dtype is torch.float32 else 0.05) < seen <= 1
 
 
 def test_noise_as_a_layer_is_as_far_from_orthogonal_as_its_moments_say() -> None:

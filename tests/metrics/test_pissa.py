@@ -131,10 +131,29 @@ def test_what_peft_trained_is_what_is_audited(
     assert error is not None
     assert share is not None
     assert contact is not None
-    # peft decomposes in float32; a randomised decomposition of four iterations misses a little more.
-    assert error < (2e-3 if "niter" in str(adapter) else 1e-5)
-    assert share > 0.999
-    assert contact > 0.99
+    if "niter" in str(adapter):
+        # Where the spectrum is flat at r, four iterations miss the top part: decomposing again gives other weights.
+        assert error > 0.05
+        assert share < 0.99
+    else:
+        assert error < 1e-5
+        assert share > 0.999
+        assert contact > 0.99
+
+
+def test_loading_a_randomised_start_over_the_base_gives_other_weights_and_the_check_sees_it(
+    made_by_peft: tuple[Path, Path, dict[str, Tensor]], fixture_pairs: Path
+) -> None:
+    adapter, start, trained = made_by_peft
+    if "niter" not in str(adapter):
+        pytest.skip("an exact decomposition can be repeated")
+    base = AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
+    off = max(float((loaded[n] - w).norm() / w.norm()) for n, w in trained.items() if "q_proj.weight" in n)
+    error = value("pissa_residual_error", fixture_pairs / "base", adapter, start)
+    assert error is not None
+    assert off > 0.05
+    assert error > 0.05
 
 
 def test_a_randomised_start_is_refused_without_the_initial_adapter(
