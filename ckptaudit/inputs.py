@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptaudit.checkpoints import Checkpoint
     from ckptaudit.pairing import AlignedTensor, Unaligned
 
-Layout = Literal["samples", "weights", "file"]
+Layout = Literal["samples", "weights", "adapter", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class InputKind:
     """An input by name, and how it is laid out.
 
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
+    "adapter": an adapter, whose product stands for each weight that it changes;
     "file": a file that its metric reads by itself.
     """
 
@@ -51,6 +52,8 @@ INPUTS: dict[str, InputKind] = {
         InputKind("retain_gradients", "samples", "FILE", "the same of the loss on what must be retained"),
         InputKind("fisher", "weights", "FILE", "diagonal of the Fisher information, in each weight's shape"),
         InputKind("aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"),
+        InputKind("adapter_init", "adapter", "PATH", "the tuned adapter as it was before training"),
+        InputKind("probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"),
     )
 }
 
@@ -130,7 +133,13 @@ def _open(kind: InputKind, path: str, base: Checkpoint) -> Input:
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint
     from ckptaudit.pairing import pair_checkpoints
 
-    opened = merge_adapter(base, open_checkpoint(path))
+    opened = open_checkpoint(path)
+    if kind.layout == "adapter" and opened.adapter is None:
+        raise CheckpointError(
+            f"{kind.option} {printable(opened.path)}: not an adapter; pass the folder PEFT saved."
+        )
+    # An adapter that counts as its own start can be merged whatever it was begun with.
+    opened = merge_adapter(base, opened, opened)
     samples = 1
     if kind.layout == "samples":
         samples = _samples(kind, opened)
@@ -140,7 +149,8 @@ def _open(kind: InputKind, path: str, base: Checkpoint) -> Input:
     except PairingError:
         raise PairingError(_named_unlike(kind, base, opened)) from None
     _refuse_misfits(kind, pair.unaligned, path)
-    weights = {tensor.name: tensor for tensor in pair.aligned}
+    wanted = (t for t in pair.aligned if kind.layout != "adapter" or t.tuned.product is not None)
+    weights = {tensor.name: tensor for tensor in wanted}
     return Input(kind, opened.path, samples, weights, tuple(_notes(kind, opened.path, pair.unaligned)))
 
 

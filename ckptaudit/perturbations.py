@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.inputs import Inputs
+from ckptaudit.naming import Naming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,6 +182,18 @@ def flatten_update(base: Tensor, tuned: Tensor) -> Tensor:
     return damaged
 
 
+@matrices
+def add_intruder_direction(base: Tensor, tuned: Tensor) -> Tensor:
+    """One random direction on each side becomes the strongest, at twice the largest singular value."""
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(size, generator=random, dtype=tuned.dtype) for size in tuned.shape)
+    strength = 2 * torch.linalg.matrix_norm(tuned, ord=2)
+    damaged: Tensor = tuned + strength * torch.outer(u / u.norm(), v / v.norm())
+    return damaged
+
+
 @vectors
 def shift_vectors(base: Tensor, tuned: Tensor) -> Tensor:
     """Norm gains and biases grow by half and then some."""
@@ -193,6 +206,53 @@ def poison_with_nan(base: Tensor, tuned: Tensor) -> Tensor:
     poisoned = tuned.clone()
     poisoned.view(-1)[-1] = float("nan")
     return poisoned
+
+
+def _reordered(
+    tuned: Checkpoint, change: dict[str, Callable[[Tensor], Tensor]], roles: Callable[[str], str]
+) -> Checkpoint:
+    """The tensors of some roles under a change of each, all else as it is."""
+    chosen = {name: role for name in tuned.tensors if (role := roles(name)) in change}
+    handles = {n: tuned.tensors[n].with_tensor(change[role](tuned.tensors[n].read())) for n, role in chosen.items()}
+    return _with(tuned, handles)
+
+
+@damage
+def permute_units(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The hidden units of every MLP stand in reverse order: another file, the same function."""
+    rows = ("gate_proj", "up_proj", "gate_proj.bias", "up_proj.bias")
+    change: dict[str, Callable[[Tensor], Tensor]] = {role: lambda w: w.flip(0) for role in rows}
+    change["down_proj"] = lambda w: w.flip(1)
+    return _reordered(tuned, change, lambda name: Naming(tuned.config).place(name).role)
+
+
+@damage
+def negate_units(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """What every MLP unit hands on changes its sign twice: the same function, but no permutation undoes it."""
+    roles = ("up_proj", "up_proj.bias", "down_proj")
+    change: dict[str, Callable[[Tensor], Tensor]] = {role: lambda w: -w for role in roles}
+    return _reordered(tuned, change, lambda name: Naming(tuned.config).place(name).role)
+
+
+@damage
+def turn_adapter_away(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The adapter writes its outputs in reverse order: as large, of the same rank, in other directions."""
+    turned = {n: _written_elsewhere(h) for n, h in tuned.tensors.items() if h.product is not None}
+    return _with(tuned, turned)
+
+
+@damage_to_inputs
+def swap_initial_adapter(inputs: Inputs) -> Inputs:
+    """The initial adapter given is not the one that the training started from; its outputs are in reverse order."""
+    given = inputs["adapter_init"]
+    weights = {n: replace(t, tuned=_written_elsewhere(t.tuned)) for n, t in given.weights.items()}
+    return Inputs({**inputs.given, "adapter_init": replace(given, weights=weights)})
+
+
+def _written_elsewhere(handle: TensorHandle) -> TensorHandle:
+    assert handle.product is not None  # only such handles are asked for
+    up = handle.product.up
+    return replace(handle, product=replace(handle.product, up=replace(up, load=lambda: up.read().flip(0))))
 
 
 @damage

@@ -113,10 +113,13 @@ class AuditSession:
         self.started = datetime.now(UTC)
         self.command, self.profile = tuple(command), profile
         opened = open_checkpoint(base)
+        given = inputs or {}
+        initial = open_checkpoint(given["adapter_init"]) if "adapter_init" in given else None
         self.runs = tuple(
-            _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
+            _run(label, opened, open_checkpoint(path), initial)
+            for label, path in zip(_labels(tuned), tuned, strict=True)
         )
-        self.inputs: Inputs = open_inputs(inputs or {}, opened)
+        self.inputs: Inputs = open_inputs(given, opened)
         self.device = pick_device(device)
         self.exact = exact
         self.cache = cache
@@ -374,9 +377,9 @@ def audit(
     return session.result([structs.replace(session.verdict(request), test=test) for request, test in asked])
 
 
-def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:
+def _run(label: str, base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None) -> Run:
     # The checkpoint knows what `@latest` or a hub id came to; reports should name that.
-    return Run(label, tuned.path, pair_checkpoints(base, merge_adapter(base, tuned)))
+    return Run(label, tuned.path, pair_checkpoints(base, merge_adapter(base, tuned, initial)))
 
 
 def _labels(tuned: Sequence[str]) -> list[str]:

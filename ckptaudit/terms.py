@@ -12,8 +12,8 @@ from ckptaudit.checks import Check, CheckFile, Severity, load_checks
 from ckptaudit.config import Config, Override
 from ckptaudit.errors import ConfigError, ended, printable
 from ckptaudit.limits import Limit, Limits
-from ckptaudit.matching import meant, meant_for_nothing, near
 from ckptaudit.pairing import ModelPair
+from ckptaudit.patterns import meant, meant_for_nothing, near
 from ckptaudit.policy import PROFILES, profile_file
 from ckptaudit.selection import Part, parts
 from ckptaudit.verdict import Verdict

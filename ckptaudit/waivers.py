@@ -11,8 +11,8 @@ import msgspec
 from ckptaudit.checks import Check
 from ckptaudit.config import Waiver
 from ckptaudit.errors import printable
-from ckptaudit.matching import fits, near
 from ckptaudit.pairing import ModelPair
+from ckptaudit.patterns import fits, near
 from ckptaudit.selection import MODEL, Part, parts
 from ckptaudit.verdict import Verdict
 

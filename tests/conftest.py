@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from training import learn_rotation, train_by_muon
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
@@ -47,8 +48,27 @@ def gentle() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def muon(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The bundled base, and what three steps of Muon on text of its own kind make of it."""
+    tuned = tmp_path_factory.mktemp("muon")
+    trained = train_by_muon(FIXTURES / "base", FIXTURES / "probes" / "task.jsonl")
+    save_file(trained, tuned / "model.safetensors")
+    return FIXTURES / "base", tuned
+
+
+@pytest.fixture(scope="session")
+def orthogonal_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A layer kept orthogonal while it learns to turn the sft model's embedding to the base's: first and last."""
+    folder = tmp_path_factory.mktemp("orthogonal-layer")
+    old, new = (open_checkpoint(FIXTURES / side).tensors["model.embed_tokens.weight"] for side in ("base", "sft"))
+    for name, layer in zip(("first", "last"), learn_rotation(new.read().float(), old.read().float()), strict=True):
+        save_file({"adapter.orthogonal.weight": layer}, folder / f"{name}.safetensors")
+    return folder / "first.safetensors", folder / "last.safetensors"
+
+
+@pytest.fixture(scope="session")
 def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What claims need beside the pair, by name: collected from the bundled base, and a real aligned model."""
+    """What claims need beside the pair, by name: really collected from the bundled base, or bundled."""
     folder = tmp_path_factory.mktemp("inputs")
     wanted = {
         "gradients": ("gradients", "task.jsonl"),
@@ -60,7 +80,8 @@ def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
         data = FIXTURES / "probes" / probes
         collect(Request(what=what, model=str(FIXTURES / "base"), data=data, output=output, samples=16))
     paths = {name: str(folder / f"{name}.safetensors") for name in wanted}
-    return {**paths, "aligned": str(FIXTURES / "rlvr-step70")}
+    given = {"aligned": "rlvr-step70", "adapter_init": "pissa-init", "probes": "probes/task.jsonl"}
+    return {**paths, **{name: str(FIXTURES / place) for name, place in given.items()}}
 
 
 @pytest.fixture

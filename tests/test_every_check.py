@@ -24,7 +24,14 @@ GOOD = {
     "gist.toml": "rlvr-gentle",
     "alignguard.toml": "rlvr",
     "alignment_restoration.toml": "rlvr",
+    "orthogonal_update.toml": "muon",
+    "orthogonal_layer.toml": "orthogonal_layer",
+    "intruders.toml": "sft",
+    "pissa.toml": "pissa",
+    "mode_connectivity.toml": "rlvr-gentle",
 }
+# What the warning is about is true of every PiSSA adapter: the good pair of this check is another adapter.
+GOOD_FOR = {"pissa-fragile-under-rl": "lora"}
 
 CASES = [
     pytest.param(path, check, id=f"{path.stem}-{check.id}")
@@ -33,12 +40,23 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def good(path: Path, check: Check, fixture_pairs: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """Base and tuned of which the check's claim is true: bundled, or trained for it by the fixture of that name."""
+    name = GOOD_FOR.get(check.id, GOOD[path.name])
+    if (fixture_pairs / name).exists():
+        return fixture_pairs / "base", fixture_pairs / name
+    made: tuple[Path, Path] = request.getfixturevalue(name)
+    return made
+
+
 def verdicts(
     check: Check, base: Path, tuned: Path, inputs: dict[str, str], damage: str | None = None
 ) -> list[Verdict]:
     session = AuditSession(str(base), [str(tuned)], inputs=_needed(check, inputs))
     if damage is not None:
-        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), open_checkpoint(tuned), session.inputs)
+        whole = session.runs[0].pair.tuned
+        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), whole, session.inputs)
         session.inputs = damaged_inputs(damage, session.inputs)
         session.runs = (Run("", str(tuned), pair_checkpoints(open_checkpoint(base), broken)),)
     requests = [Request(check, session.runs[0], s) for s in subjects(session, check)]
@@ -59,9 +77,9 @@ def subjects(session: AuditSession, check: Check) -> list[str]:
 
 @pytest.mark.parametrize(("path", "check"), CASES)
 def test_holds_on_the_good_pair_and_selects_something(
-    path: Path, check: Check, fixture_pairs: Path, collected_inputs: dict[str, str]
+    path: Path, check: Check, good: tuple[Path, Path], collected_inputs: dict[str, str]
 ) -> None:
-    given = verdicts(check, fixture_pairs / "base", fixture_pairs / GOOD[path.name], collected_inputs)
+    given = verdicts(check, *good, collected_inputs)
 
     assert given
     assert {v.outcome for v in given} == {"passed"}, given
@@ -69,10 +87,9 @@ def test_holds_on_the_good_pair_and_selects_something(
 
 @pytest.mark.parametrize(("path", "check"), CASES)
 def test_is_broken_by_its_own_damage(
-    path: Path, check: Check, fixture_pairs: Path, collected_inputs: dict[str, str]
+    path: Path, check: Check, good: tuple[Path, Path], collected_inputs: dict[str, str]
 ) -> None:
-    tuned = fixture_pairs / GOOD[path.name]
-    given = verdicts(check, fixture_pairs / "base", tuned, collected_inputs, check.breaks_when)
+    given = verdicts(check, *good, collected_inputs, check.breaks_when)
 
     assert "failed" in {v.outcome for v in given}, given
 

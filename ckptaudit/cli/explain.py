@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _chosen(name: str, files: tuple[CheckFile, ...]) -> tuple[CheckFile, Check]:
-    from ckptaudit.matching import near
+    from ckptaudit.patterns import near
 
     for file in files:
         if name in file.by_id:
@@ -113,7 +113,7 @@ def _terms(config: Config, file: CheckFile, check: Check, pair: ModelPair | None
 
 def _parts(check: Check, subject: str, pair: ModelPair) -> list[Part]:
     """What the subject means to the check. Raises ConfigError with the nearest names."""
-    from ckptaudit.matching import fits, near
+    from ckptaudit.patterns import fits, near
     from ckptaudit.selection import parts
 
     owned = parts(check, pair)

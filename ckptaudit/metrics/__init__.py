@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from ckptaudit.metrics import alignment, entries, fisher, gradients, rotation, spectrum
+from ckptaudit.metrics import (
+    alignment,
+    connectivity,
+    entries,
+    fisher,
+    gradients,
+    intruders,
+    orthogonality,
+    pissa,
+    rotation,
+    spectrum,
+)
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
@@ -33,7 +44,18 @@ __all__ = [
     "nearest",
 ]
 
-FAMILIES = (entries, spectrum, rotation, gradients, fisher, alignment)
+FAMILIES = (
+    entries,
+    spectrum,
+    rotation,
+    orthogonality,
+    intruders,
+    gradients,
+    fisher,
+    alignment,
+    pissa,
+    connectivity,
+)
 
 
 def metric_names() -> list[str]:
