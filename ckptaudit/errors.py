@@ -23,6 +23,14 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class BaselineError(CkptAuditError):
+    """What a new run is to be compared with cannot be: no audit, or one of another base."""
+
+
+class CalibrationError(CkptAuditError):
+    """No limit can be learned: a trusted run fails what no limit moves, or lies past a published separation."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

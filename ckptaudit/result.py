@@ -10,7 +10,7 @@ import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checks import Check, JudgeBy, Per, Severity
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.verdict import Outcome, Ranked, Verdict
 
@@ -115,6 +115,8 @@ class VerdictRow(msgspec.Struct, frozen=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    released: float | None = None
+    released_limit: float | None = None
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +152,7 @@ def verdict_row(v: Verdict) -> VerdictRow:
 
 def check_row(check: Check, file: str) -> CheckRow:
     """A check with the name of the file it stands in and its metric's unit."""
-    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric)
+    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric) or RUNS_METRICS.get(check.metric)
     own = {name: getattr(check, name) for name in CheckRow.__struct_fields__ if name not in ("file", "unit")}
     return CheckRow(file=file, unit=fact.unit if fact else "1", **own)
 

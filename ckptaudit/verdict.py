@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checks import Check, Severity
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Kind, Measurement
+from ckptaudit.metrics import PAIR_FACTS, Kind, Measurement
 from ckptaudit.pairing import ModelPair
 
 Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
@@ -44,6 +44,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    released: float | None = None
+    released_limit: float | None = None
 
     @property
     def closes(self) -> bool:
@@ -107,6 +109,11 @@ def judge_pair(check: Check, subject: str, tuned: str, pair: ModelPair) -> Verdi
 def undecidable(check: Check, subject: str, tuned: str, reason: str) -> Verdict:
     """The verdict of a check that something outside its claim kept from being judged."""
     return _undecided(check, subject, tuned, "error", reason)
+
+
+def skipped(check: Check, subject: str, tuned: str, reason: str) -> Verdict:
+    """The verdict of a check that has nothing here to judge by, and is right to have nothing."""
+    return _undecided(check, subject, tuned, "skipped", reason)
 
 
 def _undecided(
@@ -181,7 +188,7 @@ def _kind(ranked: list[Measurement], check: Check) -> Kind:
 
 def _remark(m: Measurement, measured: Sequence[Measurement]) -> str:
     """A word beside an angle whose subspace is ill-defined."""
-    if not REGISTRY[m.metric].name.startswith("principal_angle"):
+    if not m.metric.startswith("principal_angle"):
         return ""
     gap = next((g.value for g in measured if g.tensor == m.tensor and g.metric == "principal_gap"), None)
     return f"degenerate gap at k ({gap:.1g})" if gap is not None and gap < DEGENERATE_GAP else ""

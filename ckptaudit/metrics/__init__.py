@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckptaudit.metrics import entries, rotation, spectrum
+from ckptaudit.metrics.across_runs import RUNS_METRICS, Over, RunsMetric
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
@@ -13,11 +14,14 @@ __all__ = [
     "ETA",
     "PAIR_FACTS",
     "REGISTRY",
+    "RUNS_METRICS",
     "Kind",
     "Measurement",
     "Metric",
+    "Over",
     "PairBatch",
     "PairFact",
+    "RunsMetric",
     "metric_names",
     "nearest",
 ]
@@ -26,5 +30,5 @@ FAMILIES = (entries, spectrum, rotation)
 
 
 def metric_names() -> list[str]:
-    """Every name a check may use: metrics of matrices, and facts about the pair."""
-    return sorted([*REGISTRY, *PAIR_FACTS])
+    """Every name a check may use: metrics of matrices, facts about the pair, and what compares runs."""
+    return sorted([*REGISTRY, *PAIR_FACTS, *RUNS_METRICS])
