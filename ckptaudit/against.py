@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,9 @@ from ckptaudit.checks import Check
 from ckptaudit.errors import BaselineError, printable
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY
 from ckptaudit.metrics.scales import COUNTS, badness
-from ckptaudit.result import SCHEMA, AuditResult, VerdictRow
+from ckptaudit.policy import FACTOR
+from ckptaudit.result import SCHEMA, AgainstRow, AuditResult, VerdictRow
 from ckptaudit.verdict import Verdict
-
-FACTOR = 2.0
-"""How many times worse than the released value is a failure, unless the user says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +27,29 @@ class Released:
     factor: float
     rows: Mapping[tuple[str, str], VerdictRow] = field(repr=False)
 
-    def allowed(self, check: Check, subject: str, limit: float | None = None) -> float | None:
+    def allowed(self, check: Check, subject: str) -> float | None:
         """The value past which a verdict is worse by more than the factor; None where nothing can be compared.
 
-        `limit` stands in for the check's own. A count is held to its limit alone: that a release changed
-        twice as many entries says nothing about how good either is.
+        A count is held to its limit alone: that a release changed twice as many entries says nothing
+        about how good either is.
         """
         row = self.rows.get((check.id, subject))
-        if self.silence(check, subject) or row is None or row.value is None:
+        if row is None or row.value is None or self._silence(row, check.metric, check.sign):
             return None
-        measure = badness(check.metric, at_most=check.at_most is not None, limit=check.limit if limit is None else limit)
+        measure = badness(check.metric, at_most=check.at_most is not None, limit=check.limit)
         return measure.worsened(row.value, self.factor)
 
-    def silence(self, check: Check, subject: str) -> str:
-        """Why nothing can be compared, in words; empty where it can."""
-        row = self.rows.get((check.id, subject))
-        if _is_count(check):
+    def silence(self, verdict: VerdictRow) -> str:
+        """Why a verdict cannot be compared, in words; empty where it can."""
+        row = self.rows.get((verdict.check, verdict.subject))
+        return self._silence(row, verdict.metric, verdict.sign)
+
+    def _silence(self, row: VerdictRow | None, metric: str, sign: str) -> str:
+        if _is_count(metric):
             return "a count is held to its limit alone"
         if row is None:
             return "the released audit has no such verdict"
-        if (row.metric or check.metric, row.sign or check.sign) != (check.metric, check.sign):
+        if (row.metric or metric, row.sign or sign) != (metric, sign):
             return f"the released audit judged {row.metric} {row.sign}"
         if row.value is None:
             return f"the released audit has no value ({row.outcome})"
@@ -57,7 +58,7 @@ class Released:
     def compare(self, verdict: Verdict, check: Check) -> Verdict:
         """The verdict with the released value beside it, failed where it is worse by more than the factor."""
         row = self.rows.get((check.id, verdict.subject))
-        allowed = self.allowed(check, verdict.subject, verdict.limit)
+        allowed = self.allowed(check, verdict.subject)
         if allowed is None or row is None or verdict.value is None:
             return verdict
         beside = msgspec.structs.replace(verdict, released=row.value, released_limit=allowed)
@@ -67,13 +68,17 @@ class Released:
         reason = f"worse than the released {row.value:.4g} by more than {self.factor:g} times"
         return msgspec.structs.replace(beside, outcome="failed", reason=reason)
 
-    def remarks(self, checks: Mapping[tuple[str, str], Check]) -> list[str]:
+    @property
+    def row(self) -> AgainstRow:
+        """What the result says about it."""
+        return AgainstRow(self.path, self.tuned, self.factor)
+
+    def remarks(self, verdicts: Sequence[VerdictRow]) -> list[str]:
         """What could not be compared, in sentences, by reason."""
         silent: dict[str, list[str]] = {}
-        for (_, subject), check in checks.items():
-            reason = self.silence(check, subject)
-            if reason and not _is_count(check):
-                silent.setdefault(reason, []).append(f"{check.id}[{subject}]")
+        for v in verdicts:
+            if not _is_count(v.metric) and (reason := self.silence(v)):
+                silent.setdefault(reason, []).append(f"{v.check}[{v.subject}]")
         return [
             f"not compared with {printable(self.path)}: {printable(names[0])}"
             f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {printable(reason)}"
@@ -122,6 +127,6 @@ def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> Non
         )
 
 
-def _is_count(check: Check) -> bool:
-    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric)
+def _is_count(metric: str) -> bool:
+    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
     return fact is not None and fact.unit in COUNTS

@@ -23,6 +23,10 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ReportError(CkptAuditError):
+    """A report was asked for that cannot be made."""
+
+
 class BaselineError(CkptAuditError):
     """What a new run is to be compared with cannot be: no audit, or one of another base."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 from ckptaudit.errors import CheckDefinitionError, printable
 
@@ -12,6 +14,15 @@ PROFILES = {
     "integrity": "integrity.toml",
 }
 DEFAULT_PROFILE = "rlvr"
+Several = Literal["auto", "steps", "siblings", "apart"]
+SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
+"""What several tuned checkpoints are to each other."""
+
+FACTOR = 2.0
+"""How many times worse than a released run is a failure, unless the user says otherwise."""
+
+COMPANIONS = {"rlvr": {"steps": "trajectory.toml", "siblings": "siblings.toml"}}
+"""Check files that join a profile where --tuned names several steps of a run, or several runs from one base."""
 
 
 def bundled_checks() -> Path:
@@ -32,3 +43,9 @@ def profile_file(profile: str) -> Path:
             f"--audit-profile {printable(profile)}: no such profile; choose one of {', '.join(PROFILES)}."
         )
     return bundled_checks() / PROFILES[profile]
+
+
+def companions(profile: str, compares: Collection[str]) -> tuple[Path, ...]:
+    """The check files that join a profile, given what the runs are to each other: `steps`, `siblings`."""
+    files = COMPANIONS.get(profile, {})
+    return tuple(bundled_checks() / name for over, name in files.items() if over in compares)

@@ -119,6 +119,52 @@ class VerdictRow(msgspec.Struct, frozen=True):
     released_limit: float | None = None
 
 
+class StepRow(msgspec.Struct, frozen=True):
+    """One save of a training run."""
+
+    tuned: str
+    label: str
+    step: int
+
+
+class SeriesRow(msgspec.Struct, frozen=True):
+    """A metric along the saves, over the matrices of each; None where a save has no value."""
+
+    metric: str
+    lowest: tuple[float | None, ...]
+    median: tuple[float | None, ...]
+    highest: tuple[float | None, ...]
+
+
+class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The saves of one run in order; `counted` where steps are positions, for want of numbers in the names.
+
+    `first_failures` gives for each check that fails somewhere the label of the first save at which it does.
+    """
+
+    name: str
+    steps: tuple[StepRow, ...]
+    counted: bool
+    first_failures: dict[str, str]
+    series: tuple[SeriesRow, ...]
+
+
+class SiblingsRow(msgspec.Struct, frozen=True):
+    """Runs from one base; `figures` are means over matrices, by metric, one for each run in order."""
+
+    tuned: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    figures: dict[str, tuple[float | None, ...]]
+
+
+class AgainstRow(msgspec.Struct, frozen=True):
+    """The released audit that this one was compared with."""
+
+    path: str
+    tuned: str
+    factor: float
+
+
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     """The whole audit of a base and one or more tuned checkpoints."""
 
@@ -133,6 +179,9 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: tuple[CheckpointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     about: About | None = None
+    trajectories: tuple[TrajectoryRow, ...] = ()
+    siblings: tuple[SiblingsRow, ...] = ()
+    against: AgainstRow | None = None
 
     @property
     def passed(self) -> bool:

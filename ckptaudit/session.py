@@ -11,13 +11,14 @@ from itertools import groupby
 from pathlib import Path
 from platform import python_version
 
-from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
+from ckptaudit.against import Released, load_released
+from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.engine import Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.metrics import REGISTRY, Measurement, nearest
-from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
-from ckptaudit.policy import DEFAULT_PROFILE, profile_file
+from ckptaudit.metrics import REGISTRY, Measurement, Over, nearest
+from ckptaudit.pairing import AlignedTensor, ModelPair
+from ckptaudit.policy import DEFAULT_PROFILE, FACTOR, Several, companions, profile_file
 from ckptaudit.result import (
     About,
     AuditResult,
@@ -29,20 +30,14 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
+from ckptaudit.runs import Run, open_all
+from ckptaudit.series import NO_GROUP, Series
 from ckptaudit.store import MeasurementStore
-from ckptaudit.verdict import Verdict, judge, judge_pair
+from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
+from ckptaudit.verdict import Verdict, judge, judge_pair, skipped, undecidable
 
 MODEL = "model"
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One tuned checkpoint against the base; `label` tells runs apart in ids."""
-
-    label: str
-    path: str
-    pair: ModelPair
 
 
 @dataclass(frozen=True)
@@ -75,17 +70,18 @@ class AuditSession:
         store: MeasurementStore | None = None,
         command: Sequence[str] = (),
         profile: str = "",
+        several: Several = "auto",
     ) -> None:
         self.base = base
         self.started = datetime.now(UTC)
         self.command, self.profile = tuple(command), profile
-        opened = open_checkpoint(base)
-        self.runs = tuple(
-            _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
-        )
+        self.opened_base = open_checkpoint(base)
+        self.runs, groups = open_all(self.opened_base, tuned, several)
         self.device = pick_device(device)
         self.exact = exact
         self.store = store or MeasurementStore()
+        self.series = Series(groups, self.store, self.device)
+        self.released: Released | None = None
         self._requests: tuple[Request, ...] | None = None
         self._checks: dict[str, CheckRow] = {}
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
@@ -94,9 +90,17 @@ class AuditSession:
         """Every verdict that a check file asks for. A check that selects nothing still asks for one."""
         self.admit(file)
         for check in file.checks:
-            for run in self.runs:
+            for run in self._judged(check):
                 for subject in _subjects(check, run.pair):
                     yield Request(check, run, subject)
+
+    @property
+    def compares(self) -> frozenset[Over]:
+        """What the runs are to each other."""
+        return frozenset(group.over for group in self.series.groups)
+
+    def _judged(self, check: Check) -> Sequence[Run]:
+        return self.runs if check.over is None else self.series.judged(check.metric) or self.runs[:1]
 
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
@@ -118,14 +122,30 @@ class AuditSession:
 
     def verdict(self, request: Request) -> Verdict:
         """Measure what is missing and decide."""
+        verdict = self._decided(request)
+        return self.released.compare(verdict, request.check) if self.released else verdict
+
+    def _decided(self, request: Request) -> Verdict:
         check, run = request.check, request.run
         if check.about_pair:
             return judge_pair(check, request.subject, run.path, run.pair)
+        rows = self._rows(request)
+        if check.over is not None and not rows:
+            if run not in self.series.judged(check.metric):
+                return undecidable(check, request.subject, run.path, NO_GROUP[check.over])
+            return skipped(check, request.subject, run.path, "no weight here has moved in a way that can be compared")
+        return judge(check, request.subject, run.path, rows)
+
+    def _rows(self, request: Request) -> list[Measurement]:
+        """Every measurement that a verdict rests on, and other metrics of the same tensors."""
+        check, run = request.check, request.run
         names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
-        rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
-        return judge(check, request.subject, run.path, rows)
+        if check.over is not None:
+            found = (m for s in _owners(request) for m in self.series.rows(check.over, run, s))
+            return [m for m in found if m.tensor in names and m.metric == check.metric]
+        return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
 
     def measure(self, metric: str, run: Run, subject: str, roles: Sequence[str]) -> dict[str, float]:
         """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
@@ -148,14 +168,26 @@ class AuditSession:
     def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
         """All that was found, for the reports."""
         entries = sorted(self.store.entries(), key=lambda e: (e.tuned, e.subject))
+        measurements = tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements)
+        rows = tuple(verdict_row(v) for v in verdicts)
+        steps = [g for g in self.series.groups if g.over == "steps"]
+        siblings = [g for g in self.series.groups if g.over == "siblings"]
+        trajectories = tuple(trajectory_row(group, measurements, rows) for group in steps)
         return AuditResult(
             base=self.base,
             tuned=tuple(run.path for run in self.runs),
             summary=Summary.of(verdicts),
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
-            measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
-            verdicts=tuple(verdict_row(v) for v in verdicts),
-            notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
+            measurements=measurements,
+            verdicts=rows,
+            notes=(
+                *dict.fromkeys(note for run in self.runs for note in run.pair.notes),
+                *notes_of(trajectories),
+                *(self.released.remarks(rows) if self.released else ()),
+            ),
+            trajectories=trajectories,
+            siblings=tuple(siblings_row(group, measurements, rows) for group in siblings),
+            against=self.released.row if self.released else None,
             checkpoints=self._checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self._about(),
@@ -196,10 +228,16 @@ class AuditSession:
         limits: dict[str, float] = {}
         asking = sorted(self._requests or (), key=lambda r: r.check.metric)
         for metric, requests in groupby(asking, key=lambda r: r.check.metric):
-            checks = {r.check for r in requests}
+            asked = list(requests)
+            checks = {r.check for r in asked}
             if all(c.at_most is not None and c.judge_by != "sum" for c in checks):
-                limits[metric] = min(c.limit for c in checks)
+                limits[metric] = min(self._settling(r) for r in asked)
         return limits
+
+    def _settling(self, request: Request) -> float:
+        """What a bound has to keep within: the limit, and what the released run allows."""
+        allowed = self.released.allowed(request.check, request.subject) if self.released else None
+        return request.check.limit if allowed is None else min(request.check.limit, allowed)
 
 
 def audit(
@@ -209,24 +247,24 @@ def audit(
     profile: str = DEFAULT_PROFILE,
     device: str = "auto",
     exact: bool = False,
+    several: Several = "auto",
+    against: str | Path | None = None,
+    against_factor: float = FACTOR,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError."""
+    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
+
+    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other, as
+    `--audit-several` does. `against` is the JSON of a released run's audit, than which a verdict may not
+    be worse by more than `against_factor`.
+    """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
-    file = load_checks(profile_file(profile))
-    session = AuditSession(str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile)
-    return session.result([session.verdict(request) for request in session.requests(file)])
-
-
-def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:
-    # The checkpoint knows what `@latest` or a hub id came to; reports should name that.
-    return Run(label, tuned.path, pair_checkpoints(base, merge_adapter(base, tuned)))
-
-
-def _labels(tuned: Sequence[str]) -> list[str]:
-    if len(tuned) == 1:
-        return [""]
-    names = [Path(path).name for path in tuned]
-    return names if len(set(names)) == len(names) else [path.strip("/") for path in tuned]
+    session = AuditSession(
+        str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile, several=several
+    )
+    if against is not None:
+        session.released = load_released(Path(against), session.opened_base, factor=against_factor)
+    files = [load_checks(path) for path in (profile_file(profile), *companions(profile, session.compares))]
+    return session.result([session.verdict(request) for file in files for request in session.requests(file)])
 
 
 def _selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
@@ -248,9 +286,11 @@ def _subjects(check: Check, pair: ModelPair) -> list[str]:
 
 
 def _rests_on(request: Request) -> list[str]:
-    """The subjects whose measurements a verdict needs."""
-    if request.check.about_pair:
-        return []
+    """The subjects whose measurements a verdict needs; what compares runs is measured apart from them."""
+    return [] if request.check.about_pair or request.check.over else _owners(request)
+
+
+def _owners(request: Request) -> list[str]:
     subjects = request.run.pair.subjects
     if request.subject in subjects:
         return [request.subject]

@@ -12,6 +12,9 @@ from ckptaudit.checkpoints.locate import saves
 from ckptaudit.errors import CheckpointError, printable
 
 ALL = "@all"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+"""Files that a pattern may mean; whatever else lies beside the saves is passed over."""
+
 STEP_IN_NAME = re.compile(r"(.*?)(?:checkpoint|global_step|step|iter)[-_]?(\d{1,18})")
 
 
@@ -81,8 +84,9 @@ def _matches(pattern: str) -> list[str]:
         found = sorted(anchor.glob(str(Path(pattern).relative_to(anchor)) if anchor.anchor else pattern))
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{printable(pattern)}: no pattern for paths ({printable(error)}).") from error
+    found = [path for path in found if path.is_dir() or path.suffix in WEIGHTS]
     if not found:
-        raise CheckpointError(f"{printable(pattern)}: no file or folder matches; check the pattern.")
+        raise CheckpointError(f"{printable(pattern)}: no folder or file of weights matches; check the pattern.")
     return [str(path) for path in sorted(found, key=_by_step)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ from ckptaudit.metrics.footprints import Footprints
 
 Over = Literal["steps", "siblings"]
 Compute = Callable[[Footprints], Tensor]
+Judges = Callable[[int, Sequence[int]], bool]
+"""Whether the metric says anything about the run at a position among these steps."""
 
 APART = 1.25
 """Two saves must lie this factor of steps apart for a rate of growth between them to mean anything."""
@@ -30,20 +32,34 @@ class RunsMetric:
     source: str
     over: Over
     compute: Compute
-
-    @property
-    def needs_masks(self) -> bool:
-        """Whether the masks of all runs must be there at once."""
-        return self.over == "siblings"
+    judges: Judges
 
 
 RUNS_METRICS: dict[str, RunsMetric] = {}
 
 
-def _metric(*, over: Over, formula: str, source: str) -> Callable[[Compute], Compute]:
+def _every_run(position: int, steps: Sequence[int]) -> bool:
+    return True
+
+
+def _after_the_first(position: int, steps: Sequence[int]) -> bool:
+    return position > 0
+
+
+def _before_the_last(position: int, steps: Sequence[int]) -> bool:
+    return position < len(steps) - 1
+
+
+def _far_from_an_earlier(position: int, steps: Sequence[int]) -> bool:
+    return bool(_earlier(position, steps))
+
+
+def _metric(
+    *, over: Over, formula: str, source: str, judges: Judges = _every_run
+) -> Callable[[Compute], Compute]:
     def register(function: Compute) -> Compute:
         name = function.__name__
-        RUNS_METRICS[name] = RunsMetric(name, "1", formula, source, over, function)
+        RUNS_METRICS[name] = RunsMetric(name, "1", formula, source, over, function, judges)
         return function
 
     return register
@@ -53,13 +69,13 @@ def _metric(*, over: Over, formula: str, source: str) -> Callable[[Compute], Com
     over="steps",
     formula="ln(v(t) / v(t0)) / ln(t / t0), v = relative_update_norm, t0 the last earlier save with t >= 1.25 t0",
     source="follows from arXiv:2511.08567, Gate I: a step of bounded size moves the weights by a bounded amount",
+    judges=_far_from_an_earlier,
 )
 def drift_growth(runs: Footprints) -> Tensor:
     """Exponent of the update's growth in the step number: 0.5 for a random walk, 1 for a straight line."""
     values = torch.full_like(runs.norms, torch.nan)
     for run, step in enumerate(runs.steps):
-        earlier = [i for i in range(run) if 0 < runs.steps[i] * APART <= step]
-        if earlier:
+        if earlier := _earlier(run, runs.steps):
             ratio = runs.norms[run] / runs.norms[earlier[-1]]
             growth = ratio.log() / torch.tensor(step / runs.steps[earlier[-1]]).double().log()
             values[run] = torch.where(growth.isfinite(), growth, torch.nan)
@@ -70,6 +86,7 @@ def drift_growth(runs: Footprints) -> Tensor:
     over="steps",
     formula="stable_rank(D_t) / stable_rank(D_first)",
     source="arXiv:2606.07082, 4.1",
+    judges=_after_the_first,
 )
 def stable_rank_climb(runs: Footprints) -> Tensor:
     """How much wider the update has become since the first save; 1 at the first."""
@@ -80,6 +97,7 @@ def stable_rank_climb(runs: Footprints) -> Tensor:
     over="steps",
     formula="Sim_K(t) = norm_F(V_K(D_t)' V_K(D_last))^2 / K, K = min(16, max(1, r // 8))",
     source="arXiv:2606.07082, 4.2",
+    judges=_before_the_last,
 )
 def subspace_locking(runs: Footprints) -> Tensor:
     """How much of the last save's leading update directions this save already had; 1 at the last, chance K / n."""
@@ -145,6 +163,10 @@ def sibling_kinship(runs: Footprints) -> Tensor:
     agreement = sibling_subspace_agreement(runs)
     rest = torch.stack([_among(runs.similarities, without=i) for i in range(len(runs.of))])
     return agreement / torch.where(rest > 0, rest, torch.nan)
+
+
+def _earlier(position: int, steps: Sequence[int]) -> list[int]:
+    return [i for i in range(position) if 0 < steps[i] * APART <= steps[position]]
 
 
 def _sizes(runs: Footprints) -> Float[Tensor, "runs batch"]:

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from ckptaudit.against import load_released
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
-from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
+from ckptaudit.errors import CheckDefinitionError, CkptAuditError, ReportError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
 from ckptaudit.plugin.progress import measuring
-from ckptaudit.policy import bundled_check_files, bundled_checks, profile_file
+from ckptaudit.policy import bundled_check_files, bundled_checks, companions, profile_file
 from ckptaudit.report.json_file import write_json
+from ckptaudit.report.plot import require_matplotlib, write_plots
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.store import MeasurementStore
@@ -36,8 +38,7 @@ class Gate:
         self.shared: TemporaryDirectory[str] | None = None
         self.profile = profile_file(config.getoption("audit_profile"))
         self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
-        config.args[:] = [str(self.profile)] if self.bundled_run else [_resolved(a) for a in config.args]
-        self.files = _check_files(config.args)
+        self.plot = _plot_path(config.getoption("audit_plot"))
         self.session = AuditSession(
             base,
             tuned,
@@ -46,21 +47,44 @@ class Gate:
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=self.profile.stem if self.bundled_run else "",
+            several=config.getoption("audit_several"),
         )
+        joining = companions(self.profile.stem, self.session.compares)
+        bundled = [str(path) for path in (self.profile, *joining)]
+        config.args[:] = bundled if self.bundled_run else [_resolved(a) for a in config.args]
+        self.files = _check_files(config.args)
+        self._take_up_comparisons()
         for file in self.files.values():
             self.session.admit(file)
         self.verdicts: dict[str, Verdict] = {}
         if self.worker:
             _share_cores()
 
+    def _take_up_comparisons(self) -> None:
+        against = self.config.getoption("audit_against")
+        if against is not None:
+            factor = self.config.getoption("audit_against_factor")
+            self.session.released = load_released(Path(against), self.session.opened_base, factor=factor)
+        if self.plot is not None and "steps" not in self.session.compares:
+            raise ReportError(
+                f"--audit-plot {printable(self.plot)}: --tuned names no two saves of one run, so there is nothing over "
+                "which to draw; pass FOLDER@all, or --audit-several steps."
+            )
+
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         runs = ", ".join(printable(run.path) for run in self.session.runs)
         what = self.profile.stem if self.bundled_run else "given files"
-        return [
+        lines = [
             f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
             f"ckptaudit: checks {what}, device {self.session.device}",
         ]
+        if released := self.session.released:
+            lines.append(
+                f"ckptaudit: no more than {released.factor:g} times worse than {printable(released.tuned)} "
+                f"({printable(released.path)})"
+            )
+        return lines
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
@@ -75,9 +99,14 @@ class Gate:
         """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        reported = self.worker[REPORTED] if self.worker else self.json is not None
+        reported = self.worker[REPORTED] if self.worker else self._tells_all
         if not (reported and self.bundled_run and len(requests) == all_asked):
             self.session.expect(requests)
+
+    @property
+    def _tells_all(self) -> bool:
+        """Whether every metric was asked for, and not only what the verdicts rest on."""
+        return self.json is not None or self.plot is not None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -125,6 +154,11 @@ class Gate:
                 write_json(self.session.result(list(self.verdicts.values())), self.json)
             except OSError as error:
                 self._refuse(session, f"{printable(self.json)}: cannot be written ({printable(error)}).")
+        if self.plot is not None and self.verdicts:
+            try:
+                write_plots(self.session.result(list(self.verdicts.values())).trajectories, self.plot)
+            except OSError as error:
+                self._refuse(session, f"{printable(self.plot)}: cannot be written ({printable(error)}).")
         judged = any(v.outcome in ("passed", "failed") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
@@ -154,7 +188,7 @@ class Gate:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
             self.session.store.folder = Path(self.shared.name)
         node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = self.json is not None
+        node.workerinput[REPORTED] = self._tells_all
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -192,6 +226,13 @@ def _writable(option: str | None) -> Path | None:
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise CheckDefinitionError(f"--audit-json {printable(path)}: no file can be written there; name another.")
     return path
+
+
+def _plot_path(option: str | None) -> Path | None:
+    if option is None:
+        return None
+    require_matplotlib()
+    return Path(option)
 
 
 def _resolved(argument: str) -> str:

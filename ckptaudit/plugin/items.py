@@ -104,3 +104,6 @@ def _properties(verdict: Verdict) -> Iterator[tuple[str, object]]:
     yield "limit", f"{verdict.sign} {verdict.limit!r}"
     yield "worst_tensor", printable(verdict.worst or "")
     yield "source", verdict.source
+    if verdict.released is not None:
+        yield "released", repr(verdict.released)
+        yield "released_limit", f"{verdict.sign} {verdict.released_limit!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.policy import DEFAULT_PROFILE, PROFILES
+from ckptaudit.policy import DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -16,7 +16,22 @@ def add_options(parser: pytest.Parser) -> None:
 
 def _pair(group: pytest.OptionGroup) -> None:
     group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
-    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs")
+    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge, a pattern, or FOLDER@all; repeatable")
+    group.addoption(
+        "--audit-several",
+        metavar="HOW",
+        choices=SEVERAL,
+        default="auto",
+        help="what several checkpoints are to each other: steps, siblings, apart, or auto: told by their paths",
+    )
+    group.addoption("--audit-against", metavar="FILE", help="JSON of a released run's audit: do not be much worse")
+    group.addoption(
+        "--audit-against-factor",
+        metavar="FACTOR",
+        type=float,
+        default=FACTOR,
+        help=f"how many times worse than the released run fails (default: {FACTOR:g})",
+    )
 
 
 def _checks(group: pytest.OptionGroup) -> None:
@@ -37,3 +52,6 @@ def _computing(group: pytest.OptionGroup) -> None:
 
 def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
+    group.addoption(
+        "--audit-plot", metavar="FILE|DIR", help="draw each metric over the steps: one PNG, or one each in a folder"
+    )

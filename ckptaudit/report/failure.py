@@ -38,7 +38,7 @@ def explain(verdict: Verdict, check: Check) -> str:
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
-        head = [("measured", _measured(verdict, check)), ("broken claim", check.claim), *_where(verdict)]
+        head = [("measured", _measured(verdict, check)), *_released(verdict), ("broken claim", check.claim), *_where(verdict)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
     return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
 
@@ -54,6 +54,14 @@ def _measured(verdict: Verdict, check: Check) -> str:
     if check.about_pair:
         return f"{compared(verdict)} ({verdict.metric})"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
+
+
+def _released(verdict: Verdict) -> list[tuple[str, str]]:
+    """What the released run had, and what this one was allowed beside it."""
+    if verdict.released is None or verdict.released_limit is None:
+        return []
+    allowed = f"allowed {verdict.sign} {number(verdict.released_limit)}"
+    return [("released", f"{quantity(verdict.metric, verdict.released)}, {allowed}")]
 
 
 def _where(verdict: Verdict) -> list[tuple[str, str]]:

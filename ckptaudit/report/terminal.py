@@ -39,14 +39,15 @@ def render_summary(result: AuditResult, verdicts: Sequence[Verdict], *, width: i
 
 
 def _table(verdicts: Sequence[Verdict], *, width: int, several: bool) -> Table:
-    names = ["run", "check", "verdict", "worst", "limit", "where"][not several :]
-    rows = [_row(group, several=several) for group in _by_check(verdicts)]
+    compared = any(v.released is not None for v in verdicts)
+    names = [*["run"] * several, "check", "verdict", "worst", *["released"] * compared, "limit", "where"]
+    rows = [_row(group, several=several, compared=compared) for group in _by_check(verdicts)]
     taken = [max(map(len, (name, *(row[i].plain for row in rows)))) for i, name in enumerate(names)]
     # Only the last column gives way on a narrow terminal: the numbers must stay whole.
     taken[-1] = min(taken[-1], max(16, width - sum(taken[:-1]) - 2 * len(names)))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name, size in zip(names, taken, strict=True):
-        justify: JustifyMethod = "right" if name in ("worst", "limit") else "left"
+        justify: JustifyMethod = "right" if name in ("worst", "released", "limit") else "left"
         table.add_column(name, width=size, no_wrap=True, overflow="ellipsis", justify=justify)
     for row in rows:
         table.add_row(*row)
@@ -60,7 +61,7 @@ def _by_check(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
     return list(groups.values())
 
 
-def _row(group: list[Verdict], *, several: bool) -> list[Text]:
+def _row(group: list[Verdict], *, several: bool, compared: bool) -> list[Text]:
     worst = min(group, key=_severity)
     counted = sum(v.outcome == worst.outcome for v in group)
     share = "" if len(group) == 1 else f" {counted}/{len(group)}"
@@ -69,6 +70,7 @@ def _row(group: list[Verdict], *, several: bool) -> list[Text]:
         Text(printable(worst.check)),
         Text(WORDS[worst.outcome] + share, style=COLOURS[worst.outcome]),
         Text(value),
+        *([Text("-" if worst.released is None else number(worst.released))] if compared else []),
         Text(f"{worst.sign} {number(worst.limit)}"),
         Text(printable(worst.worst or worst.reason or worst.subject)),
     ]
