@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: audit test check lint clean
+.PHONY: audit test check lint bench clean
 
 audit: $(READY)  ## gate the bundled pair
 	$(BIN)/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
@@ -25,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+bench: $(READY)  ## whole processes timed against each other; `make bench BENCH=--quick` for a first look
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) audit.json audit.xml build dist

@@ -22,7 +22,7 @@ COPIES = 6
 def measure_across(
     runs: Sequence[Sequence[AlignedTensor]], steps: Sequence[int], over: Over, device: torch.device
 ) -> list[list[Measurement]]:
-    """Every metric over `steps` or `siblings` of one subject, for each run; weights that not all runs have stay out.
+    """Every metric over `steps` or `siblings` of a subject, for each run; weights that some run lacks stay out.
 
     Alive at once are one weight of base and one run, and of each run its leading update directions; of
     siblings also one byte for each entry of the weight and run, for the masks.
@@ -70,11 +70,8 @@ def _of_run(
 
 def _one(base: Tensor, tuned: Tensor, over: Over, device: torch.device) -> Footprint:
     made = footprint(PairBatch(base.to(device), tuned.to(device)), with_mask=over == "siblings")
-    return Footprint(*(None if part is None else part.cpu() for part in _parts(made)))
-
-
-def _parts(made: Footprint) -> tuple[Tensor | None, ...]:
-    return made.norm, made.stable_rank, made.space, made.sound, made.mask
+    mask = None if made.mask is None else made.mask.cpu()
+    return Footprint(made.norm.cpu(), made.stable_rank.cpu(), made.space.cpu(), made.sound.cpu(), mask)
 
 
 def _measurements(

@@ -53,7 +53,9 @@ class Released:
             return f"the released audit judged {row.metric} {row.sign}"
         if row.value is None:
             return f"the released audit has no value ({row.outcome})"
-        return "" if row.kind == "exact" else "the released value is a bound; make that audit again with --audit-exact"
+        return (
+            "" if row.kind == "exact" else "the released value is a bound; make that audit again with --audit-exact"
+        )
 
     def compare(self, verdict: Verdict, check: Check) -> Verdict:
         """The verdict with the released value beside it, failed where it is worse by more than the factor."""
@@ -63,7 +65,8 @@ class Released:
             return verdict
         beside = msgspec.structs.replace(verdict, released=row.value, released_limit=allowed)
         inside = allowed - verdict.value if check.at_most is not None else verdict.value - allowed
-        if inside >= 0 or verdict.outcome not in ("passed", "failed"):
+        if inside >= 0 or verdict.kind != "exact" or verdict.outcome not in ("passed", "failed"):
+            # What settles by a bound was measured exactly wherever the bound passed what is allowed here.
             return beside
         reason = f"worse than the released {row.value:.4g} by more than {self.factor:g} times"
         return msgspec.structs.replace(beside, outcome="failed", reason=reason)

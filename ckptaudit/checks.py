@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +37,7 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A published figure past which a value is what another kind of training leaves; no calibration goes beyond it."""
+    """A published figure past which a value tells of another kind of training; no calibration goes beyond it."""
 
     value: float
     source: str
@@ -75,9 +75,13 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """How a good value compares with the limit."""
         return "<=" if self.at_most is not None else ">="
 
-    def margin(self, value: float) -> float:
-        """How far inside the limit a value lies; negative when it is broken, NaN for NaN."""
-        return self.limit - value if self.at_most is not None else value - self.limit
+    def margin(self, value: float, limit: float | None = None) -> float:
+        """How far inside the limit a value lies; negative when it is broken, NaN for NaN.
+
+        `limit` stands in for the check's own where a configuration has moved it.
+        """
+        limit = self.limit if limit is None else limit
+        return limit - value if self.at_most is not None else value - limit
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -98,15 +102,20 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 @dataclass(frozen=True)
 class CheckFile:
-    """The checks of one file, those it includes first."""
+    """The checks of one file, those it includes first; `homes` names the files that included ones stand in."""
 
     path: Path
     checks: tuple[Check, ...]
+    homes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Check]:
         """Checks by id."""
         return {check.id: check for check in self.checks}
+
+    def home(self, check: Check) -> str:
+        """The name of the file in which the check is written."""
+        return self.homes.get(check.id, self.path.name)
 
 
 def holds_checks(path: Path) -> bool:
@@ -121,10 +130,10 @@ def holds_checks(path: Path) -> bool:
 
 def load_checks(path: Path) -> CheckFile:
     """Read a check file. Raises CheckDefinitionError naming file, check, key and what is allowed."""
-    return CheckFile(path, tuple(_load(path, open_files=())))
+    return _load(path, open_files=())
 
 
-def _load(path: Path, open_files: tuple[Path, ...]) -> Iterable[Check]:
+def _load(path: Path, open_files: tuple[Path, ...]) -> CheckFile:
     content = _parse(path)
     included = _included(path, content, open_files)
     own, problems = [], _file_problems(content)
@@ -135,12 +144,12 @@ def _load(path: Path, open_files: tuple[Path, ...]) -> Iterable[Check]:
         except _Problem as problem:
             label = table.get("id") if isinstance(table, dict) else None
             problems.append(f"check {printable(label) if label else f'number {position}'}, {problem}")
-    problems += _repeated(check.id for check in (*included, *own))
-    if not problems and not (included or own):
+    problems += _repeated(check.id for check in (*included.checks, *own))
+    if not problems and not (included.checks or own):
         problems.append("key check: no [[check]] table; add at least one")
     if problems:
         raise CheckDefinitionError(f"{printable(path)}: {'; '.join(problems)}.")
-    return (*included, *own)
+    return CheckFile(path, (*included.checks, *own), included.homes)
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -152,21 +161,23 @@ def _parse(path: Path) -> dict[str, Any]:
         raise CheckDefinitionError(f"{printable(path)}: not a valid TOML file ({printable(error)}).") from error
 
 
-def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> tuple[Check, ...]:
+def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> CheckFile:
     names, excluded = content.get("include", []), content.get("exclude", [])
     for key, value in (("include", names), ("exclude", excluded)):
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise CheckDefinitionError(f"{printable(path)}: key {key}: a list of strings is allowed.")
     if path.resolve() in open_files:
         raise CheckDefinitionError(f"{printable(path)}: key include: the file includes itself; remove the cycle.")
-    checks = [c for name in names for c in _load(path.parent / name, (*open_files, path.resolve()))]
+    files = [_load(path.parent / name, (*open_files, path.resolve())) for name in names]
+    homes = {check.id: file.home(check) for file in files for check in file.checks}
+    checks = [check for file in files for check in file.checks]
     ids = [check.id for check in checks]
     for unknown in (e for e in excluded if e not in ids):
         raise CheckDefinitionError(
             f"{printable(path)}: key exclude: {printable(unknown)!r} is not among the included checks; "
             f"{nearest(unknown, ids) if ids else 'nothing is included.'}"
         )
-    return tuple(check for check in checks if check.id not in excluded)
+    return CheckFile(path, tuple(check for check in checks if check.id not in excluded), homes)
 
 
 class _Problem(Exception):

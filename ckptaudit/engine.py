@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from ckptaudit.cache import FactorCache, entry_key
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.metrics import REGISTRY, Kind, Measurement, Metric, PairBatch
+from ckptaudit.metrics import (
+    NARROW,
+    REGISTRY,
+    SHORT_SIDE,
+    Kind,
+    LargePair,
+    Measurement,
+    Metric,
+    PairBatch,
+    Tensors,
+)
 from ckptaudit.pairing import AlignedTensor
 
-BATCH_BYTES = 512 * 2**20
-"""Default budget for the float64 copies and factors of one batch."""
+BATCH_BYTES = 256 * 2**20
+"""Default budget for the float64 copies and factors of one batch of small matrices."""
 
 COPIES = 12
 """float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""
@@ -33,15 +45,27 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to measure: the device, the memory budget, and which upper bounds are good enough.
+    """How to measure: the device, the memory budget, which bounds are good enough, and where factors are kept.
 
-    `settled` maps a metric to the limit under which its upper bound decides every check that asks
-    for it; empty when every number is to be computed.
+    `settled` maps a metric to the limit within which its bound decides every check that asks for it, infinite
+    where none does; a metric that is not there is always computed. Empty when every number is to be computed.
     """
 
     device: torch.device
     batch_bytes: int = BATCH_BYTES
     settled: Settled = field(default_factory=dict)
+    cache: FactorCache | None = None
+
+    def recall(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+        """What rests on a base matrix alone: from the cache, or made now and kept there."""
+        if self.cache is None:
+            return make()
+        key = entry_key(stored, definition=definition)
+        found: Tensors | None = self.cache.read(key)
+        if found is None:
+            found = make()
+            self.cache.write(key, found)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +102,14 @@ def applies(metric: str, tensor: AlignedTensor) -> bool:
 
 
 def measure(jobs: Iterable[Job], route: Route) -> list[Measurement]:
-    """Every wanted metric of every job's matrices, equal shapes in one batch."""
+    """Every wanted metric of every job's matrices: large ones one by one, small ones of equal shape together."""
+    large: list[Job] = []
     groups: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
         tensor = job.tensor
+        if _is_large(tensor):
+            large.append(job)
+            continue
         alike = (
             tensor.matrix_shape[1:],
             tensor.base.dtype,
@@ -90,25 +118,105 @@ def measure(jobs: Iterable[Job], route: Route) -> list[Measurement]:
             tensor.is_matrix,
         )
         groups.setdefault(alike, []).append(job)
-    return [m for group in groups.values() for m in _measure_alike(group, route)]
+    small = (m for group in groups.values() for m in _measure_alike(group, route))
+    return [*small, *_measure_large(large, route)]
 
 
 def _no_device(name: str, mend: str) -> MeasurementError:
     return MeasurementError(f"--audit-device {printable(name)}: not a device of this machine; {mend}.")
 
 
+def _is_large(tensor: AlignedTensor) -> bool:
+    _, m, n = tensor.matrix_shape
+    narrow = {str(dtype).removeprefix("torch.") for dtype in NARROW}
+    return tensor.is_matrix and min(m, n) >= SHORT_SIDE and {tensor.base.dtype, tensor.tuned.dtype} <= narrow
+
+
+def _measure_large(jobs: Sequence[Job], route: Route) -> Iterator[Measurement]:
+    for job, (base, tuned) in _read_ahead(jobs):
+        metrics = [REGISTRY[name] for name in sorted(job.metrics)]
+        for matrix in _matrices(job.tensor, base, tuned):
+            yield from _surviving(_measure_one, [matrix], metrics, route)
+
+
+def _read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Tensor, Tensor]]]:
+    """Both sides of each job, the next being read while one is measured."""
+
+    def read(job: Job) -> tuple[Tensor, Tensor]:
+        return job.tensor.base.read(), job.tensor.tuned.read()
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = [reader.submit(read, job) for job in jobs[:1]]
+        for index, job in enumerate(jobs):
+            sides = pending.pop().result()
+            pending += [reader.submit(read, following) for following in jobs[index + 1 : index + 2]]
+            yield job, sides
+
+
+def _measure_one(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
+    (matrix,) = chunk
+    pair = LargePair(matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall)
+    if not pair.is_finite:
+        yield from _measure_chunk(chunk, metrics, route)
+        return
+    if any(_needs_base(metric, route) for metric in metrics):
+        pair.prepare()
+    bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, route)) is not None}
+    for metric in metrics:
+        if metric.name in bounds:
+            yield _record(matrix, metric.name, bounds[metric.name], metric.bound_kind)
+        else:
+            (value,) = _values(metric.compute, pair, chunk, route)
+            yield _record(matrix, metric.name, value, "exact")
+
+
+def _needs_base(metric: Metric, route: Route) -> bool:
+    by_update = metric.name in route.settled and metric.bound_needs == "matrix"
+    return metric.needs == "spectrum" and not by_update
+
+
+def _settling(metric: Metric, pair: LargePair, route: Route) -> float | None:
+    """The metric's bound, if that is all that anybody needs to know."""
+    if metric.bound is None or metric.name not in route.settled:
+        return None
+    bound = metric.bound(pair)
+    value = None if bound is None else float(bound)
+    return value if value is not None and metric.settles(value, route.settled[metric.name]) else None
+
+
+def _surviving(
+    work: Callable[[list[Matrix], list[Metric], Route], Iterator[Measurement]],
+    chunk: list[Matrix],
+    metrics: list[Metric],
+    route: Route,
+) -> list[Measurement]:
+    """The work done; where the device's memory does not suffice, by halves, and a single matrix on the CPU."""
+    try:
+        return list(work(chunk, metrics, route))
+    except torch.OutOfMemoryError:
+        if len(chunk) == 1 and route.device.type == "cpu":
+            raise
+    # Outside the handler: the error holds on to the tensors that filled the memory.
+    if route.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(chunk) == 1:
+        return _surviving(work, chunk, metrics, replace(route, device=torch.device("cpu")))
+    half = len(chunk) // 2
+    return [m for part in (chunk[:half], chunk[half:]) for m in _surviving(work, part, metrics, route)]
+
+
 def _measure_alike(group: Sequence[Job], route: Route) -> Iterator[Measurement]:
     _, m, n = group[0].tensor.matrix_shape
     size = max(1, route.batch_bytes // max(1, COPIES * 8 * m * n))
     metrics = [REGISTRY[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
-    matrices = (matrix for job in group for matrix in _matrices(job.tensor))
+    matrices = (x for job in group for x in _matrices(job.tensor, job.tensor.base.read(), job.tensor.tuned.read()))
     while chunk := list(islice(matrices, size)):
-        yield from _measure_chunk(chunk, metrics, route)
+        yield from _surviving(_measure_chunk, chunk, metrics, route)
 
 
-def _matrices(tensor: AlignedTensor) -> Iterator[Matrix]:
+def _matrices(tensor: AlignedTensor, base: Tensor, tuned: Tensor) -> Iterator[Matrix]:
     shape = tensor.matrix_shape
-    base, tuned = tensor.base.read().reshape(shape), tensor.tuned.read().reshape(shape)
+    base, tuned = base.reshape(shape), tuned.reshape(shape)
     for index, name in enumerate(tensor.matrix_names()):
         yield Matrix(name, tensor, base[index], tuned[index])
 
@@ -133,7 +241,7 @@ def _evaluate(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Itera
     batch = _batch(chunk, route)
     bounded = _bounded(batch, metrics, route.settled)
     for metric in metrics:
-        kind: Kind = "upper_bound" if metric.name in bounded else "exact"
+        kind: Kind = metric.bound_kind if metric.name in bounded else "exact"
         values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, route)
         yield from (_record(x, metric.name, value, kind) for x, value in zip(chunk, values, strict=True))
 
@@ -147,13 +255,10 @@ def _batch(chunk: list[Matrix], route: Route) -> PairBatch:
 
 def _bounded(batch: PairBatch, metrics: list[Metric], settled: Settled) -> dict[str, list[float]]:
     """Metrics whose bound decides; only where that saves the decomposition that others would need anyway."""
-    spectral = [metric for metric in metrics if metric.needs == "spectrum"]
     bounds: dict[str, list[float]] = {}
-    for metric in spectral:
-        if metric.upper_bound is None or metric.name not in settled:
-            return {}
-        values = metric.upper_bound(batch)
-        if not bool((values <= settled[metric.name]).all()):
+    for metric in (metric for metric in metrics if metric.needs == "spectrum"):
+        values = metric.bound(batch) if metric.bound and metric.name in settled else None
+        if values is None or not all(metric.settles(v, settled[metric.name]) for v in values.tolist()):
             return {}
         bounds[metric.name] = values.tolist()
     return bounds

@@ -35,6 +35,14 @@ class CalibrationError(CkptAuditError):
     """No limit can be learned: a trusted run fails what no limit moves, or lies past a published separation."""
 
 
+class ConfigError(CkptAuditError):
+    """The configuration is badly written, or speaks of what is not there; the text names file and key."""
+
+
+class CacheError(CkptAuditError):
+    """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +44,6 @@ def profile_file(profile: str) -> Path:
     return bundled_checks() / PROFILES[profile]
 
 
-def companions(profile: str, compares: Collection[str]) -> tuple[Path, ...]:
-    """The check files that join a profile, given what the runs are to each other: `steps`, `siblings`."""
-    files = COMPANIONS.get(profile, {})
-    return tuple(bundled_checks() / name for over, name in files.items() if over in compares)
+def companions(profile: str) -> dict[str, Path]:
+    """The check files that join a profile, by what the runs then are to each other: `steps`, `siblings`."""
+    return {over: bundled_checks() / name for over, name in COMPANIONS.get(profile, {}).items()}

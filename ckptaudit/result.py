@@ -115,6 +115,8 @@ class VerdictRow(msgspec.Struct, frozen=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    limit_from: str = ""
+    waiver: str = ""
     released: float | None = None
     released_limit: float | None = None
 
@@ -185,8 +187,9 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether something was judged and nothing failed or could not be judged."""
-        return self.summary.passed > 0 and not self.summary.failed and not self.summary.errors
+        """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
+        s = self.summary
+        return s.passed + s.waived + s.warned > 0 and not s.failed and not s.errors
 
 
 def measurement_row(tuned: str, m: Measurement) -> MeasurementRow:

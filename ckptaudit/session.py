@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from platform import python_version
 
 from ckptaudit.against import Released, load_released
+from ckptaudit.cache import FactorCache, open_cache
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
-from ckptaudit.engine import Job, Route, applies, measure, pick_device
+from ckptaudit.config import Config, check_files, load_config
+from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.metrics import REGISTRY, Measurement, Over, nearest
-from ckptaudit.pairing import AlignedTensor, ModelPair
-from ckptaudit.policy import DEFAULT_PROFILE, FACTOR, Several, companions, profile_file
+from ckptaudit.limits import Limits
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement, Over, nearest
+from ckptaudit.policy import FACTOR, Several, companions
 from ckptaudit.result import (
     About,
     AuditResult,
@@ -31,12 +33,14 @@ from ckptaudit.result import (
     verdict_row,
 )
 from ckptaudit.runs import Run, open_all
+from ckptaudit.selection import selected, subjects
 from ckptaudit.series import NO_GROUP, Series
 from ckptaudit.store import MeasurementStore
+from ckptaudit.terms import Terms
 from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
-from ckptaudit.verdict import Verdict, judge, judge_pair, skipped, undecidable
+from ckptaudit.verdict import Verdict, broken_tensors, finding_about, judge, judge_pair, skipped, undecidable
+from ckptaudit.waivers import Granted, forgive
 
-MODEL = "model"
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 
 
@@ -47,6 +51,18 @@ class Request:
     check: Check
     run: Run
     subject: str
+    limits: Limits | None = None
+    granted: tuple[Granted, ...] = ()
+    allowed: float | None = None
+    """What the released run's value allows, where there is one to compare with."""
+
+    @property
+    def strictest(self) -> float:
+        """The limit inside which nothing that it rests on can be broken, the comparison included."""
+        limit = self.check.limit if self.limits is None else self.limits.strictest(self.check)
+        if self.allowed is None:
+            return limit
+        return min(limit, self.allowed) if self.check.at_most is not None else max(limit, self.allowed)
 
     @property
     def id(self) -> str:
@@ -68,6 +84,8 @@ class AuditSession:
         device: str = "auto",
         exact: bool = False,
         store: MeasurementStore | None = None,
+        cache: FactorCache | None = None,
+        memory: int = BATCH_BYTES,
         command: Sequence[str] = (),
         profile: str = "",
         several: Several = "auto",
@@ -79,20 +97,28 @@ class AuditSession:
         self.runs, groups = open_all(self.opened_base, tuned, several)
         self.device = pick_device(device)
         self.exact = exact
+        self.cache = cache
         self.store = store or MeasurementStore()
         self.series = Series(groups, self.store, self.device)
         self.released: Released | None = None
+        self.terms = Terms(Config(), (), {})
+        self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
+        self._everything = True
         self._checks: dict[str, CheckRow] = {}
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
     def requests(self, file: CheckFile) -> Iterator[Request]:
         """Every verdict that a check file asks for. A check that selects nothing still asks for one."""
         self.admit(file)
-        for check in file.checks:
+        for written in file.checks:
+            check = self.terms.effective(written)
             for run in self._judged(check):
-                for subject in _subjects(check, run.pair):
-                    yield Request(check, run, subject)
+                limits = self.terms.limits(written, run.path, file.home(written))
+                granted = self.terms.granted(written, run.path)
+                for subject in subjects(check, run.pair):
+                    allowed = self.released.allowed(check, subject) if self.released else None
+                    yield Request(check, run, subject, limits, granted, allowed)
 
     @property
     def compares(self) -> frozenset[Over]:
@@ -104,11 +130,35 @@ class AuditSession:
 
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
-        self._checks |= {check.id: check_row(check, file.path.name) for check in file.checks}
+        checks = map(self.terms.effective, file.checks)
+        self._checks |= {check.id: check_row(check, file.path.name) for check in checks}
 
-    def expect(self, requests: Sequence[Request]) -> None:
-        """Narrow the work to these verdicts; without this call every metric of every matrix is measured."""
-        self._requests = tuple(requests)
+    def agree(
+        self,
+        config: Config,
+        files: Sequence[CheckFile],
+        *,
+        known: Sequence[CheckFile] = (),
+        strict: bool = False,
+        forgiving: bool = True,
+    ) -> None:
+        """Take over a configuration for the checks of these files; `known` are further ones it may speak of.
+
+        Raises ConfigError if it speaks of checks, subjects or tensors that are not there.
+        """
+        pairs = {run.path: run.pair for run in self.runs}
+        self.terms = Terms(config, files, pairs, known=known, strict=strict, forgiving=forgiving)
+
+    def expect(self, requests: Sequence[Request], *, everything: bool = False) -> None:
+        """Say which verdicts will be asked for, so that bounds may stand in for numbers that none of them needs.
+
+        Only what they rest on is measured, or with `everything` every metric of every matrix. Without this call
+        every number is computed.
+        """
+        self._requests, self._everything = tuple(requests), everything
+        # A curve over the steps is drawn through numbers, not through bounds.
+        exact = self.exact or (everything and "steps" in self.compares)
+        self._route = replace(self._route, settled={} if exact else settled_by_bounds(requests))
 
     def units(self, requests: Sequence[Request]) -> list[tuple[Run, str]]:
         """The units of work that these verdicts rest on, in order, each once."""
@@ -118,28 +168,49 @@ class AuditSession:
 
     def measured(self, run: Run, subject: str) -> tuple[Measurement, ...]:
         """The measurements of one subject, taken now if they have not been yet."""
-        return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route()))
+        return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
 
     def verdict(self, request: Request) -> Verdict:
-        """Measure what is missing and decide."""
+        """Measure what is missing, decide, and forgive what a waiver forgives."""
         verdict = self._decided(request)
+        if verdict.outcome != "failed" or not request.granted:
+            return verdict
+        return forgive(
+            verdict, request.granted, self._broken(request), lambda spared: self._decided(request, spared)
+        )
+
+    def _decided(self, request: Request, spared: frozenset[str] = frozenset()) -> Verdict:
+        """The verdict without the tensors that are spared, beside the released run's if there is one."""
+        verdict = self._judged_alone(request, spared)
         return self.released.compare(verdict, request.check) if self.released else verdict
 
-    def _decided(self, request: Request) -> Verdict:
+    def _judged_alone(self, request: Request, spared: frozenset[str]) -> Verdict:
         check, run = request.check, request.run
         if check.about_pair:
-            return judge_pair(check, request.subject, run.path, run.pair)
-        rows = self._rows(request)
+            findings = [f for f in PAIR_FACTS[check.metric].findings(run.pair) if finding_about(f) not in spared]
+            return judge_pair(check, request.subject, run.path, findings, request.limits)
+        rows = self.rows(request)
         if check.over is not None and not rows:
-            if run not in self.series.judged(check.metric):
-                return undecidable(check, request.subject, run.path, NO_GROUP[check.over])
-            return skipped(check, request.subject, run.path, "no weight here has moved in a way that can be compared")
-        return judge(check, request.subject, run.path, rows)
+            return self._without_rows(request, check.over)
+        return judge(check, request.subject, run.path, [m for m in rows if m.tensor not in spared], request.limits)
 
-    def _rows(self, request: Request) -> list[Measurement]:
+    def _without_rows(self, request: Request, over: Over) -> Verdict:
+        check, run = request.check, request.run
+        if run not in self.series.judged(check.metric):
+            return undecidable(check, request.subject, run.path, NO_GROUP[over], request.limits)
+        reason = "no weight here has moved in a way that can be compared"
+        return skipped(check, request.subject, run.path, reason, request.limits)
+
+    def _broken(self, request: Request) -> frozenset[str]:
+        check = request.check
+        if check.about_pair:
+            return frozenset(map(finding_about, PAIR_FACTS[check.metric].findings(request.run.pair)))
+        return broken_tensors(check, self.rows(request), request.limits or Limits.own(check))
+
+    def rows(self, request: Request) -> list[Measurement]:
         """Every measurement that a verdict rests on, and other metrics of the same tensors."""
         check, run = request.check, request.run
-        names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
+        names = {name for tensor in selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
         if check.over is not None:
@@ -158,7 +229,7 @@ class AuditSession:
         if key not in self._extra:
             tensors = [t for t in run.pair.subjects[subject] if applies(metric, t)]
             jobs = [Job(t, frozenset({metric})) for t in tensors]
-            self._extra[key] = tuple(measure(jobs, Route(self.device)))
+            self._extra[key] = tuple(measure(jobs, replace(self._route, settled={})))
         chosen = run.pair.select(roles).get(subject, ())
         names = {name for tensor in chosen for name in tensor.matrix_names()}
         return {
@@ -184,6 +255,7 @@ class AuditSession:
                 *dict.fromkeys(note for run in self.runs for note in run.pair.notes),
                 *notes_of(trajectories),
                 *(self.released.remarks(rows) if self.released else ()),
+                *self.terms.remarks(verdicts),
             ),
             trajectories=trajectories,
             siblings=tuple(siblings_row(group, measurements, rows) for group in siblings),
@@ -211,42 +283,45 @@ class AuditSession:
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
-        if self._requests is None:
+        if self._requests is None or self._everything:
             return [Job(t, frozenset(REGISTRY)) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
             if request.run is run and subject in _rests_on(request) and not request.check.about_pair:
-                for tensor in _selected(request.check, run.pair, subject):
+                for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
 
-    def _route(self) -> Route:
-        return Route(self.device, settled={} if self.exact else self._settled())
 
-    def _settled(self) -> dict[str, float]:
-        """The limit under which an upper bound decides every check that asks for the metric."""
-        limits: dict[str, float] = {}
-        asking = sorted(self._requests or (), key=lambda r: r.check.metric)
-        for metric, requests in groupby(asking, key=lambda r: r.check.metric):
-            asked = list(requests)
-            checks = {r.check for r in asked}
-            if all(c.at_most is not None and c.judge_by != "sum" for c in checks):
-                limits[metric] = min(self._settling(r) for r in asked)
-        return limits
+def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
+    """For each metric that a bound may stand in for, the limit within which the bound decides every check.
 
-    def _settling(self, request: Request) -> float:
-        """What a bound has to keep within: the limit, and what the released run allows."""
-        allowed = self.released.allowed(request.check, request.subject) if self.released else None
-        return request.check.limit if allowed is None else min(request.check.limit, allowed)
+    A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
+    guard is not there: such a verdict needs the numbers themselves.
+    """
+    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
+    guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
+    limits: dict[str, float] = {}
+    for name, metric in REGISTRY.items():
+        asking = [(c, limit) for c, limit in asked if c.metric == name]
+        above = metric.upper_bound is not None
+        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
+        if metric.bound is not None and name not in guards and plain:
+            strictest = min if above else max
+            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
+    return limits
 
 
 def audit(
     base: str | Path,
     tuned: str | Path | Sequence[str | Path],
     *,
-    profile: str = DEFAULT_PROFILE,
+    profile: str = "",
+    config: str | Path | Config | None = None,
     device: str = "auto",
     exact: bool = False,
+    strict: bool = False,
+    cache: str | Path | None = None,
     several: Several = "auto",
     against: str | Path | None = None,
     against_factor: float = FACTOR,
@@ -254,35 +329,31 @@ def audit(
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
     `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other, as
-    `--audit-several` does. `against` is the JSON of a released run's audit, than which a verdict may not
-    be worse by more than `against_factor`.
+    `--audit-several` does. `config` is a configuration or the path of one; none is looked for. `profile`
+    overrules the one it names. `against` is the JSON of a released run's audit, than which a verdict may
+    not be worse by more than `against_factor`. `cache` is a folder, or "off"; by default it lies where the
+    command's does.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
+    config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
+    files = check_files(config, profile)
     session = AuditSession(
-        str(base), [str(p) for p in paths], device=device, exact=exact, profile=profile, several=several
+        str(base),
+        [str(p) for p in paths],
+        device=device,
+        exact=exact,
+        cache=open_cache(None if cache is None else str(cache)),
+        profile=files[0].path.stem,
+        several=several,
     )
     if against is not None:
         session.released = load_released(Path(against), session.opened_base, factor=against_factor)
-    files = [load_checks(path) for path in (profile_file(profile), *companions(profile, session.compares))]
-    return session.result([session.verdict(request) for file in files for request in session.requests(file)])
-
-
-def _selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
-    """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
-    chosen = pair.select(check.roles)
-    subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(t for tensors in subjects.values() for t in tensors if applies(check.metric, t))
-
-
-def _subjects(check: Check, pair: ModelPair) -> list[str]:
-    if check.per == "model" or check.about_pair:
-        return [MODEL]
-    chosen = {
-        subject: tensors for subject in pair.select(check.roles) if (tensors := _selected(check, pair, subject))
-    }
-    if check.per == "layer":
-        return list(chosen) or [MODEL]
-    return [name for tensors in chosen.values() for t in tensors for name in t.matrix_names()] or [MODEL]
+    joining = {over: load_checks(path) for over, path in companions(session.profile).items()}
+    files += tuple(file for over, file in joining.items() if over in session.compares)
+    session.agree(config, files, known=tuple(joining.values()), strict=strict)
+    requests = [request for file in files for request in session.requests(file)]
+    session.expect(requests, everything=True)
+    return session.result([session.verdict(request) for request in requests])
 
 
 def _rests_on(request: Request) -> list[str]:

@@ -1,4 +1,4 @@
-"""A run over its steps, and runs beside each other, as rows of the result: read off what was measured and decided."""
+"""A run over its steps, and runs beside each other, as rows of the result: read off measurements and verdicts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def trajectory_row(
     order = group.order
     steps = [StepRow(run.path, run.label, step) for run, step in zip(group.runs, order.steps, strict=True)]
     values = _by_metric(measurements, [step.tuned for step in steps])
-    wanted = {name: v for name, v in values.items() if name not in RUNS_METRICS or RUNS_METRICS[name].over == "steps"}
+    among_siblings = {name for name, metric in RUNS_METRICS.items() if metric.over == "siblings"}
     return TrajectoryRow(
         name=order.name,
         steps=tuple(steps),
         counted=order.counted,
         first_failures=_first_failures(steps, verdicts),
-        series=tuple(_series(name, of_run, steps) for name, of_run in sorted(wanted.items())),
+        series=tuple(_series(name, values[name], steps) for name in sorted(values.keys() - among_siblings)),
     )
 
 
@@ -69,7 +69,7 @@ def _by_metric(measurements: Sequence[MeasurementRow], paths: Sequence[str]) -> 
     """Values of matrices by metric and run."""
     found: Values = {}
     for m in measurements:
-        if m.value is not None and m.tuned in paths and len(m.shape) >= 2:
+        if m.value is not None and m.kind == "exact" and m.tuned in paths and len(m.shape) >= 2:
             found.setdefault(m.metric, {}).setdefault(m.tuned, []).append(m.value)
     return found
 

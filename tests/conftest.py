@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,14 @@ from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 WriteCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user() -> Iterator[None]:
+    """Nothing that a test runs, in this process or another, reads or writes the cache of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CKPTAUDIT_CACHE", "off")
+        yield
 
 
 @pytest.fixture(scope="session")

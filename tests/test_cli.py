@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from ckptaudit.cache import FactorCache
 from ckptaudit.cli import main
 
 
@@ -43,6 +45,7 @@ def test_checks_lists_limits_and_sources(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["inspect", "nowhere"], "nowhere: no such file"),
         (["checks", "nowhere.toml"], "nowhere.toml: no such check file"),
+        (["cache", "info", "--audit-cache", __file__], "--audit-cache"),
         (["audit"], "--base PATH and --tuned PATH"),
     ],
 )
@@ -55,12 +58,31 @@ def test_what_cannot_be_done_ends_in_one_line_and_code_4(
     assert words in line
 
 
-@pytest.mark.parametrize("arguments", [[], ["guess"], ["inspect"], ["checks", "--loud"]])
+@pytest.mark.parametrize("arguments", [[], ["guess"], ["inspect"], ["checks", "--loud"], ["cache"]])
 def test_wrong_usage_ends_in_one_line_and_code_4(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 4
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_cache_tells_what_is_kept_and_clears_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    FactorCache(tmp_path).write("ab" * 32, {"s": torch.zeros(1000)})
+    where = ["--audit-cache", str(tmp_path)]
+    assert main(["cache", "info", *where]) == 0
+    folder, holds, limit = capsys.readouterr().out.splitlines()
+    assert folder.split() == ["folder", str(tmp_path)]
+    assert holds.startswith("holds   1 entry, 4.")
+    assert limit == "limit   20.0 GiB"
+    assert main(["cache", "clear", *where]) == 0
+    assert capsys.readouterr().out.startswith("removed 1 entry, 4.")
+    assert main(["cache", "info", *where]) == 0
+    assert "0 entries, 0 B" in capsys.readouterr().out
+
+
+def test_a_cache_that_is_off_has_nothing_to_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "info"]) == 0
+    assert "off" in capsys.readouterr().out
 
 
 def test_audit_is_the_pytest_command(fixture_pairs: Path, tmp_path: Path) -> None:

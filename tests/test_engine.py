@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.engine import Job, Route, measure, pick_device
 from ckptaudit.errors import MeasurementError
-from ckptaudit.metrics import REGISTRY, Measurement
-from ckptaudit.pairing import pair_checkpoints
+from ckptaudit.metrics import REGISTRY, Measurement, PairBatch
+from ckptaudit.pairing import AlignedTensor, pair_checkpoints
 
 WriteCheckpoint = Callable[..., Path]
 
@@ -112,3 +115,112 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 def test_auto_finds_a_device() -> None:
     assert pick_device("auto").type in ("cpu", "cuda")
+
+
+LARGE = 160
+SETTLED = {"principal_rotation_left": 1.0, "update_stable_rank": 50.0, "update_hill_alpha": -math.inf}
+
+
+@pytest.fixture
+def large_pair(write_checkpoint: WriteCheckpoint) -> list[AlignedTensor]:
+    """Two matrices of 160 x 200: one turned a little, the other a lot."""
+    random = torch.Generator().manual_seed(0)
+    before, after = {}, {}
+    for name, size in (("up", 3e-4), ("down", 0.3)):
+        u, v = (torch.linalg.qr(torch.randn(n, LARGE, generator=random)).Q for n in (LARGE, 200))
+        key = f"layers.0.mlp.{name}_proj.weight"
+        before[key] = (u * torch.arange(1, LARGE + 1).pow(-0.5)) @ v.T
+        step = torch.randn(LARGE, 1, generator=random) @ torch.randn(1, 200, generator=random)
+        after[key] = before[key] + size * before[key].norm() / step.norm() * step
+    sides = [open_checkpoint(write_checkpoint(*side)) for side in (("b", before), ("t", after))]
+    return list(pair_checkpoints(*sides).aligned)
+
+
+def test_a_bound_never_stands_where_a_check_would_fail(large_pair: list[AlignedTensor]) -> None:
+    jobs = [Job(t, ALL) for t in large_pair]
+    exact = {(m.tensor, m.metric): m for m in measure(jobs, Route(CPU))}
+    gate = {(m.tensor, m.metric): m for m in measure(jobs, Route(CPU, settled=SETTLED))}
+    assert {m.kind for m in exact.values()} == {"exact"}
+    kinds = {(t.split(".")[3], metric): m.kind for (t, metric), m in gate.items() if metric in SETTLED}
+    assert kinds["up_proj", "principal_rotation_left"] == "upper_bound"
+    assert kinds["up_proj", "update_hill_alpha"] == "lower_bound"
+    # This one is beyond its limit: the number itself decides, for this matrix alone.
+    assert kinds["down_proj", "principal_rotation_left"] == "exact"
+    assert kinds["down_proj", "update_stable_rank"] == "upper_bound"
+    for key, m in gate.items():
+        if m.kind == "exact":
+            assert m.value == pytest.approx(exact[key].value, rel=1e-6, abs=1e-6), key
+
+
+def test_checks_that_counts_and_norms_settle_decompose_nothing(
+    large_pair: list[AlignedTensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("decomposed")
+
+    for name in ("svd", "svdvals", "eigh", "eigvalsh"):
+        monkeypatch.setattr(torch.linalg, name, refused)
+    wanted = frozenset(
+        {"normalized_spectral_shift", "relative_update_norm", "update_sparsity", "nonfinite_entries"}
+    )
+    jobs = [Job(t, wanted) for t in large_pair]
+    rows = measure(jobs, Route(CPU, settled={"normalized_spectral_shift": 1.0}))
+    assert {m.kind for m in rows if m.metric == "normalized_spectral_shift"} == {"upper_bound"}
+
+
+def test_a_base_seen_before_is_not_decomposed_again(
+    large_pair: list[AlignedTensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [Job(t, ALL) for t in large_pair if "up_proj" in t.name]
+    nobody_asks = {name: math.inf if metric.upper_bound else -math.inf for name, metric in REGISTRY.items()}
+    route = Route(CPU, settled=nobody_asks, cache=FactorCache(tmp_path / "cache"))
+    first = measure(jobs, route)
+    monkeypatch.setattr("ckptaudit.metrics.large.leading", None)
+    assert measure(jobs, route) == first
+    assert by_key(measure(jobs, replace(route, cache=FactorCache(tmp_path / "cache")))) == by_key(first)
+
+
+def test_a_large_matrix_that_is_not_finite_has_counts_and_nothing_else(write_checkpoint: WriteCheckpoint) -> None:
+    weight = torch.randn(130, 140, generator=torch.Generator().manual_seed(0))
+    broken = weight.clone()
+    broken[3, 5] = float("nan")
+    pair = pair_checkpoints(
+        open_checkpoint(write_checkpoint("b", {"layers.0.q_proj.weight": weight})),
+        open_checkpoint(write_checkpoint("t", {"layers.0.q_proj.weight": broken})),
+    )
+    rows = by_key(measure([Job(t, ALL) for t in pair.aligned], Route(CPU, settled=SETTLED)))
+    assert {metric for (_, metric), value in rows.items() if value is not None} == TOLERANT
+    assert rows["layers.0.q_proj.weight", "nonfinite_entries"] == 1
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_a_device_without_memory_gets_half_of_it(
+    base: Checkpoint, gentle: Checkpoint, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    tensors = [t for t in pair_checkpoints(base, gentle).aligned if t.place.role == "k_proj"][:4]
+    wanted = frozenset({"update_sparsity", "nonfinite_entries"})
+    enough = by_key(measure([Job(t, wanted) for t in tensors], Route(CPU)))
+    sizes: list[int] = []
+    whole = PairBatch.__init__
+
+    def cramped(self: PairBatch, base: torch.Tensor, tuned: torch.Tensor) -> None:
+        sizes.append(len(base))
+        if len(base) > room:
+            raise torch.OutOfMemoryError("no memory")
+        whole(self, base, tuned)
+
+    monkeypatch.setattr(PairBatch, "__init__", cramped)
+    assert by_key(measure([Job(t, wanted) for t in tensors], Route(CPU))) == enough
+    assert max(sizes) > room
+
+
+def test_memory_that_never_suffices_is_said(
+    base: Checkpoint, gentle: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(PairBatch, "__init__", none)
+    tensor = pair_checkpoints(base, gentle).aligned[0]
+    with pytest.raises(torch.OutOfMemoryError):
+        measure([Job(tensor, ALL)], Route(CPU))

@@ -1,4 +1,4 @@
-"""Many tuned checkpoints from few words: patterns and `FOLDER@all` written out, each with a short name and its step."""
+"""Many tuned checkpoints from few words: patterns and `FOLDER@all` written out, each with a short name."""
 
 from __future__ import annotations
 

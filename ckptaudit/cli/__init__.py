@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, checks, inspect
+from ckptaudit.cli import audit, cache, calibrate, checks, inspect
 from ckptaudit.errors import CkptAuditError, printable
 
 CANNOT_BE_JUDGED = 4
@@ -30,6 +30,8 @@ class Command(Protocol):
 COMMANDS = {
     "inspect": inspect,
     "checks": checks,
+    "calibrate": calibrate,
+    "cache": cache,
 }
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NOISE = 1e-7
-"""Below this share of the largest singular value a direction from the Gram matrix is rounding: its square is eps."""
+"""Below this share of the largest singular value a direction of the Gram matrix is rounding."""
 
 
 def leading_right(
@@ -29,10 +29,8 @@ def leading_right(
     return torch.where(present, top, torch.zeros_like(top)), s
 
 
-def subspace_similarity(
-    x: Float[Tensor, "batch n k"], y: Float[Tensor, "batch n k"]
-) -> Float[Tensor, "batch"]:
-    """norm_F(x'y)^2 / K, the mean squared cosine of the angles between both spaces: 1 for one space, 0 for orthogonal.
+def subspace_similarity(x: Float[Tensor, "batch n k"], y: Float[Tensor, "batch n k"]) -> Float[Tensor, "batch"]:
+    """norm_F(x'y)^2 / K, the mean squared cosine between both spaces: 1 for one space, 0 for orthogonal ones.
 
     Columns are orthonormal or zero; K is the smaller count of columns that are there. NaN where there is none.
     """

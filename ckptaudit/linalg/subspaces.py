@@ -32,8 +32,8 @@ def principal_angles(x: Float[Tensor, "batch m k"], y: Float[Tensor, "batch m l"
 
 
 def top_angles(
-    base: Float[Tensor, "batch m r"],
-    tuned: Float[Tensor, "batch m r"],
+    base: Float[Tensor, "batch m _k"],
+    tuned: Float[Tensor, "batch m _l"],
     *,
     base_rank: Int[Tensor, "batch"],
     tuned_size: Int[Tensor, "batch"],

@@ -54,9 +54,7 @@ def _far_from_an_earlier(position: int, steps: Sequence[int]) -> bool:
     return bool(_earlier(position, steps))
 
 
-def _metric(
-    *, over: Over, formula: str, source: str, judges: Judges = _every_run
-) -> Callable[[Compute], Compute]:
+def _metric(*, over: Over, formula: str, source: str, judges: Judges = _every_run) -> Callable[[Compute], Compute]:
     def register(function: Compute) -> Compute:
         name = function.__name__
         RUNS_METRICS[name] = RunsMetric(name, "1", formula, source, over, function, judges)
@@ -159,7 +157,7 @@ def sibling_subspace_agreement(runs: Footprints) -> Tensor:
     source="arXiv:2606.07082, 4.2 (our reading, between runs)",
 )
 def sibling_kinship(runs: Footprints) -> Tensor:
-    """A run's agreement with its siblings against theirs among themselves: well under 1 for one that went elsewhere."""
+    """Agreement with the siblings against theirs among themselves: well under 1 for a run that went elsewhere."""
     agreement = sibling_subspace_agreement(runs)
     rest = torch.stack([_among(runs.similarities, without=i) for i in range(len(runs.of))])
     return agreement / torch.where(rest > 0, rest, torch.nan)

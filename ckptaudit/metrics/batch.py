@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.masks import visibly_changed
-from ckptaudit.linalg.spectra import numerical_rank
+from ckptaudit.linalg.factors import Factors, direct_values, singular_values
+from ckptaudit.linalg.masks import share_in_top, visibly_changed
+from ckptaudit.linalg.spectra import relative_gap
+from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
 
 ETA = 1e-3
 ALPHA = 0.5
 MAX_SUBSPACE = 512
 MAX_MASK_RANK = 64
 
+SHIFT_ERROR = 5e-3
+"""Largest certified relative error of a spectral shift with which the cheap route is taken."""
 
-class Factors:
-    """Thin singular value decomposition `W = U diag(s) V'` of a stack, in float64."""
-
-    def __init__(self, stack: Float[Tensor, "batch m n"]) -> None:
-        u, s, vh = torch.linalg.svd(stack, full_matrices=False)
-        self.left: Float[Tensor, "batch m r"] = u
-        self.s: Float[Tensor, "batch r"] = s
-        self.right: Float[Tensor, "batch n r"] = vh.mT
-        self.rank: Int[Tensor, "batch"] = numerical_rank(s, m=stack.shape[1], n=stack.shape[2])
+Side = Literal["left", "right"]
+Angles = tuple[Tensor, Tensor]
+"""The largest and the mean angle, in degrees, of each matrix of the batch."""
 
 
 class PairBatch:
@@ -58,6 +57,11 @@ class PairBatch:
     def mask_rank(self) -> int:
         """Rank of the reconstruction behind the principal mask: min(64, max(1, r // 8))."""
         return min(MAX_MASK_RANK, max(1, min(self.m, self.n) // 8))
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The sizes of the subspaces that metrics ask for."""
+        return tuple({self.k, self.mask_rank})
 
     @cached_property
     def base(self) -> Float[Tensor, "batch m n"]:
@@ -92,24 +96,94 @@ class PairBatch:
         return visibly_changed(self.stored_base, self.stored_tuned, eta=ETA)
 
     @cached_property
+    def changed_count(self) -> Float64[Tensor, "batch"]:
+        """Number of entries in the update mask."""
+        return self.changed.sum(dim=(1, 2)).double()
+
+    @cached_property
+    def differing_count(self) -> Float64[Tensor, "batch"]:
+        """Number of entries whose stored values differ; NaN differs from everything."""
+        # By value: the two sides may be stored in types that cannot be compared with each other.
+        return (self.tuned != self.base).sum(dim=(1, 2)).double()
+
+    @cached_property
+    def nonfinite_count(self) -> Float64[Tensor, "batch"]:
+        """Number of NaN and infinite entries on the tuned side."""
+        return (~torch.isfinite(self.tuned)).sum(dim=(1, 2)).double()
+
+    @cached_property
+    def low_magnitude_share(self) -> Float64[Tensor, "batch"]:
+        """Of the changed entries, the share among the floor(alpha m n) smallest of the base."""
+        return share_in_top(-self.base.abs(), self.changed, alpha=ALPHA)
+
+    @cached_property
+    def principal_share(self) -> Float64[Tensor, "batch"]:
+        """Of the changed entries, the share among the floor(alpha m n) largest of the base's leading part."""
+        overlap = share_in_top(self.base_factors.part(self.mask_rank).abs(), self.changed, alpha=ALPHA)
+        # A zero base has no principal entry; every mask would be arbitrary, so it reads the baseline.
+        return torch.where(self.base_factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA))
+
+    @cached_property
+    def captured(self) -> Float64[Tensor, "batch"]:
+        """norm_F(U0k' D V0k)^2."""
+        factors = self.base_factors
+        return captured_energy(self.update, factors.left(self.k), factors.right(self.k))
+
+    @cached_property
+    def gap(self) -> Float64[Tensor, "batch"]:
+        """(s_k(W0) - s_{k+1}(W0)) / s_k(W0)."""
+        return relative_gap(self.base_factors.s, self.k)
+
+    @cached_property
+    def shift(self) -> Float64[Tensor, "batch"]:
+        """norm(s(W1) - s(W0)) over all singular values, descending."""
+        before, after = self.base_factors, self.tuned_factors
+        moved: Tensor = torch.linalg.vector_norm(after.s - before.s, dim=1)
+        doubtful = (before.s_error + after.s_error > SHIFT_ERROR * moved) & (self.update_norm > 0)
+        if bool(doubtful.any()):
+            # Too small a shift for the cheap route's certified error: these few are decomposed directly.
+            exact = [direct_values(side[doubtful]) for side in (self.base, self.tuned)]
+            moved[doubtful] = torch.linalg.vector_norm(exact[1] - exact[0], dim=1)
+        return moved
+
+    def angles(self, side: Side) -> Angles:
+        """Angles between the top-k subspaces of one side, directions that the tuned matrix lost included."""
+        return self._once(f"angles_{side}", lambda: self._turn(side, self.tuned_factors.rank.clamp(max=self.k)))
+
+    def rotation(self, side: Side) -> Angles:
+        """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in (docs/rotation.md)."""
+        before, after = self.base_factors, self.tuned_factors
+        kept = torch.minimum(separated_size(before.s, after.s, k=self.k), after.rank)
+        return self._once(f"rotation_{side}", lambda: self._turn(side, kept))
+
+    def _turn(self, side: Side, tuned_size: Int[Tensor, "batch"]) -> Angles:
+        before, after = self.base_factors, self.tuned_factors
+        widest = max(1, int(tuned_size.max()))
+        return top_angles(
+            before.left(self.k) if side == "left" else before.right(self.k),
+            after.left(widest) if side == "left" else after.right(widest),
+            base_rank=before.rank,
+            tuned_size=tuned_size,
+            k=self.k,
+        )
+
+    def _once(self, key: str, compute: Callable[[], Angles]) -> Angles:
+        if key not in self.__dict__:
+            self.__dict__[key] = compute()
+        result: Angles = self.__dict__[key]
+        return result
+
+    @cached_property
     def base_factors(self) -> Factors:
         """Decomposition of W0."""
-        return Factors(self.base)
+        return Factors(self.base, self.cuts)
 
     @cached_property
     def tuned_factors(self) -> Factors:
         """Decomposition of W1."""
-        return Factors(self.tuned)
+        return Factors(self.tuned, self.cuts)
 
     @cached_property
     def update_s(self) -> Float[Tensor, "batch r"]:
         """Singular values of D, descending."""
-        s: Tensor = torch.linalg.svdvals(self.update)
-        return s
-
-    def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """A pair of results that two metrics read off one computation."""
-        if key not in self.__dict__:
-            self.__dict__[key] = compute()
-        result: tuple[Tensor, Tensor] = self.__dict__[key]
-        return result
+        return singular_values(self.update, trusted=self.k + 1)

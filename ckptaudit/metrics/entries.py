@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ckptaudit.linalg.masks import share_in_top
 from ckptaudit.linalg.spectra import relative_distance
-from ckptaudit.metrics.batch import ALPHA, PairBatch
+from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.registry import metric
 
 
@@ -19,7 +17,7 @@ from ckptaudit.metrics.registry import metric
 )
 def update_sparsity(batch: PairBatch) -> Tensor:
     """Share of entries that the update leaves bitwise equal in bf16; 1 for a zero update."""
-    return 1.0 - batch.changed.sum(dim=(1, 2)).double() / max(1, batch.m * batch.n)
+    return 1.0 - batch.changed_count / max(1, batch.m * batch.n)
 
 
 @metric(
@@ -30,7 +28,7 @@ def update_sparsity(batch: PairBatch) -> Tensor:
 )
 def changed_entries(batch: PairBatch) -> Tensor:
     """Number of entries that the update changes visibly in bf16; the sample behind the overlaps."""
-    return batch.changed.sum(dim=(1, 2)).double()
+    return batch.changed_count
 
 
 @metric(
@@ -42,7 +40,7 @@ def changed_entries(batch: PairBatch) -> Tensor:
 )
 def differing_entries(batch: PairBatch) -> Tensor:
     """Number of entries whose stored values differ at all, however little."""
-    return (batch.tuned != batch.base).sum(dim=(1, 2)).double()
+    return batch.differing_count
 
 
 @metric(
@@ -65,7 +63,7 @@ def relative_update_norm(batch: PairBatch) -> Tensor:
 )
 def nonfinite_entries(batch: PairBatch) -> Tensor:
     """Number of NaN and infinite entries on the tuned side."""
-    return (~torch.isfinite(batch.tuned)).sum(dim=(1, 2)).double()
+    return batch.nonfinite_count
 
 
 @metric(
@@ -76,4 +74,4 @@ def nonfinite_entries(batch: PairBatch) -> Tensor:
 )
 def low_magnitude_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share among the base's smallest; the random baseline is alpha."""
-    return share_in_top(-batch.base.abs(), batch.changed, alpha=ALPHA)
+    return batch.low_magnitude_share

@@ -10,9 +10,11 @@ from typing import Literal
 from torch import Tensor
 
 from ckptaudit.metrics.batch import PairBatch
+from ckptaudit.metrics.measurement import Kind
 
 Needs = Literal["entries", "matrix", "spectrum"]
 Function = Callable[[PairBatch], Tensor]
+BoundFunction = Callable[[PairBatch], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,9 @@ class Metric:
     """A pure function of a batch to one float64 number per matrix.
 
     `needs` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
-    pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound`,
-    where there is one, is cheap and a theorem: value <= upper_bound for every input.
+    pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound` and
+    `lower_bound`, where there is one, are cheap and theorems: value <= upper_bound for every input. They
+    return None for a batch of which they have nothing to say.
     """
 
     name: str
@@ -30,8 +33,24 @@ class Metric:
     source: str
     needs: Needs
     compute: Function
-    upper_bound: Function | None = None
+    upper_bound: BoundFunction | None = None
+    lower_bound: BoundFunction | None = None
+    bound_needs: Needs = "spectrum"
     tolerates_nonfinite: bool = False
+
+    @property
+    def bound(self) -> BoundFunction | None:
+        """The one bound that the metric has."""
+        return self.upper_bound or self.lower_bound
+
+    @property
+    def bound_kind(self) -> Kind:
+        """What a value of `bound` is to be called."""
+        return "upper_bound" if self.upper_bound else "lower_bound"
+
+    def settles(self, bound: float, limit: float) -> bool:
+        """Whether a bound keeps within a limit on its own side; it can never show that a limit is broken."""
+        return bound <= limit if self.upper_bound else bound >= limit
 
 
 REGISTRY: dict[str, Metric] = {}
@@ -43,7 +62,9 @@ def metric(
     formula: str,
     source: str,
     needs: Needs,
-    upper_bound: Function | None = None,
+    upper_bound: BoundFunction | None = None,
+    lower_bound: BoundFunction | None = None,
+    bound_needs: Needs = "spectrum",
     tolerates_nonfinite: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under its own name."""
@@ -57,6 +78,8 @@ def metric(
             needs=needs,
             compute=function,
             upper_bound=upper_bound,
+            lower_bound=lower_bound,
+            bound_needs=bound_needs,
             tolerates_nonfinite=tolerates_nonfinite,
         )
         return function

@@ -5,39 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg.masks import share_in_top
-from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
-from ckptaudit.metrics.batch import ALPHA, PairBatch
+from ckptaudit.linalg.bounds import degrees, mean_degrees
+from ckptaudit.metrics.batch import PairBatch
+from ckptaudit.metrics.large import LargePair, bound_of
 from ckptaudit.metrics.registry import metric
 
 ANGLES = "arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
 
 
-def _angles(batch: PairBatch, side: str) -> tuple[Tensor, Tensor]:
-    def compute() -> tuple[Tensor, Tensor]:
-        before, after = batch.base_factors, batch.tuned_factors
-        return top_angles(
-            getattr(before, side),
-            getattr(after, side),
-            base_rank=before.rank,
-            tuned_size=after.rank.clamp(max=batch.k),
-            k=batch.k,
-        )
-
-    return batch.shared(f"angles_{side}", compute)
+def _largest(pair: LargePair) -> float | None:
+    return None if pair.angle_sines is None else degrees(pair.angle_sines[0])
 
 
-def _rotation(batch: PairBatch, side: str) -> Tensor:
-    before, after = batch.base_factors, batch.tuned_factors
-    kept = separated_size(before.s, after.s, k=batch.k)
-    largest, _ = top_angles(
-        getattr(before, side),
-        getattr(after, side),
-        base_rank=before.rank,
-        tuned_size=torch.minimum(kept, after.rank),
-        k=batch.k,
-    )
-    return largest
+def _mean(pair: LargePair) -> float | None:
+    return None if pair.angle_sines is None else mean_degrees(*pair.angle_sines)
+
+
+def _rotated(pair: LargePair) -> float | None:
+    return None if pair.turned is None else degrees(pair.turned)
 
 
 @metric(
@@ -45,37 +30,62 @@ def _rotation(batch: PairBatch, side: str) -> Tensor:
     formula="max_i theta_i, cos theta_i = s_i(U0k' U1k), k = min(512, max(1, r // 8))",
     source=ANGLES,
     needs="spectrum",
+    upper_bound=bound_of(_largest),
 )
 def principal_angle_left_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k left singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return _angles(batch, "left")[0]
+    return batch.angles("left")[0]
 
 
-@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees",
+    formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)",
+    source=ANGLES,
+    needs="spectrum",
+    upper_bound=bound_of(_mean),
+)
 def principal_angle_left_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k left singular subspaces."""
-    return _angles(batch, "left")[1]
+    return batch.angles("left")[1]
 
 
-@metric(unit="degrees", formula="max_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees",
+    formula="max_i theta_i, cos theta_i = s_i(V0k' V1k)",
+    source=ANGLES,
+    needs="spectrum",
+    upper_bound=bound_of(_largest),
+)
 def principal_angle_right_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k right singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return _angles(batch, "right")[0]
+    return batch.angles("right")[0]
 
 
-@metric(unit="degrees", formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)", source=ANGLES, needs="spectrum")
+@metric(
+    unit="degrees",
+    formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)",
+    source=ANGLES,
+    needs="spectrum",
+    upper_bound=bound_of(_mean),
+)
 def principal_angle_right_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k right singular subspaces."""
-    return _angles(batch, "right")[1]
+    return batch.angles("right")[1]
 
 
 ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
 
 
-@metric(unit="degrees", formula=ROTATION, source="Wedin 1972; docs/rotation.md (our reading)", needs="spectrum")
+@metric(
+    unit="degrees",
+    formula=ROTATION,
+    source="Wedin 1972; docs/rotation.md (our reading)",
+    needs="spectrum",
+    upper_bound=bound_of(_rotated),
+)
 def principal_rotation_left(batch: PairBatch) -> Tensor:
     """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
-    return _rotation(batch, "left")
+    return batch.rotation("left")[0]
 
 
 @metric(
@@ -83,10 +93,11 @@ def principal_rotation_left(batch: PairBatch) -> Tensor:
     formula=ROTATION.replace("U", "V"),
     source="Wedin 1972; docs/rotation.md (our reading)",
     needs="spectrum",
+    upper_bound=bound_of(_rotated),
 )
 def principal_rotation_right(batch: PairBatch) -> Tensor:
     """How far any top-k right direction left the tuned matrix's top, with near-ties at k taken out."""
-    return _rotation(batch, "right")
+    return batch.rotation("right")[0]
 
 
 @metric(
@@ -97,9 +108,7 @@ def principal_rotation_right(batch: PairBatch) -> Tensor:
 )
 def off_principal_energy(batch: PairBatch) -> Tensor:
     """Share of the update's energy outside the base's top-k subspaces; isotropic updates read 1 - k^2 / (m n)."""
-    factors, k = batch.base_factors, batch.k
-    inside = captured_energy(batch.update, factors.left[:, :, :k], factors.right[:, :, :k])
-    moved = batch.update_norm > 0
+    moved, inside = batch.update_norm > 0, batch.captured
     share = inside / torch.where(moved, batch.update_norm, torch.ones_like(inside)).square()
     return torch.where(moved, 1.0 - share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
 
@@ -125,11 +134,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 )
 def principal_mask_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share in the principal mask; alpha = 0.5 is the random baseline."""
-    factors, rank = batch.base_factors, batch.mask_rank
-    part = (factors.left[:, :, :rank] * factors.s[:, None, :rank]) @ factors.right[:, :, :rank].mT
-    overlap = share_in_top(part.abs(), batch.changed, alpha=ALPHA)
-    # A zero base has no principal entry; every mask would be arbitrary, so it reads the baseline.
-    return torch.where(factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA))
+    return batch.principal_share
 
 
 def _isotropic(batch: PairBatch) -> float:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ckptaudit.linalg.bounds import mirsky
-from ckptaudit.linalg.spectra import hill_alpha, relative_distance, relative_gap, stable_rank
+from ckptaudit.linalg.bounds import hill_floor, mirsky
+from ckptaudit.linalg.spectra import hill_alpha, relative_distance, stable_rank
 from ckptaudit.metrics.batch import PairBatch
+from ckptaudit.metrics.large import LargePair, bound_of
 from ckptaudit.metrics.registry import metric
 
 
 def _mirsky(batch: PairBatch) -> Tensor:
     return mirsky(batch.update_norm, batch.base_norm, m=batch.m, n=batch.n)
+
+
+def _spectral_norm(pair: LargePair) -> float:
+    return pair.norm_floor
+
+
+def _stable_rank(pair: LargePair) -> float:
+    most = float(min(pair.m, pair.n)) if pair.size > 0 else 0.0
+    return min(most, (pair.size / pair.norm_floor) ** 2) if pair.norm_floor > 0 else most
+
+
+def _hill(pair: LargePair) -> float | None:
+    if pair.images is None:
+        return None
+    return hill_floor(pair.images, k=pair.k) if pair.k < min(pair.m, pair.n) else 0.0
 
 
 @metric(
@@ -21,15 +36,21 @@ def _mirsky(batch: PairBatch) -> Tensor:
     source="arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II",
     needs="spectrum",
     upper_bound=_mirsky,
+    bound_needs="matrix",
 )
 def normalized_spectral_shift(batch: PairBatch) -> Tensor:
     """How far the singular values moved, against their size."""
-    before, after = batch.base_factors.s, batch.tuned_factors.s
-    moved = torch.linalg.vector_norm(after - before, dim=1)
-    return relative_distance(moved, torch.linalg.vector_norm(before, dim=1))
+    return relative_distance(batch.shift, batch.base_norm)
 
 
-@metric(unit="weight", formula="s_1(D)", source="arXiv:2511.08567, Gate II (Weyl)", needs="spectrum")
+@metric(
+    unit="weight",
+    formula="s_1(D)",
+    source="arXiv:2511.08567, Gate II (Weyl)",
+    needs="spectrum",
+    lower_bound=bound_of(_spectral_norm),
+    bound_needs="matrix",
+)
 def update_spectral_norm(batch: PairBatch) -> Tensor:
     """Largest singular value of the update, in units of the weights."""
     return batch.update_s[:, 0]
@@ -40,6 +61,8 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
     formula="norm_F(D)^2 / norm_2(D)^2; 0 for a zero update",
     source="arXiv:2606.07082, 4.1",
     needs="spectrum",
+    upper_bound=bound_of(_stable_rank),
+    bound_needs="matrix",
 )
 def update_stable_rank(batch: PairBatch) -> Tensor:
     """How many directions carry the update's energy, between 1 and r."""
@@ -51,6 +74,7 @@ def update_stable_rank(batch: PairBatch) -> Tensor:
     formula="k / sum_{i<=k} ln(s_i(D) / s_{k+1}(D)); 0 if s_{k+1} = 0, capped at 1e6",
     source="Hill 1975; arXiv:2606.07082, E",
     needs="spectrum",
+    lower_bound=bound_of(_hill),
 )
 def update_hill_alpha(batch: PairBatch) -> Tensor:
     """Tail index of the update's top k singular values; small is heavy-tailed."""
@@ -65,4 +89,4 @@ def update_hill_alpha(batch: PairBatch) -> Tensor:
 )
 def principal_gap(batch: PairBatch) -> Tensor:
     """How well the base's top-k subspace is set apart; near 0 it is ill-defined, and so are angles to it."""
-    return relative_gap(batch.base_factors.s, batch.k)
+    return batch.gap

@@ -11,11 +11,14 @@ import msgspec
 import pytest
 
 from ckptaudit.against import load_released
+from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
+from ckptaudit.config import check_files
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, ReportError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
 from ckptaudit.plugin.progress import measuring
-from ckptaudit.policy import bundled_check_files, bundled_checks, companions, profile_file
+from ckptaudit.plugin.settings import CONFIG, settings_of
+from ckptaudit.policy import bundled_check_files, bundled_checks, companions
 from ckptaudit.report.json_file import write_json
 from ckptaudit.report.plot import require_matplotlib, write_plots
 from ckptaudit.report.terminal import render_summary
@@ -36,7 +39,8 @@ class Gate:
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.json: Path | None = _writable(config.getoption("audit_json"))
         self.shared: TemporaryDirectory[str] | None = None
-        self.profile = profile_file(config.getoption("audit_profile"))
+        self.settings = settings_of(config, (base, *tuned))
+        standing = check_files(self.settings, config.getoption("audit_profile") or "")
         self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
         self.plot = _plot_path(config.getoption("audit_plot"))
         self.session = AuditSession(
@@ -44,15 +48,26 @@ class Gate:
             tuned,
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
+            cache=open_cache(config.getoption("audit_cache")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
-            profile=self.profile.stem if self.bundled_run else "",
+            profile=standing[0].path.stem if self.bundled_run else "",
             several=config.getoption("audit_several"),
         )
-        joining = companions(self.profile.stem, self.session.compares)
-        bundled = [str(path) for path in (self.profile, *joining)]
-        config.args[:] = bundled if self.bundled_run else [_resolved(a) for a in config.args]
+        joining = {over: load_checks(path) for over, path in companions(standing[0].path.stem).items()}
+        known = (*standing, *joining.values())
+        standing += tuple(file for over, file in joining.items() if over in self.session.compares)
+        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
+        config.args[:] = list(named)
         self.files = _check_files(config.args)
+        self.session.agree(
+            self.settings,
+            list(self.files.values()),
+            known=known,
+            strict=config.getoption("audit_strict"),
+            # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
+            forgiving=not config.getoption("runxfail"),
+        )
         self._take_up_comparisons()
         for file in self.files.values():
             self.session.admit(file)
@@ -67,17 +82,19 @@ class Gate:
             self.session.released = load_released(Path(against), self.session.opened_base, factor=factor)
         if self.plot is not None and "steps" not in self.session.compares:
             raise ReportError(
-                f"--audit-plot {printable(self.plot)}: --tuned names no two saves of one run, so there is nothing over "
-                "which to draw; pass FOLDER@all, or --audit-several steps."
+                f"--audit-plot {printable(self.plot)}: --tuned names no two saves of one run, so there is nothing to "
+                "draw; pass FOLDER@all, or --audit-several steps."
             )
 
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         runs = ", ".join(printable(run.path) for run in self.session.runs)
-        what = self.profile.stem if self.bundled_run else "given files"
+        what = self.session.profile or "given files"
+        path = self.settings.path
+        by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
         lines = [
             f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
-            f"ckptaudit: checks {what}, device {self.session.device}",
+            f"ckptaudit: checks {what}, device {self.session.device}{by}",
         ]
         if released := self.session.released:
             lines.append(
@@ -100,8 +117,8 @@ class Gate:
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
         reported = self.worker[REPORTED] if self.worker else self._tells_all
-        if not (reported and self.bundled_run and len(requests) == all_asked):
-            self.session.expect(requests)
+        whole = self.bundled_run and len(requests) == all_asked
+        self.session.expect(requests, everything=reported and whole)
 
     @property
     def _tells_all(self) -> bool:
@@ -127,7 +144,7 @@ class Gate:
         """Send the verdict along with the report: from a worker process nothing else comes back."""
         report = yield
         if isinstance(item, CheckItem) and item.verdict is not None:
-            decided_in = "call" if item.verdict.outcome in ("passed", "failed") else "setup"
+            decided_in = "call" if item.verdict.outcome in ("passed", "failed", "waived") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
             if item.verdict.outcome == "error" and report.when == "setup":
@@ -142,7 +159,9 @@ class Gate:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            self.verdicts[report.nodeid] = undecidable(request.check, request.subject, request.run.path, reason)
+            self.verdicts[report.nodeid] = undecidable(
+                request.check, request.subject, request.run.path, reason, request.limits
+            )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -159,7 +178,7 @@ class Gate:
                 write_plots(self.session.result(list(self.verdicts.values())).trajectories, self.plot)
             except OSError as error:
                 self._refuse(session, f"{printable(self.plot)}: cannot be written ({printable(error)}).")
-        judged = any(v.outcome in ("passed", "failed") for v in self.verdicts.values())
+        judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
 
@@ -178,6 +197,9 @@ class Gate:
         )
         for line in text.splitlines():
             terminalreporter.write_line(line)
+        cache = self.session.cache
+        if cache is not None and cache.trouble:
+            terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
         if self.json is not None and self.json.is_file():
             terminalreporter.write_line(f"every number is in {printable(self.json)}")
 
@@ -187,6 +209,7 @@ class Gate:
         if self.shared is None:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
             self.session.store.folder = Path(self.shared.name)
+        node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
         node.workerinput[REPORTED] = self._tells_all
 
@@ -260,6 +283,10 @@ def _node_id(path: Path) -> dict[str, str]:
     """Bundled checks are known by their file name alone, wherever they are installed."""
     bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
     return {"nodeid": path.name} if bundled else {}
+
+
+def _from_root(path: Path, config: pytest.Config) -> Path:
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
 def _share_cores() -> None:

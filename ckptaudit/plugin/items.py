@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from _pytest._code.code import ExceptionInfo, TerminalRepr
 
 
+UNHEEDED = "verdict"
+"""The report section with the words of a broken claim that does not close the gate."""
+
+
 class ClaimBroken(Exception):
     """The measured value lies outside the check's limit."""
 
@@ -62,7 +66,7 @@ class CheckItem(pytest.Item):
         try:
             self.verdict = self.collector.session_of_audit.verdict(request)
         except CkptAuditError as error:
-            self.verdict = undecidable(request.check, request.subject, request.run.path, str(error))
+            self.verdict = undecidable(request.check, request.subject, request.run.path, str(error), request.limits)
         self.user_properties += _properties(self.verdict)
         if self.verdict.outcome == "error":
             raise CannotJudge(explain(self.verdict, request.check))
@@ -70,10 +74,15 @@ class CheckItem(pytest.Item):
             pytest.skip(self.verdict.reason)
 
     def runtest(self) -> None:
-        """Fail if the claim is broken."""
+        """Fail if the claim is broken; one that is forgiven fails as expected, one that only warns passes."""
         assert self.verdict is not None  # set by setup
+        text = explain(self.verdict, self.request.check)
+        if self.verdict.closes:
+            raise ClaimBroken(text)
+        if self.verdict.outcome == "waived":
+            pytest.xfail(printable(self.verdict.reason))
         if self.verdict.outcome == "failed":
-            raise ClaimBroken(explain(self.verdict, self.request.check))
+            self.add_report_section("call", UNHEEDED, text)
 
     def repr_failure(self, excinfo: ExceptionInfo[BaseException], style: Any = None) -> str | TerminalRepr:
         """The verdict in words; a traceback only for what is no verdict at all."""
@@ -104,6 +113,10 @@ def _properties(verdict: Verdict) -> Iterator[tuple[str, object]]:
     yield "limit", f"{verdict.sign} {verdict.limit!r}"
     yield "worst_tensor", printable(verdict.worst or "")
     yield "source", verdict.source
+    yield "severity", verdict.severity
+    yield "limit_from", verdict.limit_from
+    if verdict.waiver:
+        yield "waiver", verdict.waiver
     if verdict.released is not None:
         yield "released", repr(verdict.released)
         yield "released_limit", f"{verdict.sign} {verdict.released_limit!r}"

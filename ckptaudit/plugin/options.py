@@ -16,7 +16,9 @@ def add_options(parser: pytest.Parser) -> None:
 
 def _pair(group: pytest.OptionGroup) -> None:
     group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
-    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge, a pattern, or FOLDER@all; repeatable")
+    group.addoption(
+        "--tuned", metavar="PATH", action="append", help="checkpoint to judge, a pattern, or FOLDER@all; repeatable"
+    )
     group.addoption(
         "--audit-several",
         metavar="HOW",
@@ -38,9 +40,14 @@ def _checks(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--audit-profile",
         metavar="NAME",
-        default=DEFAULT_PROFILE,
-        help=f"bundled checks to run: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
+        help=f"bundled checks to run: {', '.join(PROFILES)} (default: the configuration's, else {DEFAULT_PROFILE})",
     )
+    group.addoption(
+        "--audit-config",
+        metavar="FILE",
+        help="limits and waivers of your own (default: ckptaudit.toml, else [tool.ckptaudit] in pyproject.toml)",
+    )
+    group.addoption("--audit-strict", action="store_true", help="checks that only warn close the gate as well")
 
 
 def _computing(group: pytest.OptionGroup) -> None:
@@ -48,6 +55,12 @@ def _computing(group: pytest.OptionGroup) -> None:
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
     group.addoption("--audit-exact", action="store_true", help="compute every number, settle nothing by a bound")
+    group.addoption(
+        "--audit-cache",
+        metavar="DIR|off",
+        help="folder for what was worked out about a base, used again by later runs (default: $CKPTAUDIT_CACHE, "
+        "else one in your user cache)",
+    )
 
 
 def _reports(group: pytest.OptionGroup) -> None:

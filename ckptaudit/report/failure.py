@@ -38,7 +38,12 @@ def explain(verdict: Verdict, check: Check) -> str:
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
-        head = [("measured", _measured(verdict, check)), *_released(verdict), ("broken claim", check.claim), *_where(verdict)]
+        head = [
+            ("measured", _measured(verdict, check)),
+            *_released(verdict),
+            ("broken claim", check.claim),
+            *_where(verdict),
+        ]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
     return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
 

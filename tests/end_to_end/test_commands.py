@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -64,6 +65,28 @@ def pytest_collection_finish(session):
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
-def test_the_plugin_alone_imports_no_torch(tmp_path: Path) -> None:
-    code = "import sys, ckptaudit, ckptaudit.plugin; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+HEAVY = ("torch", "numpy", "safetensors", "msgspec", "rich", "filelock", "blake3", "platformdirs")
+
+
+def test_a_run_that_audits_nothing_pays_for_nothing(tmp_path: Path) -> None:
+    """The plugin is loaded in every pytest run of an environment: it brings its own few light modules in."""
+    (tmp_path / "test_theirs.py").write_text("def test_theirs():\n    pass\n")
+    brought = modules_after("import pytest; code = pytest.main(['-q', '-p', 'ckptaudit.plugin'])", tmp_path)
+    assert not brought & set(HEAVY)
+    assert not brought & {"ckptaudit.session", "ckptaudit.plugin.gate", "ckptaudit.checks"}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["audit", "--help"], ["cache", "info"]], ids=" ".join)
+def test_commands_that_read_no_weights_load_no_torch(tmp_path: Path, command: list[str]) -> None:
+    start = (
+        f"import contextlib; from ckptaudit.cli import main\nwith contextlib.suppress(SystemExit): main({command})"
+    )
+    assert not modules_after(f"{start}\ncode = 0", tmp_path) & {"torch", "numpy", "safetensors", "msgspec", "rich"}
+
+
+def modules_after(script: str, folder: Path) -> set[str]:
+    """What a new process has loaded after a script, which leaves its exit code in `code`."""
+    tell = "import sys; open('modules', 'w').write(' '.join(sys.modules)); sys.exit(code)"
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    subprocess.run([sys.executable, "-c", f"{script}\n{tell}"], cwd=folder, env=environment, check=True)
+    return set((folder / "modules").read_text().split())

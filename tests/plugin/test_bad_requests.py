@@ -111,6 +111,7 @@ def test_only_one_side(pytester: pytest.Pytester, base: Path, given: str) -> Non
         (("--audit-device", "tpu"), ("tpu", "cpu")),
         (("--audit-device", "cuda:77"), ("cuda:77",)),
         (("--audit-json", "."), ("--audit-json",)),
+        (("--audit-cache", "copy/config.json"), ("--audit-cache", "copy/config.json", "not a folder", "off")),
         (("missing.toml",), ("missing.toml", "no such check file")),
     ],
 )

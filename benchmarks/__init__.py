@@ -1,0 +1,1 @@
+"""Whole processes timed against each other on generated pairs of checkpoints: `make bench`."""

@@ -1,0 +1,185 @@
+"""Time our gate, and what people use today, in turn; print the tables and, if told so, keep them in the docs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import tables
+from benchmarks.limits import least_work
+from benchmarks.modes import IMPORT_TORCH, Mode, Place, modes
+from benchmarks.timing import Run, timed
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+PLAIN_RUNS = 7
+
+
+def main() -> None:
+    """Measure and print."""
+    given = _options()
+    build: Path = given.build.resolve()
+    (scratch := build / "runs").mkdir(parents=True, exist_ok=True)
+    chosen = [m for m in modes(build) if not given.only or any(name in m.name for name in given.only)]
+    torch = [timed([sys.executable, "-c", IMPORT_TORCH], folder=scratch) for _ in range(3)]
+    places = {layers: _place(layers, build, scratch) for layers in given.layers}
+    runs = {
+        layers: _rounds(chosen, place, rounds=given.rounds, slow_rounds=given.slow_rounds, label=f"{layers} layers")
+        for layers, place in places.items()
+    }
+    text = "\n\n".join(_sections(tables.Results(chosen, runs, torch), places, scratch, given.memory_budget))
+    print(text)
+    if given.write:
+        _keep(text)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--layers", type=int, nargs="+", default=[4, 12, 24])
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of our own modes (default: 3)")
+    parser.add_argument("--slow-rounds", type=int, default=1, help="of them, rounds with modeldelta and float64")
+    parser.add_argument("--only", nargs="+", metavar="MODE", help="only modes with one of these words in the name")
+    parser.add_argument("--quick", action="store_true", help="4 layers, one round")
+    parser.add_argument("--write", action="store_true", help=f"keep the tables in {PAGE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--build", type=Path, default=ROOT / "build" / "benchmarks", help="folder for pairs and runs"
+    )
+    parser.add_argument(
+        "--memory-budget", type=float, default=512, help="MiB given to a batch (the gate's default)"
+    )
+    given = parser.parse_args()
+    if given.quick:
+        given.layers, given.rounds, given.slow_rounds = [4], 1, 1
+    return given
+
+
+def _place(layers: int, build: Path, scratch: Path) -> Place:
+    # In a process of its own: this one must stay free of torch, see `timed`.
+    made = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pair", str(layers), str(build / "pairs")],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    base, tuned = map(Path, made.stdout.splitlines())
+    return Place(base, tuned, scratch)
+
+
+def _rounds(
+    chosen: Sequence[Mode], place: Place, *, rounds: int, slow_rounds: int, label: str
+) -> dict[str, list[Run]]:
+    """Whole rounds, each mode once in each: a slow spell of the machine falls on all of them alike."""
+    taken: dict[str, list[Run]] = {}
+    for number in range(rounds):
+        for mode in chosen:
+            if mode.slow and number >= slow_rounds:
+                continue
+            command = mode.command(place)
+            mode.prepare(place)
+            run = timed(command, folder=place.scratch)
+            taken.setdefault(mode.name, []).append(run)
+            print(
+                f"{label}, round {number + 1}: {mode.name} {run.seconds:.2f} s, {run.cpu_seconds:.2f} s of "
+                f"processor, {run.peak_bytes / 2**20:.0f} MiB, load before {run.load:.1f}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return taken
+
+
+def _sections(results: tables.Results, places: dict[int, Place], scratch: Path, budget: float) -> Iterator[str]:
+    yield _machine(results)
+    for layers in sorted(results.runs):
+        place = places[layers]
+        size = sum(_weights(side).stat().st_size for side in (place.base, place.tuned))
+        yield f"### {layers} layers, {size / 1e6:,.0f} MB in two files"
+        yield tables.speed(results, layers)
+    if len(results.runs) > 1:
+        yield "### Growth with the number of layers"
+        yield tables.growth(results)
+    yield "### Peak memory of the process, beyond importing torch"
+    largest = _shapes(places[min(places)])
+    yield tables.memory(results, 8 * 4 * max(m * n for m, n in largest) / 2**20 + budget)
+    yield from _limits(results, places)
+    yield "### A plain pytest run with the plugin installed"
+    yield _plugin(scratch)
+
+
+def _limits(results: tables.Results, places: dict[int, Place]) -> Iterator[str]:
+    layers = max(results.runs)
+    place = places[layers]
+    files = [_weights(side) for side in (place.base, place.tuned)]
+    measured = subprocess.run(
+        [sys.executable, "-m", "benchmarks.machine", str(files[0])],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    rates = json.loads(measured.stdout)
+    size = sum(file.stat().st_size for file in files)
+    work = {mode.name: least_work(mode.name, _shapes(place), size) for mode in results.modes}
+    yield f"### Physical limits at {layers} layers"
+    yield (
+        f"Measured rates: reading {rates['read'] / 1e9:.1f} GB/s from files that the system holds in memory "
+        f"({rates['disk'] / 1e9:.1f} from the disk), {rates['memory'] / 1e9:.1f} GB/s through memory, matrix "
+        f"products {rates['float32'] / 1e9:.0f} GFLOPS in float32 and {rates['float64'] / 1e9:.0f} in float64."
+    )
+    yield tables.limits(results, layers, work, rates)
+
+
+def _plugin(scratch: Path) -> str:
+    """Milliseconds that the plugin adds to a run that audits nothing; with and without in turn."""
+    folder = scratch / "plain"
+    folder.mkdir(exist_ok=True)
+    (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
+    plain = [sys.executable, "-P", "-m", "pytest", "-q"]
+    pairs = [
+        (timed([*plain, "-p", "no:ckptaudit"], folder=folder), timed(plain, folder=folder))
+        for _ in range(PLAIN_RUNS)
+    ]
+    without, with_it = (min(run.seconds for run in side) for side in zip(*pairs, strict=True))
+    return f"{1e3 * without:.0f} ms without it, {1e3 * with_it:.0f} ms with it (best of {PLAIN_RUNS})."
+
+
+def _machine(results: tables.Results) -> str:
+    loads = [run.load for runs in results.runs.values() for each in runs.values() for run in each]
+    return (
+        f"{os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}, torch {version('torch')}; "
+        f"importing torch alone takes {min(run.seconds for run in results.torch):.1f} s and "
+        f"{min(run.peak_bytes for run in results.torch) / 2**20:.0f} MiB. The load average before the runs was "
+        f" {min(loads):.1f} to {max(loads):.1f}, the runs' own share included."
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.machine())
+
+
+def _weights(side: Path) -> Path:
+    return side / "model.safetensors"
+
+
+def _shapes(place: Place) -> list[tuple[int, int]]:
+    """The shapes of all matrices, by the file's own header."""
+    with _weights(place.base).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return [(shape[0], shape[1]) for shape in shapes if len(shape) == 2]
+
+
+def _keep(text: str) -> None:
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()

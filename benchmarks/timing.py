@@ -1,0 +1,44 @@
+"""One command as a whole process: wall clock, processor time and peak memory, by the operating system's account."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a finished process took: seconds, bytes, exit code; and how busy the machine was before it began."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    code: int
+    load: float
+
+
+def timed(command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> Run:
+    """Run a command to its end. One that fails ends the benchmark: a time without its result is worth nothing.
+
+    The peak is that of the largest process of the command. The kernel starts it from the memory of the process
+    that launched it, so whoever calls this must stay small: no torch in here.
+    """
+    load = os.getloadavg()[0]
+    with TemporaryFile() as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = code = os.waitstatus_to_exitcode(status)
+        if code:
+            output.seek(0)
+            sys.exit(f"{' '.join(command)}\nended with {code}:\n{output.read().decode(errors='replace')[-4000:]}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, code, load)
