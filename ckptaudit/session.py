@@ -320,6 +320,7 @@ def audit(
     config: str | Path | Config | None = None,
     device: str = "auto",
     exact: bool = False,
+    complete: bool = True,
     strict: bool = False,
     cache: str | Path | None = None,
     several: Several = "auto",
@@ -332,7 +333,7 @@ def audit(
     `--audit-several` does. `config` is a configuration or the path of one; none is looked for. `profile`
     overrules the one it names. `against` is the JSON of a released run's audit, than which a verdict may
     not be worse by more than `against_factor`. `cache` is a folder, or "off"; by default it lies where the
-    command's does.
+    command's does. Without `complete` only what the verdicts rest on is measured.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
@@ -352,7 +353,7 @@ def audit(
     files += tuple(file for over, file in joining.items() if over in session.compares)
     session.agree(config, files, known=tuple(joining.values()), strict=strict)
     requests = [request for file in files for request in session.requests(file)]
-    session.expect(requests, everything=True)
+    session.expect(requests, everything=complete)
     return session.result([session.verdict(request) for request in requests])
 
 
