@@ -50,6 +50,12 @@ def send_one_elsewhere(base: Checkpoint, runs: Series) -> list[Checkpoint]:
     return [*runs[:-1], _updated(base, runs[-1], lambda update: _shuffled(_shuffled(update).mT).mT)]
 
 
+@damage
+def send_one_to_the_largest_weights(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """One run's update lands on the largest tenth of the base's entries and nowhere else."""
+    return [*runs[:-1], PERTURBATIONS["overwrite_largest_weights"](base, runs[-1])]
+
+
 def _shuffled(update: Tensor) -> Tensor:
     import torch
 

@@ -1,6 +1,6 @@
 """An audit at each save of a transformers or TRL trainer.
 
-    trainer = GRPOTrainer(..., callbacks=[AuditCallback(base="path/to/base", on_fail="stop")])
+trainer = GRPOTrainer(..., callbacks=[AuditCallback(base="path/to/base", on_fail="stop")])
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class AuditCallback(TrainerCallback):
         _wait_for_all_ranks()
         sound = True
         if state.is_world_process_zero:
-            sound = self._is_sound(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}", state.global_step)
+            sound = self._is_sound(
+                Path(args.output_dir or ".") / f"checkpoint-{state.global_step}", state.global_step
+            )
         if self.on_fail == "stop" and not _told_by_rank_0(sound, args.device):
             control.should_training_stop = True
         return control

@@ -49,16 +49,16 @@ def shared_entries(masks: Bool[Tensor, "runs batch m n"]) -> Int[Tensor, "runs r
 
 
 def jaccard(
-    both: Float[Tensor, "*any"], one: Float[Tensor, "*any"], other: Float[Tensor, "*any"]
-) -> Float[Tensor, "*any"]:
+    both: Float[Tensor, "..."], one: Float[Tensor, "..."], other: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
     """|A & B| / |A | B| from counts or shares; NaN for two empty sets."""
     union = one + other - both
     return both / torch.where(union > 0, union, torch.nan)
 
 
 def beyond_chance(
-    both: Float[Tensor, "*any"], one: Float[Tensor, "*any"], other: Float[Tensor, "*any"]
-) -> Float[Tensor, "*any"]:
+    both: Float[Tensor, "..."], one: Float[Tensor, "..."], other: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
     """(both - one other) / (min(one, other) - one other), for shares of all entries.
 
     0 where two masks meet as often as independent ones of their sizes, 1 where one holds the other,

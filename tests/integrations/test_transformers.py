@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import torch
 
 from ckptaudit import CkptAuditError
 
@@ -39,6 +40,9 @@ def base(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any]) -> Pa
     words = len(recipe["SPECIAL_TOKENS"]) + len(recipe["CHARACTERS"])
     transformers.set_seed(0)
     made = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(vocab_size=words, **small))
+    for name, weight in made.named_parameters():
+        if name.endswith("bias"):  # zeros as they come: any step would be all of them
+            torch.nn.init.normal_(weight, std=0.1)
     made.save_pretrained(folder)
     return folder
 
@@ -182,8 +186,6 @@ def test_only_rank_0_audits(tmp_path: Path, base: Path) -> None:
         ({"config": "missing.toml"}, "missing.toml"),
     ],
 )
-def test_a_mistake_is_seen_before_the_training(
-    base: Path, arguments: dict[str, Any], words: str
-) -> None:
+def test_a_mistake_is_seen_before_the_training(base: Path, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(CkptAuditError, match=words):
         AuditCallback(**({"base": base} | arguments))
