@@ -114,7 +114,7 @@ def _read(path: Path) -> AuditResult:
         raise BaselineError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise BaselineError(
-            f"{printable(path)}: not the JSON of an audit ({printable(error)}); pass a file that --audit-json wrote."
+            f"{printable(path)}: not the JSON of an audit ({printable(error)}); pass what --audit-json wrote."
         ) from error
 
 

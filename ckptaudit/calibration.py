@@ -16,7 +16,7 @@ from ckptaudit.tolerance import upper_tolerance
 from ckptaudit.verdict import Verdict, admitted
 
 LOOSE = 3.0
-"""A layer gets a limit of its own where its role's would leave it this many times the room that its runs ask for."""
+"""A layer gets a limit of its own where its role's would leave it this many times the room it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,8 @@ def _past_separation(check: Check, worst: Seen) -> str:
     assert check.never_beyond is not None  # the caller has compared with it
     return (
         f"{check.id}: {printable(worst.run)} has {worst.value:.4g} at {printable(worst.where)}, past "
-        f"{check.never_beyond.value:g} ({check.never_beyond.source}); leave the run out, or loosen the limit all the "
-        "same with --force"
+        f"{check.never_beyond.value:g} ({check.never_beyond.source}); leave the run out, or loosen the limit "
+        "all the same with --force"
     )
 
 

@@ -53,7 +53,8 @@ def support(settings: Settings, count: int) -> list[str]:
         return [f"{count} runs: their worst value covers {share} of such runs with {sure:.0%} confidence."]
     factor = tolerance_factor(count, coverage=settings.coverage, confidence=settings.confidence)
     return [
-        f"{count} runs: where their logarithms are normal, mean + {factor:.2f} deviations covers {share} of such runs",
+        f"{count} runs: where their logarithms are normal, mean + {factor:.2f} deviations covers {share} of "
+        "such runs",
         f"with {settings.confidence:.0%} confidence; limits are that or the worst value with margin "
         f"{settings.margin:g}, if wider.",
         plain,
@@ -61,7 +62,7 @@ def support(settings: Settings, count: int) -> list[str]:
 
 
 def _head(base: str, runs: Mapping[str, str], settings: Settings, count: int) -> Iterator[str]:
-    yield "# Limits learned by `ckptaudit calibrate` from trusted runs. What you add goes below: a later table wins."
+    yield "# Limits that `ckptaudit calibrate` learned from trusted runs. Add yours below: a later table wins."
     yield f"# base {_comment(base)}"
     yield from (f"# run {_comment(path)} fingerprint {mark}" for path, mark in runs.items())
     yield from (f"# {line}" for line in support(settings, count))

@@ -78,11 +78,11 @@ def test_limits_leave_the_margin_and_layers_that_move_less_get_their_own(
     base: Path, make: Make, tmp_path: Path
 ) -> None:
     file = tmp_path / "learned.toml"
-    calibrated(base, [make("a", 1e-2)], file, "--profile=sft", "--margin=2")
+    calibrated(base, [make("a", 0.1)], file, "--profile=sft", "--margin=2")
     found = overrides(file, "update-size")
-    assert found["q_proj", None] == pytest.approx(2e-2, rel=1e-2)
+    assert found["q_proj", None] == pytest.approx(0.2, rel=1e-2)
     # One limit for the role would leave the second layer ten times the room that its run asks for.
-    assert found["q_proj", 1] == pytest.approx(2e-3, rel=0.6)
+    assert found["q_proj", 1] == pytest.approx(0.02, rel=1e-2)
     assert ("q_proj", 0) not in found
 
 

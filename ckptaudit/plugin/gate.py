@@ -82,8 +82,8 @@ class Gate:
             self.session.released = load_released(Path(against), self.session.opened_base, factor=factor)
         if self.plot is not None and "steps" not in self.session.compares:
             raise ReportError(
-                f"--audit-plot {printable(self.plot)}: --tuned names no two saves of one run, so there is nothing to "
-                "draw; pass FOLDER@all, or --audit-several steps."
+                f"--audit-plot {printable(self.plot)}: --tuned names no two saves of one run, so nothing can be "
+                "drawn; pass FOLDER@all, or --audit-several steps."
             )
 
     def pytest_report_header(self) -> list[str]:
