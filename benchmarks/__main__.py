@@ -11,11 +11,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks import tables
+from benchmarks.installed import gate_python, modeldelta
 from benchmarks.limits import least_work
 from benchmarks.modes import IMPORT_TORCH, Mode, Place, modes
 from benchmarks.timing import Run, timed
+from ckptaudit.policy import DEFAULT_MEMORY
+from ckptaudit.sizes import parse_size
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -27,15 +31,17 @@ def main() -> None:
     """Measure and print."""
     given = _options()
     build: Path = given.build.resolve()
-    (scratch := build / "runs").mkdir(parents=True, exist_ok=True)
-    chosen = [m for m in modes(build) if not given.only or any(name in m.name for name in given.only)]
-    torch = [timed([sys.executable, "-c", IMPORT_TORCH], folder=scratch) for _ in range(3)]
-    places = {layers: _place(layers, build, scratch) for layers in given.layers}
-    runs = {
-        layers: _rounds(chosen, place, rounds=given.rounds, slow_rounds=given.slow_rounds, label=f"{layers} layers")
-        for layers, place in places.items()
-    }
-    text = "\n\n".join(_sections(tables.Results(chosen, runs, torch), places, scratch, given.memory_budget))
+    python = gate_python(build)
+    every = modes(python, modeldelta(build))
+    chosen = [m for m in every if not given.only or any(name in m.name for name in given.only)]
+    # Outside of this repository: pytest would take its settings and its conftest for the gate's.
+    with TemporaryDirectory(prefix="benchmark-") as name:
+        scratch = Path(name)
+        torch = [timed([str(python), "-c", IMPORT_TORCH], folder=scratch) for _ in range(3)]
+        places = {layers: _place(layers, build, scratch) for layers in given.layers}
+        runs = {layers: _rounds(chosen, place, layers, given) for layers, place in places.items()}
+        results = tables.Results(chosen, runs, torch)
+        text = "\n\n".join(_sections(results, places, python))
     print(text)
     if given.write:
         _keep(text)
@@ -45,17 +51,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 12, 24])
     parser.add_argument("--rounds", type=int, default=3, help="rounds of our own modes (default: 3)")
-    parser.add_argument("--slow-rounds", type=int, default=1, help="of them, rounds with modeldelta and float64")
+    parser.add_argument("--slow-rounds", type=int, default=1, help="of them, rounds with the comparators")
     parser.add_argument("--only", nargs="+", metavar="MODE", help="only modes with one of these words in the name")
     parser.add_argument("--quick", action="store_true", help="4 layers, one round")
     parser.add_argument("--write", action="store_true", help=f"keep the tables in {PAGE.relative_to(ROOT)}")
     parser.add_argument(
         "--build", type=Path, default=ROOT / "build" / "benchmarks", help="folder for pairs and runs"
     )
-    parser.add_argument(
-        "--memory-budget", type=float, default=512, help="MiB given to a batch (the gate's default)"
-    )
     given = parser.parse_args()
+    given.layers.sort()
     if given.quick:
         given.layers, given.rounds, given.slow_rounds = [4], 1, 1
     return given
@@ -71,21 +75,19 @@ def _place(layers: int, build: Path, scratch: Path) -> Place:
     return Place(base, tuned, scratch)
 
 
-def _rounds(
-    chosen: Sequence[Mode], place: Place, *, rounds: int, slow_rounds: int, label: str
-) -> dict[str, list[Run]]:
+def _rounds(chosen: Sequence[Mode], place: Place, layers: int, given: argparse.Namespace) -> dict[str, list[Run]]:
     """Whole rounds, each mode once in each: a slow spell of the machine falls on all of them alike."""
     taken: dict[str, list[Run]] = {}
-    for number in range(rounds):
+    for number in range(given.rounds):
         for mode in chosen:
-            if mode.slow and number >= slow_rounds:
+            if mode.slow and (number >= given.slow_rounds or layers not in (given.layers[0], given.layers[-1])):
                 continue
             command = mode.command(place)
             mode.prepare(place)
             run = timed(command, folder=place.scratch)
             taken.setdefault(mode.name, []).append(run)
             print(
-                f"{label}, round {number + 1}: {mode.name} {run.seconds:.2f} s, {run.cpu_seconds:.2f} s of "
+                f"{layers} layers, round {number + 1}: {mode.name} {run.seconds:.2f} s, {run.cpu_seconds:.2f} s of "
                 f"processor, {run.peak_bytes / 2**20:.0f} MiB, load before {run.load:.1f}",
                 file=sys.stderr,
                 flush=True,
@@ -93,7 +95,7 @@ def _rounds(
     return taken
 
 
-def _sections(results: tables.Results, places: dict[int, Place], scratch: Path, budget: float) -> Iterator[str]:
+def _sections(results: tables.Results, places: dict[int, Place], python: Path) -> Iterator[str]:
     yield _machine(results)
     for layers in sorted(results.runs):
         place = places[layers]
@@ -105,10 +107,21 @@ def _sections(results: tables.Results, places: dict[int, Place], scratch: Path, 
         yield tables.growth(results)
     yield "### Peak memory of the process, beyond importing torch"
     largest = _shapes(places[min(places)])
-    yield tables.memory(results, 8 * 4 * max(m * n for m, n in largest) / 2**20 + budget)
+    yield tables.memory(results, (8 * 4 * max(m * n for m, n in largest) + parse_size(DEFAULT_MEMORY)) / 2**20)
+    yield _caches(places[max(places)], max(places))
     yield from _limits(results, places)
     yield "### A plain pytest run with the plugin installed"
-    yield _plugin(scratch)
+    yield _plugin(python, places[min(places)].scratch)
+
+
+def _caches(place: Place, layers: int) -> str:
+    sizes = {
+        kind: sum(file.stat().st_size for file in place.cache(kind).glob("*.safetensors")) / 2**20
+        for kind in ("gate", "exact")
+    }
+    return (
+        f"The cache of {layers} layers: {sizes['gate']:.0f} MiB for the gate, {sizes['exact']:.0f} MiB for exact."
+    )
 
 
 def _limits(results: tables.Results, places: dict[int, Place]) -> Iterator[str]:
@@ -131,12 +144,12 @@ def _limits(results: tables.Results, places: dict[int, Place]) -> Iterator[str]:
     yield tables.limits(results, layers, work, rates)
 
 
-def _plugin(scratch: Path) -> str:
+def _plugin(python: Path, scratch: Path) -> str:
     """Milliseconds that the plugin adds to a run that audits nothing; with and without in turn."""
     folder = scratch / "plain"
     folder.mkdir(exist_ok=True)
     (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
-    plain = [sys.executable, "-P", "-m", "pytest", "-q"]
+    plain = [str(python), "-P", "-m", "pytest", "-q"]
     pairs = [
         (timed([*plain, "-p", "no:ckptaudit"], folder=folder), timed(plain, folder=folder))
         for _ in range(PLAIN_RUNS)

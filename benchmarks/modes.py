@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import venv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 BOUNDED = "spectral-drift or update-size or update-sparsity or finite or aligned or same-shapes or actually-changed"
 """The checks that bounds and counts settle, as `-k` selects them."""
-
-MODELDELTA = "modeldelta==0.4.4"
 
 IMPORT_TORCH = "import torch"
 
@@ -56,7 +51,7 @@ class Mode:
     """A command and what it stands for.
 
     `faster` are the floors: how many times faster than a comparator it has to be (below one: how many times
-    slower it may be). `slow` ones run in fewer rounds.
+    slower it may be). `slow` ones run in fewer rounds, and at the smallest and the largest size alone.
     """
 
     name: str
@@ -66,30 +61,26 @@ class Mode:
     faster: dict[str, float] = field(default_factory=dict)
 
 
-def modes(build: Path) -> list[Mode]:
+def modes(python: Path, modeldelta: Path) -> list[Mode]:
     """All of them, in the order in which a round runs them."""
+    gate, exact = _gate(python, "gate"), _gate(python, "exact", "--audit-exact")
     return [
-        Mode("gate, first time", _gate("gate"), _forget("gate"), faster={"modeldelta": 3, "float64": 8}),
-        Mode("gate, cached", _gate("gate"), faster={"modeldelta": 8, "float64": 25}),
-        Mode(
-            "exact, first time",
-            _gate("exact", "--audit-exact"),
-            _forget("exact"),
-            faster={"modeldelta": 2, "float64": 6},
-        ),
-        Mode("exact, cached", _gate("exact", "--audit-exact"), faster={"modeldelta": 4, "float64": 12}),
-        Mode("checks that bounds settle", _gate("gate", "-k", BOUNDED), faster={"cast": 0.5}),
-        Mode("cast", _python(CAST)),
-        Mode("modeldelta", _modeldelta(build), slow=True),
-        Mode("float64", _python(FLOAT64), slow=True),
+        Mode("gate, first time", gate, _forget("gate"), faster={"modeldelta": 3, "float64": 8}),
+        Mode("gate, cached", gate, faster={"modeldelta": 8, "float64": 25}),
+        Mode("exact, first time", exact, _forget("exact"), faster={"modeldelta": 2, "float64": 6}),
+        Mode("exact, cached", exact, faster={"modeldelta": 4, "float64": 12}),
+        Mode("checks that bounds settle", _gate(python, "gate", "-k", BOUNDED), faster={"cast": 0.5}),
+        Mode("cast", _script(python, CAST)),
+        Mode("modeldelta", _modeldelta(modeldelta), slow=True),
+        Mode("float64", _script(python, FLOAT64), slow=True),
     ]
 
 
-def _gate(cache: str, *options: str) -> Callable[[Place], list[str]]:
+def _gate(python: Path, cache: str, *options: str) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
         pair = [f"--base={place.base}", f"--tuned={place.tuned}", f"--audit-cache={place.cache(cache)}"]
         # -P keeps the current folder off the import path, as the pytest command does.
-        return [sys.executable, "-P", "-m", "pytest", *pair, "--audit-json=audit.json", *options]
+        return [str(python), "-P", "-m", "pytest", *pair, "--audit-json=audit.json", *options]
 
     return command
 
@@ -98,24 +89,9 @@ def _forget(cache: str) -> Callable[[Place], None]:
     return lambda place: shutil.rmtree(place.cache(cache), ignore_errors=True)
 
 
-def _python(code: str) -> Callable[[Place], list[str]]:
-    return lambda place: [sys.executable, "-c", code, str(place.base), str(place.tuned)]
+def _script(python: Path, code: str) -> Callable[[Place], list[str]]:
+    return lambda place: [str(python), "-c", code, str(place.base), str(place.tuned)]
 
 
-def _modeldelta(build: Path) -> Callable[[Place], list[str]]:
-    def command(place: Place) -> list[str]:
-        return [str(_installed(build)), str(place.base), str(place.tuned), "--output=modeldelta.json"]
-
-    return command
-
-
-def _installed(build: Path) -> Path:
-    """The program, in an environment of its own with the same torch; made when first asked for."""
-    home = build / "modeldelta"
-    program = home / "bin" / "modeldelta"
-    if not program.is_file():
-        venv.create(home, with_pip=True)
-        constraints = Path(__file__).parent.parent / "constraints.txt"
-        pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", constraints, MODELDELTA]
-        subprocess.run(pip, check=True)
-    return program
+def _modeldelta(program: Path) -> Callable[[Place], list[str]]:
+    return lambda place: [str(program), str(place.base), str(place.tuned), "--output=modeldelta.json"]

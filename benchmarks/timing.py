@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,7 +23,7 @@ class Run:
     load: float
 
 
-def timed(command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> Run:
+def timed(command: Sequence[str], *, folder: Path) -> Run:
     """Run a command to its end. One that fails ends the benchmark: a time without its result is worth nothing.
 
     The peak is that of the largest process of the command. The kernel starts it from the memory of the process
@@ -32,9 +32,7 @@ def timed(command: Sequence[str], *, folder: Path, environment: Mapping[str, str
     load = os.getloadavg()[0]
     with TemporaryFile() as output:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
-        )
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=_environment())
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = code = os.waitstatus_to_exitcode(status)
@@ -42,3 +40,8 @@ def timed(command: Sequence[str], *, folder: Path, environment: Mapping[str, str
             output.seek(0)
             sys.exit(f"{' '.join(command)}\nended with {code}:\n{output.read().decode(errors='replace')[-4000:]}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, code, load)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, less what would keep Python from its compiled files: modules are not compiled anew at every start."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ckptaudit.checks import CheckFile, Severity, load_checks
-from ckptaudit.errors import CheckDefinitionError, ConfigError, printable
+from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, printable
 from ckptaudit.metrics import nearest
 from ckptaudit.policy import DEFAULT_PROFILE, PROFILES, profile_file
 
@@ -111,7 +111,7 @@ def load_config(path: Path) -> Config:
     overrides = found.tables(content, "override", Override, path.name)
     waivers = found.tables(content, "waiver", Waiver, path.name)
     if problems:
-        raise ConfigError(f"{name}: {'; '.join(problems)}.")
+        raise ConfigError(ended(f"{name}: {'; '.join(problems)}"))
     return Config(path, profile, checks, overrides, waivers)
 
 

@@ -25,8 +25,10 @@ from ckptaudit.metrics import (
     Tensors,
 )
 from ckptaudit.pairing import AlignedTensor
+from ckptaudit.policy import DEFAULT_MEMORY
+from ckptaudit.sizes import parse_size
 
-BATCH_BYTES = 256 * 2**20
+BATCH_BYTES = parse_size(DEFAULT_MEMORY)
 """Default budget for the float64 copies and factors of one batch of small matrices."""
 
 COPIES = 12
@@ -95,6 +97,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def batch_budget(text: str) -> int:
+    """The bytes of `--audit-memory`. Raises MeasurementError saying how a size is written."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise MeasurementError(f"--audit-memory {printable(text)}: not a size; {error}.") from None
+    if size < 1:
+        raise MeasurementError(f"--audit-memory {printable(text)}: nothing fits in there; give some memory.")
+    return size
+
+
 def applies(metric: str, tensor: AlignedTensor) -> bool:
     """Whether a metric means anything for this tensor: spectra are for matrices alone."""
     # What compares runs looks at their updates' directions.
@@ -155,7 +168,9 @@ def _read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Tensor, Tensor
 
 def _measure_one(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
     (matrix,) = chunk
-    pair = LargePair(matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall)
+    pair = LargePair(
+        matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall, exact=not route.settled
+    )
     if not pair.is_finite:
         yield from _measure_chunk(chunk, metrics, route)
         return

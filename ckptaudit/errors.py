@@ -43,6 +43,11 @@ class CacheError(CkptAuditError):
     """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
 
 
+def ended(text: str) -> str:
+    """A sentence with its full stop, unless it ends in a question."""
+    return text if text.endswith(("?", ".")) else f"{text}."
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped, so that a hostile name cannot drive a terminal.
 

@@ -13,6 +13,7 @@ PROFILES = {
     "integrity": "integrity.toml",
 }
 DEFAULT_PROFILE = "rlvr"
+DEFAULT_MEMORY = "256MiB"
 Several = Literal["auto", "steps", "siblings", "apart"]
 SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
 """What several tuned checkpoints are to each other."""

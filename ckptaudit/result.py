@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.checks import Check, JudgeBy, Per, Severity
+from ckptaudit.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.verdict import Outcome, Ranked, Verdict
@@ -71,6 +71,8 @@ class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
     published: str
     note: str
     remedy: str
+    roles: tuple[str, ...] = ()
+    only_where: Guard | None = None
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +169,29 @@ class AgainstRow(msgspec.Struct, frozen=True):
     factor: float
 
 
+class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One matrix decomposed on both sides, exactly and in float64; curves thinned to what a screen shows.
+
+    `ranks` counts singular values from 1, descending, and `angle_ranks` principal angles from 1, ascending.
+    The angles, in degrees, are those between the top-`k` singular subspaces of base and tuned; `gap` is
+    (s_k - s_{k+1}) / s_k of the base: where it is tiny, the angles say little.
+    """
+
+    tuned: str
+    tensor: str
+    layer: int | None
+    role: str
+    shape: tuple[int, ...]
+    k: int
+    gap: float
+    ranks: tuple[int, ...]
+    base_singular_values: tuple[float, ...]
+    tuned_singular_values: tuple[float, ...]
+    angle_ranks: tuple[int, ...]
+    left_angles: tuple[float, ...]
+    right_angles: tuple[float, ...]
+
+
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     """The whole audit of a base and one or more tuned checkpoints."""
 
@@ -181,6 +206,7 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: tuple[CheckpointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     about: About | None = None
+    spectra: tuple[SpectrumRow, ...] = ()
     trajectories: tuple[TrajectoryRow, ...] = ()
     siblings: tuple[SiblingsRow, ...] = ()
     against: AgainstRow | None = None

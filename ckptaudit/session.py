@@ -26,6 +26,7 @@ from ckptaudit.result import (
     AuditResult,
     CheckpointRow,
     CheckRow,
+    SpectrumRow,
     Summary,
     check_row,
     checkpoint_row,
@@ -35,6 +36,7 @@ from ckptaudit.result import (
 from ckptaudit.runs import Run, open_all
 from ckptaudit.selection import selected, subjects
 from ckptaudit.series import NO_GROUP, Series
+from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
 from ckptaudit.terms import Terms
 from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
@@ -236,7 +238,20 @@ class AuditSession:
             m.tensor: float("nan") if m.value is None else m.value for m in self._extra[key] if m.tensor in names
         }
 
-    def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
+    def spectra(self, verdicts: Sequence[Verdict]) -> tuple[SpectrumRow, ...]:
+        """The worst matrices in full, for the page: decompositions that no verdict needs.
+
+        A file that has gone since is no reason to lose the page: its matrix is left out.
+        """
+        most = max(1, MOST // len(self.runs))
+        rows = (
+            spectrum_row(run.path, matrix, self.device)
+            for run in self.runs
+            for matrix in worst_matrices((v for v in verdicts if v.tuned == run.path), run.pair, most=most)
+        )
+        return tuple(row for row in rows if row is not None)
+
+    def result(self, verdicts: Sequence[Verdict], spectra: Sequence[SpectrumRow] = ()) -> AuditResult:
         """All that was found, for the reports."""
         entries = sorted(self.store.entries(), key=lambda e: (e.tuned, e.subject))
         measurements = tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements)
@@ -263,6 +278,7 @@ class AuditSession:
             checkpoints=self._checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self._about(),
+            spectra=tuple(spectra),
         )
 
     @cached_property
@@ -363,10 +379,9 @@ def _rests_on(request: Request) -> list[str]:
 
 
 def _owners(request: Request) -> list[str]:
-    subjects = request.run.pair.subjects
-    if request.subject in subjects:
+    pair = request.run.pair
+    if request.subject in pair.subjects:
         return [request.subject]
-    owner = {name: s for s, tensors in subjects.items() for t in tensors for name in t.matrix_names()}
-    if request.check.per == "matrix" and request.subject in owner:
-        return [owner[request.subject]]
-    return list(subjects)
+    if request.check.per == "matrix" and request.subject in pair.owners:
+        return [pair.owners[request.subject]]
+    return list(pair.subjects)

@@ -10,7 +10,7 @@ import msgspec
 
 from ckptaudit.checks import Check, CheckFile, Severity, load_checks
 from ckptaudit.config import Config, Override
-from ckptaudit.errors import ConfigError, printable
+from ckptaudit.errors import ConfigError, ended, printable
 from ckptaudit.limits import Limit, Limits
 from ckptaudit.matching import meant, meant_for_nothing, near
 from ckptaudit.pairing import ModelPair
@@ -56,7 +56,7 @@ class Terms:
         self._granted: dict[Key, list[Granted]] = {}
         problems = [*self._apply_overrides(), *self._apply_waivers()]
         if problems:
-            raise ConfigError(f"{printable(config.path)}: {'; '.join(problems)}.")
+            raise ConfigError(ended(f"{printable(config.path)}: {'; '.join(problems)}"))
 
     def limits(self, check: Check, run: str, home: str = "") -> Limits:
         """The limits of a check on the tensors of a run; `home` names the file it is written in."""
@@ -151,7 +151,8 @@ def _by_id(files: Sequence[CheckFile]) -> dict[str, list[Check]]:
 
 
 def _origin(override: Override) -> str:
-    return f"{override.origin}, {override.label}: {printable(override.reason)}"
+    learned = "calibration, " if override.origin == "calibration" else ""
+    return f"{learned}{override.label}: {printable(override.reason)}"
 
 
 def _problems(override: Override, check: Check, owned: Sequence[Owned]) -> Iterator[str]:

@@ -57,6 +57,18 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
+def times_over(value: float, limit: float, sign: str) -> float:
+    """How many times a value lies beyond its limit: over 1 is broken, 0.5 is half way there.
+
+    value / limit for `<=`, limit / value for `>=`. Where that quotient says nothing (a limit of 0, a
+    negative number) it is infinite for a broken claim and 0 for one that holds.
+    """
+    above, below = (value, limit) if sign == "<=" else (limit, value)
+    if above >= 0 and below > 0:
+        return above / below
+    return 0.0 if above <= below else math.inf
+
+
 def judge(
     check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limits: Limits | None = None
 ) -> Verdict:

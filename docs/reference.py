@@ -43,8 +43,9 @@ def metrics_page() -> str:
     for metric in REGISTRY.values():
         rows += [f"## {metric.name}\n", f"{metric.compute.__doc__}\n"]
         rows += [f"- unit: {metric.unit}", f"- formula: `{metric.formula}`", f"- source: {metric.source}"]
-        if metric.upper_bound is not None:
-            rows.append("- has a rigorous upper bound that needs no decomposition (`kind` is then `upper_bound`)")
+        if metric.bound is not None:
+            words, kind = metric.bound_kind.replace("_", " "), metric.bound_kind
+            rows.append(f"- has a rigorous {words} ([how](fast-paths.md)); `kind` is then `{kind}`")
         rows.append("")
     rows.append("# Facts about the pair\n")
     for fact in PAIR_FACTS.values():

@@ -12,7 +12,7 @@ import torch
 
 from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.engine import Job, Route, measure, pick_device
+from ckptaudit.engine import Job, Route, batch_budget, measure, pick_device
 from ckptaudit.errors import MeasurementError
 from ckptaudit.metrics import REGISTRY, Measurement, PairBatch
 from ckptaudit.pairing import AlignedTensor, pair_checkpoints
@@ -224,3 +224,14 @@ def test_memory_that_never_suffices_is_said(
     tensor = pair_checkpoints(base, gentle).aligned[0]
     with pytest.raises(torch.OutOfMemoryError):
         measure([Job(tensor, ALL)], Route(CPU))
+
+
+@pytest.mark.parametrize(("text", "size"), [("1B", 1), ("512MiB", 512 * 2**20), ("1.5 GB", 1_500_000_000)])
+def test_a_memory_budget_is_a_size(text: str, size: int) -> None:
+    assert batch_budget(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "lots", "512", "-1GiB", "0B", "0.0KiB", "1e9B", "nan B", "5 MiBB", "١GiB"])
+def test_any_other_budget_is_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(MeasurementError, match=r"^--audit-memory .*\.$"):
+        batch_budget(text)

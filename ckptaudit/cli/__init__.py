@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, calibrate, checks, inspect
+from ckptaudit.cli import audit, cache, calibrate, checks, explain, inspect
 from ckptaudit.errors import CkptAuditError, printable
 
 CANNOT_BE_JUDGED = 4
@@ -30,6 +30,7 @@ class Command(Protocol):
 COMMANDS = {
     "inspect": inspect,
     "checks": checks,
+    "explain": explain,
     "calibrate": calibrate,
     "cache": cache,
 }

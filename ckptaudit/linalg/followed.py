@@ -1,8 +1,8 @@
 """Singular values and subspaces of W0 + D, followed from those of W0: the update is small and known exactly.
 
 Everything here is for tall matrices, W0 = U S V' with all of S and V known, and works on the tuned Gram matrix
-in the base's directions, V'(W0 + D)'(W0 + D)V = S^2 + C. Only C is computed, from D, in float32: its error is relative
-to the update, not to the weights. docs/fast-paths.md derives each step.
+in the base's directions, V'(W0 + D)'(W0 + D)V = S^2 + C. Only C is computed, from D, in float32: its error is
+relative to the update, not to the weights. docs/fast-paths.md derives each step.
 """
 
 from __future__ import annotations
@@ -12,46 +12,57 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float32, Float64, Int, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.leading import blocks, mirrored
 
-MIXING = 0.25
-"""Largest first-order mixing of two singular directions up to which the series is trusted."""
-
-NEXT_TERM = 2e-3
+NEXT_TERM = 8e-3
 """Largest third-order share of a spectral shift that is left out."""
+
+LAST_TERM = 4e-2
+"""Largest third-order share at which the series may end with it."""
+
+SAMPLE = 64
+"""Columns for which third-order terms are computed: so many of those that mix most, and so many of all."""
+
+STEEPEST = 0.5
+"""Largest entry of a subspace's slopes up to which it counts as followed."""
 
 SHIFT_ERROR = 5e-3
 """Largest error of a spectral shift, relative, that rounding may cause."""
 
+VALUE_ERROR = 2e-4
+"""Largest relative error of the square of a singular value of the update."""
+
+UNIT = 2.0**-24
+
 STEPS = 16
-CONVERGED = 1e-6
+CONVERGED = 1e-5
 ACCEPTED = 1e-4
 """Relative size of the last correction to a subspace: where to stop, and what is still good enough."""
 
 ROWS = 1024
 
 
-@dataclass(frozen=True)
-class Products:
-    """(W0 + D/2)'D and D'D in float32: with its transpose, the first is what D adds to the Gram matrix W0'W0."""
-
-    cross: Float32[Tensor, "r r"]
-    own: Float32[Tensor, "r r"]
-
-
-def products(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Products:
-    """Both products, block of rows by block of rows."""
-    r = base.shape[1]
-    cross, own = (torch.zeros(r, r, dtype=torch.float32, device=base.device) for _ in range(2))
+def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
+    """(W0 + D/2)'D: with its transpose, what D adds to the Gram matrix W0'W0."""
+    product = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
     for start in range(0, base.shape[0], ROWS):
         d = update[start : start + ROWS]
-        cross.addmm_(base[start : start + ROWS].float().add_(d, alpha=0.5).mT, d)
+        product.addmm_(torch.add(base[start : start + ROWS].float(), d, alpha=0.5).mT, d)
+    return product
+
+
+def own_product(update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
+    """D'D."""
+    r = update.shape[1]
+    product = torch.zeros(r, r, dtype=torch.float32, device=update.device)
+    for start in range(0, update.shape[0], ROWS):
+        d = update[start : start + ROWS]
         for a, b in blocks(r):
-            own[a:b, a:].addmm_(d[:, a:b].mT, d[:, a:])
-    return Products(cross, mirrored(own))
+            product[a:b, a:].addmm_(d[:, a:b].mT, d[:, a:])
+    return mirrored(product)
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,16 @@ class Planes:
 class Followed:
     """The tuned matrix seen from the base. What cannot be followed reliably is None."""
 
-    def __init__(self, s: Float64[Tensor, "r"], v: Float32[Tensor, "r r"], found: Products) -> None:
-        self.s, self.v, self._own = s, v, found.own
-        self._cross = v.mT @ (found.cross @ v)
+    def __init__(
+        self,
+        s: Float64[Tensor, "r"],
+        v: Float32[Tensor, "r r"],
+        *,
+        cross: Float32[Tensor, "r r"],
+        own: Float32[Tensor, "r r"],
+    ) -> None:
+        self.s, self.v, self._own = s, v, own
+        self._cross = v.mT @ (cross @ v)
 
     @cached_property
     def change(self) -> Float32[Tensor, "r r"]:
@@ -88,85 +106,117 @@ class Followed:
 
     @cached_property
     def _mixing(self) -> Float32[Tensor, "r r"]:
-        """First-order coefficients of the tuned right directions in the base's."""
-        x = self._off / self._gaps
-        x.diagonal().zero_()
-        return x
-
-    @cached_property
-    def follows(self) -> bool:
-        """Whether no two directions mix so much that the series of perturbations is in doubt."""
-        return bool(self._mixing.abs().amax() <= MIXING) if len(self.s) > 1 else True
-
-    @cached_property
-    def tuned_s(self) -> Float64[Tensor, "r"] | None:
-        """Singular values of the tuned matrix, descending, to second order, each pair of directions solved exactly.
-
-        None where the third-order term, looked at in a sample of columns, is no small part of the shift.
-        """
-        if not self.follows:
-            return None
-        off = self._off
-        pairs = (
-            2 * off.square() / (self._gaps.abs() + (self._gaps.square() + 4 * off.square()).sqrt()).clamp_min(1e-38)
+        """Tangents of the angles that diagonalize each pair of directions by itself: C_ij / gap, 1 for a tie."""
+        root = (self._gaps.square() + 4 * self._off.square()).sqrt()
+        return (
+            2 * self._off / (self._gaps + torch.copysign(root, self._gaps)).where(root > 0, torch.ones_like(root))
         )
-        second = torch.copysign(pairs, self._gaps).sum(dim=1, dtype=torch.float64)
+
+    @cached_property
+    def tuned_squares(self) -> Float64[Tensor, "r"]:
+        """Squares of the tuned matrix's singular values, descending.
+
+        To second order, each pair of directions solved exactly; with the third-order terms where they matter; and
+        from all of S^2 + C where they are no small part of the shift.
+        """
+        second = (self._off * self._mixing).sum(dim=1, dtype=torch.float64)
         squares = self.s.square() + self.change.diagonal().double() + second
-        tuned = squares.clamp(min=0).sqrt().sort(descending=True).values
-        moved = float(torch.linalg.vector_norm(tuned - self.s))
-        return tuned if self._third() <= NEXT_TERM * moved else None
+        third, moved = self._third(), self._moved(_descending(squares))
+        if third <= NEXT_TERM * moved:
+            return _descending(squares)
+        if third <= LAST_TERM * moved:
+            more = (self._mixing * (self._off @ self._mixing)).sum(dim=0, dtype=torch.float64)
+            return _descending(squares + more)
+        whole = self.change.double()
+        whole.diagonal().add_(self.s.square())
+        exact: Tensor = torch.linalg.eigvalsh(whole).flip(0).clamp(min=0)
+        return exact
+
+    def shift(self) -> float:
+        """norm(s(W0 + D) - s(W0))."""
+        return self._moved(self.tuned_squares)
+
+    def shift_error(self, error: float) -> float:
+        """Three times what an error of C, given by its norm_F and spread evenly, is expected to do to the shift."""
+        spread = 3 * error / math.sqrt(len(self.s))
+        return spread * float(torch.linalg.vector_norm(0.5 / self.s.clamp_min(1e-300)))
+
+    def _moved(self, squares: Float64[Tensor, "r"]) -> float:
+        # As a quotient: the difference of two roots would lose what the difference of the squares still has.
+        total = (squares.sqrt() + self.s).clamp_min(1e-300)
+        return float(torch.linalg.vector_norm((squares - self.s.square()) / total))
 
     def _third(self) -> float:
-        """Estimate of the norm of the third-order terms of the singular values, x_i' C x_i / (2 s_i)."""
-        columns = torch.arange(0, len(self.s), max(1, len(self.s) // 128), device=self.s.device)
+        """Estimate of the norm of the third-order terms of the singular values, x_i' C x_i / (2 s_i).
+
+        Computed for the columns that mix most, and for an even sample that stands for the rest.
+        """
+        r = len(self.s)
+        worst = self._mixing.square().sum(dim=0).topk(min(r, SAMPLE)).indices
+        sample = torch.arange(0, r, max(1, r // SAMPLE), device=self.s.device)
+        squares = [self._third_squares(columns) for columns in (worst, sample)]
+        return math.sqrt(squares[0] + squares[1] * r / len(sample))
+
+    def _third_squares(self, columns: Int[Tensor, "_"]) -> float:
         x = self._mixing[:, columns]
-        terms = (x * (self._off @ x)).sum(dim=0).double() / (2 * self.s[columns])
-        return float(torch.linalg.vector_norm(terms)) * math.sqrt(len(self.s) / len(columns))
+        terms = (x * (self._off @ x)).sum(dim=0).double() / (2 * self.s[columns]).clamp_min(1e-300)
+        return float(terms.square().sum())
 
-    def planes(self, size: int) -> Planes | None:
-        """How the top `size` subspaces turned; None where no iteration finds them."""
-        if size == len(self.s):
+    @property
+    def change_size(self) -> float:
+        """norm_F(C)."""
+        return float(torch.linalg.matrix_norm(self.change))
+
+    def planes(self, k: int, size: int) -> tuple[Planes, Planes] | None:
+        """How the top-k and the top `size` subspaces turned, size >= k; None where no iteration finds them."""
+        if size >= len(self.s):
             return None
-        y = self._slopes(size)
-        return None if y is None else Planes(self._left(y, size), (y.mT @ y).double())
-
-    def _slopes(self, size: int) -> Float32[Tensor, "q l"] | None:
-        """Y with span(V [I; Y]) invariant: the Riccati equation C21 + A22 Y = Y (A11 + C12 Y), by fixed point."""
-        gaps = self._gaps[:size, size:].mT
-        if not float(gaps.amin()) > 0:
+        cross = self._off[size:, :size]
+        outer = _slopes(
+            cross, self._off[size:, size:], self._off[:size, :size], cross.mT, self._gaps[:size, size:].mT
+        )
+        if outer is None:
             return None
-        inner, outer, cross = self._off[:size, :size], self._off[size:, size:], self._off[size:, :size]
-        y = cross / gaps
-        for _ in range(STEPS):
-            following = (cross + outer @ y - y @ (inner + cross.mT @ y)) / gaps
-            step, length = (float(torch.linalg.matrix_norm(w)) for w in (following - y, following))
-            y = following
-            if not step > CONVERGED * length:
-                break
-        sound = step <= ACCEPTED * length and float(y.abs().amax()) <= 2 * MIXING
-        return y if sound else None
+        images, moved = self._images(outer, size)
+        wide = self._planes(outer, images, moved)
+        within = self._within(outer, k, size) if size > k else outer[:0, :k]
+        if within is None:
+            return None
+        # V [I; Y] times [I; Z] spans the top k within the top `size`.
+        inner = torch.cat([within, outer[:, :k] + outer[:, k:] @ within])
+        turn = torch.cat([torch.eye(k, dtype=within.dtype, device=within.device), within]).double()
+        return self._planes(inner, turn.mT @ images @ turn, moved @ turn), wide
 
-    def _left(self, y: Float32[Tensor, "q l"], size: int) -> Float64[Tensor, "l l"]:
-        """The tangents on the left: W1 V [I; Y] split along U and across it, by Gram matrices alone."""
+    def _within(self, outer: Float32[Tensor, "q l"], k: int, size: int) -> Float32[Tensor, "p k"] | None:
+        """The slopes of the top k within the top `size`, on which the Gram matrix acts as A11 + C12 Y."""
+        action = self._off[:size, :size] + self._off[:size, size:] @ outer
+        bends = action.diagonal().clone()
+        action.diagonal().zero_()
+        gaps = self._gaps[:k, k:size].mT + bends[:k] - bends[k:, None]
+        return _slopes(action[k:, :k], action[k:, k:], action[:k, :k], action[:k, k:], gaps)
+
+    def _images(
+        self, y: Float32[Tensor, "q l"], size: int
+    ) -> tuple[Float64[Tensor, "l l"], Float64[Tensor, "r l"]]:
+        """(D V [I; Y])'(D V [I; Y]) and V'W0'D V [I; Y]."""
         v = self.v[:, :size] + self.v[:, size:] @ y
         images = self._own @ v
-        # V'W0'D V[I; Y]
-        h = self._cross[:, :size] + self._cross[:, size:] @ y - 0.5 * (self.v.mT @ images)
+        crossed = self._cross[:, :size] + self._cross[:, size:] @ y - 0.5 * (self.v.mT @ images)
+        return (v.mT @ images).double(), crossed.double()
+
+    def _planes(
+        self, slopes: Float32[Tensor, "q l"], images: Float64[Tensor, "l l"], moved: Float64[Tensor, "r l"]
+    ) -> Planes:
+        """Tangents on both sides. On the left, W1 V [I; Y] is split along U and across it by Gram matrices."""
+        y, size = slopes.double(), slopes.shape[1]
         s, rest = self.s[:size], self.s[size:]
-        inside, outside = h[:size].double() / s[:, None], h[size:].double()
-        wide = y.double()
-        mixed = wide.mT @ outside
-        across = (
-            (wide * rest[:, None]).mT @ (wide * rest[:, None])
-            + mixed
-            + mixed.mT
-            + (v.mT @ images).double()
-            - inside.mT @ inside
-        )
+        inside = moved[:size] / s[:, None]
+        stretched = y * rest[:, None]
+        mixed = y.mT @ moved[size:]
+        across = stretched.mT @ stretched + mixed + mixed.mT + images - inside.mT @ inside
         along = torch.diag(s) + inside
-        half = torch.linalg.solve(along.mT, across)
-        tangents: Tensor = torch.linalg.solve(along.mT, half.mT)
-        return 0.5 * (tangents + tangents.mT)
+        left = torch.linalg.solve(along.mT, torch.linalg.solve(along.mT, across).mT)
+        return Planes(left=0.5 * (left + left.mT), right=y.mT @ y)
 
     def captured(self, size: int) -> float:
         """norm_F(U'D V)^2 over the top `size` directions of both sides."""
@@ -187,15 +237,47 @@ def angles(tangents: Float64[Tensor, "l l"], count: int) -> Float64[Tensor, "c"]
     return torch.rad2deg(torch.asin(values.sqrt()))
 
 
+def _descending(squares: Float64[Tensor, "r"]) -> Float64[Tensor, "r"]:
+    return squares.clamp(min=0).sort(descending=True).values
+
+
+def _slopes(
+    lower: Float32[Tensor, "q l"],
+    outer: Float32[Tensor, "q q"],
+    inner: Float32[Tensor, "l l"],
+    upper: Float32[Tensor, "l q"],
+    gaps: Float32[Tensor, "q l"],
+) -> Float32[Tensor, "q l"] | None:
+    """Y with span [I; Y] invariant: the Riccati equation A21 + A22 Y = Y (A11 + A12 Y), by fixed point.
+
+    The diagonals of A11 and A22 are in `gaps`, column minus row.
+    """
+    if not float(gaps.amin()) > 0:
+        return None
+    y = lower / gaps
+    step, length = math.inf, 0.0
+    for _ in range(STEPS):
+        following = (lower + outer @ y - y @ (inner + upper @ y)) / gaps
+        step, length = (float(torch.linalg.matrix_norm(w)) for w in (following - y, following))
+        y = following
+        if not step > CONVERGED * length:
+            break
+    return y if step <= ACCEPTED * length and float(y.abs().amax()) <= STEEPEST else None
+
+
 def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tensor, "r"] | None:
-    """Singular values of D, descending, from D'D; None where the `trusted`-th is not right to a part in ten thousand."""
+    """Singular values of D, descending, from D'D; None where the `trusted`-th may err by a ten-thousandth.
+
+    The eigensolver errs by a few units of the largest eigenvalue, the product by less than a unit of the trace.
+    """
     squares = torch.linalg.eigvalsh(own).flip(0).double()
     last = float(squares[min(trusted, len(squares)) - 1])
-    if not last > 1e4 * 10 * 2.0**-24 * float(squares[0]) * 0.5:
+    if not last * VALUE_ERROR > 10 * UNIT * float(squares[0]):
         squares = torch.linalg.eigvalsh(own.double()).flip(0)
-        if not float(squares[min(trusted, len(squares)) - 1]) > 1e4 * 10 * 2.0**-24 * float(squares[0]) * 0.05:
-            return None
-    return squares.clamp(min=0).sqrt()
+    if not last * VALUE_ERROR > UNIT * float(own.diagonal().double().sum()):
+        return None
+    values: Tensor = squares.clamp(min=0).sqrt()
+    return values
 
 
 def change_error(
@@ -209,10 +291,11 @@ def change_error(
     random = torch.Generator().manual_seed(0)
     z = torch.randn(len(followed.s), probes, generator=random, dtype=torch.float64).to(followed.s.device)
     v = followed.v.double()
-    x = v @ z
+    # As rows, which run at the speed of memory.
+    x = (v @ z).mT.contiguous()
     grown = torch.zeros_like(x)
     for start in range(0, base.shape[0], ROWS):
         before, after = (side[start : start + ROWS].double() for side in (base, tuned))
-        grown += after.mT @ (after @ x) - before.mT @ (before @ x)
-    error = v.mT @ grown - followed.change.double() @ z
+        grown += (x @ after.mT) @ after - (x @ before.mT) @ before
+    error = v.mT @ grown.mT - followed.change.double() @ z
     return float(torch.linalg.matrix_norm(error)) / math.sqrt(probes)

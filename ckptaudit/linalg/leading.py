@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -31,6 +31,9 @@ class Leading:
     left: Float32[Tensor, "m c"]
     right: Float32[Tensor, "n c"]
     error: float
+    all_s: Float64[Tensor, "r"]
+    short: Float32[Tensor, "r _"]
+    """All singular values, and all singular vectors of the short side."""
 
 
 def rows_of(tall: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
@@ -82,7 +85,7 @@ def leading(weight: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     found = _by_gram(tall, count) or _directly(tall, count)
     if found is None or not wide:
         return found
-    return Leading(found.s, found.right, found.left, found.error)
+    return replace(found, left=found.right, right=found.left)
 
 
 def _by_gram(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
@@ -100,7 +103,7 @@ def _by_gram(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     residual = _size(product @ v - v * squares[:count])
     # W v_i = s_i u_i holds by construction; W'u_i - s_i v_i is the eigenvector's residual over s_i.
     error = (residual + doubt) / float(s[-1]) + 2 * skew * float(s[0]) + _rounding(m, n, s)
-    return Leading(s, u, v.float(), error)
+    return Leading(s, u, v.float(), error, squares.clamp(min=0).sqrt(), vectors.flip(1).float().contiguous())
 
 
 def _images(
@@ -121,12 +124,13 @@ def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     matrix = tall.double()
     m, n = matrix.shape
     u, s, vh = torch.linalg.svd(matrix.contiguous(), full_matrices=False)
+    all_s, short = s, vh.mT.float().contiguous()
     u, s, v = u[:, :count], s[:count], vh[:count].mT
     if not float(s[-1]) * CERTAIN > m * EPS * float(s[0]):
         return None
     residual = _size(matrix @ v - u * s) + _size(matrix.mT @ u - v * s)
     skew = sum(_size(w.mT @ w - torch.eye(count).to(w)) for w in (u, v))
-    return Leading(s, u.float(), v.float(), residual + 2 * skew * float(s[0]) + _rounding(m, n, s))
+    return Leading(s, u.float(), v.float(), residual + 2 * skew * float(s[0]) + _rounding(m, n, s), all_s, short)
 
 
 def _size(matrix: Float64[Tensor, "a b"]) -> float:

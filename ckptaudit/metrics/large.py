@@ -8,22 +8,41 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 from torch import Tensor
 
 from ckptaudit.linalg import bounds
 from ckptaudit.linalg.differences import Difference, difference, square_sum
+from ckptaudit.linalg.followed import (
+    SHIFT_ERROR,
+    Followed,
+    Planes,
+    angles,
+    change_error,
+    cross_product,
+    own_product,
+    update_values,
+)
 from ckptaudit.linalg.leading import Leading, leading
 from ckptaudit.linalg.masks import count_inside, packed, top_mask
 from ckptaudit.linalg.subspaces import SEPARATION
-from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.batch import ALPHA, ETA, Angles, PairBatch, Side
 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
 
+FOLLOWED_SIDE = 512
+"""From this short side on the tuned decomposition is followed from the base's; below, float64 is as quick."""
+
+CHANGE_ERROR = 1e-3
+"""Largest relative error of the change of the Gram matrix with which subspaces are followed."""
+
 NARROW = (torch.bfloat16, torch.float16, torch.float32)
 ORDINARY = (1e-20, 1e20)
 """Sizes within which float32 products neither overflow nor lose their last digits; the rest is for float64."""
+
+SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
+"""Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
 LEAST_UPDATE = 1e-25
 
@@ -41,7 +60,7 @@ def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tens
 class BaseFacts:
     """What the gate has to know of a base matrix: leading directions, and two masks, eight entries to the byte."""
 
-    leading: Leading
+    top: Leading
     principal: UInt8[Tensor, "_"]
     low_magnitude: UInt8[Tensor, "_"]
     norm: float
@@ -53,9 +72,17 @@ class LargePair(PairBatch):
     Every part that it computes in its own way is certified; where that fails, the float64 one stands in.
     """
 
-    def __init__(self, base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], recall: Recall = afresh) -> None:
+    def __init__(
+        self,
+        base: Shaped[Tensor, "m n"],
+        tuned: Shaped[Tensor, "m n"],
+        recall: Recall = afresh,
+        *,
+        exact: bool = False,
+    ) -> None:
         super().__init__(base[None], tuned[None])
         self._recall = recall
+        self._exact = exact
 
     @cached_property
     def difference(self) -> Difference:
@@ -74,34 +101,43 @@ class LargePair(PairBatch):
     @cached_property
     def facts(self) -> BaseFacts | None:
         """What is known of the base; None where the gate's fast ways are not certified for it."""
-        definition = f"leading/1 k={self.k} rank={self.mask_rank} alpha={ALPHA}"
-        kept = self._recall(self.stored_base, definition, self._make_facts)
+        return self._whole if self._exact and self._may_follow else self._facts("leading")
+
+    @cached_property
+    def _whole(self) -> BaseFacts | None:
+        """The same with the whole decomposition of the base."""
+        return self._facts("whole")
+
+    def _facts(self, extent: str) -> BaseFacts | None:
+        definition = f"{extent}/1 k={self.k} rank={self.mask_rank} alpha={ALPHA}"
+        kept = self._recall(self.stored_base, definition, lambda: self._make_facts(extent))
         if not len(kept["s"]):
             return None
         here = {name: tensor.to(self.stored_base.device) for name, tensor in kept.items()}
-        top = Leading(here["s"], here["left"], here["right"], float(here["error"]))
-        return BaseFacts(top, here["principal"], here["low_magnitude"], float(here["norm"]))
+        error, norm = float(here["error"]), float(here["norm"])
+        top = Leading(here["s"], here["left"], here["right"], error, here["all_s"], here["short"])
+        return BaseFacts(top, here["principal"], here["low_magnitude"], norm)
 
     @cached_property
     def images(self) -> bounds.Images | None:
         """The base's leading directions under the update."""
         if self.facts is None or not (self.size == 0 or self.size > LEAST_UPDATE):
             return None
-        return bounds.images(self.difference.update, self.facts.leading, k=self.k, size=self.size)
+        return bounds.images(self.difference.update, self.facts.top, k=self.k, size=self.size)
 
     @cached_property
     def angle_sines(self) -> tuple[float, float] | None:
         """Bounds on the largest and the root mean square sine between the top-k subspaces of either side."""
         if self.facts is None or self.images is None:
             return None
-        return bounds.angle_sines(self.images, self.facts.leading, k=self.k)
+        return bounds.angle_sines(self.images, self.facts.top, k=self.k)
 
     @cached_property
     def turned(self) -> float | None:
         """Bound on the sine of the rotation of either side."""
         if self.facts is None or self.images is None:
             return None
-        return bounds.turned(self.images, self.facts.leading, k=self.k, share=1.0 - SEPARATION)
+        return bounds.turned(self.images, self.facts.top, k=self.k, share=1.0 - SEPARATION)
 
     @property
     def size(self) -> float:
@@ -161,6 +197,8 @@ class LargePair(PairBatch):
     @cached_property
     def captured(self) -> Float64[Tensor, "batch"]:
         """norm_F(U0k' D V0k)^2."""
+        if self._exact and self.followed is not None:
+            return self._one(self.followed.captured(self.k))
         return super().captured if self.images is None else self._one(self.images.captured)
 
     @cached_property
@@ -168,8 +206,77 @@ class LargePair(PairBatch):
         """(s_k(W0) - s_{k+1}(W0)) / s_k(W0)."""
         if self.facts is None:
             return super().gap
-        s = self.facts.leading.s
+        s = self.facts.top.s
         return ((s[self.k - 1] - s[self.k]) / s[self.k - 1])[None] if self.k < len(s) else self._one(1.0)
+
+    @cached_property
+    def own(self) -> Float32[Tensor, "r r"]:
+        """Gram matrix of the update over its short side."""
+        return own_product(self._tall(self.difference.update))
+
+    @cached_property
+    def followed(self) -> Followed | None:
+        """The tuned decomposition seen from the base's; None where its arithmetic does not stand the test."""
+        if not self._may_follow or self._whole is None or not _within(float(self._whole.top.s[0]), SQUARABLE_BASE):
+            return None
+        if not (self.size == 0 or _within(self.size, SQUARABLE)):
+            return None
+        base, top = self._tall(self.stored_base[0]), self._whole.top
+        cross = cross_product(base, self._tall(self.difference.update))
+        return Followed(top.all_s, top.short, cross=cross, own=self.own)
+
+    @cached_property
+    def change_error(self) -> float:
+        """Error of what `followed` rests on."""
+        assert self.followed is not None  # asked for by those who have looked
+        return change_error(self.followed, self._tall(self.stored_base[0]), self._tall(self.stored_tuned[0]))
+
+    @cached_property
+    def shift(self) -> Float64[Tensor, "batch"]:
+        """norm(s(W1) - s(W0))."""
+        if self.followed is not None:
+            shift = self.followed.shift()
+            if self.followed.shift_error(self.change_error) <= SHIFT_ERROR * shift or self.size == 0:
+                return self._one(shift)
+        return super().shift
+
+    @cached_property
+    def planes(self) -> tuple[Planes, Planes] | None:
+        """How the base's top subspaces turned: those of size k, and those that take near-ties at k in."""
+        if self.followed is None or self.change_error > CHANGE_ERROR * self.followed.change_size:
+            return None
+        above = self.followed.tuned_squares.sqrt() > (1.0 - SEPARATION) * self.followed.s[self.k - 1]
+        return self.followed.planes(self.k, max(self.k, int(above.sum())))
+
+    def angles(self, side: Side) -> Angles:
+        """Angles between the top-k subspaces of one side."""
+        return super().angles(side) if self.planes is None else self._turns(self.planes[0], side)
+
+    def rotation(self, side: Side) -> Angles:
+        """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in."""
+        return super().rotation(side) if self.planes is None else self._turns(self.planes[1], side)
+
+    @cached_property
+    def update_s(self) -> Float[Tensor, "batch r"]:
+        """Singular values of D, descending."""
+        if self._may_follow and _within(self.size, SQUARABLE):
+            values = update_values(self.own, trusted=self.k + 1)
+            if values is not None:
+                return values[None]
+        return super().update_s
+
+    def _turns(self, planes: Planes, side: Side) -> Angles:
+        # On the short side live the vectors that are known in full, and they are the right ones of a tall matrix.
+        tall = self.m >= self.n
+        found = angles(planes.right if (side == "right") is tall else planes.left, self.k)
+        return found[-1:], found.mean()[None]
+
+    @property
+    def _may_follow(self) -> bool:
+        return min(self.m, self.n) >= FOLLOWED_SIDE
+
+    def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
+        return matrix if self.m >= self.n else matrix.mT
 
     def _one(self, value: float | int) -> Float64[Tensor, "1"]:
         return torch.tensor([value], dtype=torch.float64, device=self.stored_base.device)
@@ -186,20 +293,27 @@ class LargePair(PairBatch):
     def _half(self) -> int:
         return int(ALPHA * self.m * self.n)
 
-    def _make_facts(self) -> Tensors:
+    def _make_facts(self, extent: str) -> Tensors:
         top = leading(self.stored_base[0], min(self.k + 1, self.m, self.n))
-        if top is None or not ORDINARY[0] < float(top.s[0]) < ORDINARY[1]:
+        if top is None or not _within(float(top.s[0]), ORDINARY):
             return {"s": torch.empty(0, dtype=torch.float64)}
         part = (top.left[:, : self.mask_rank] * top.s[: self.mask_rank].float()) @ top.right[:, : self.mask_rank].mT
         return {
             "s": top.s,
             "left": top.left,
             "right": top.right,
+            "all_s": top.all_s,
+            # Much the largest part, of no use to bounds.
+            "short": top.short if extent == "whole" else top.short[:, :0],
             "error": torch.tensor(top.error, dtype=torch.float64),
             "norm": torch.tensor(math.sqrt(square_sum(self.stored_base[0])), dtype=torch.float64),
             "principal": packed(top_mask(part.abs_().flatten(), count=self._half)),
             "low_magnitude": packed(self._smallest()),
         }
+
+
+def _within(size: float, limits: tuple[float, float]) -> bool:
+    return limits[0] < size < limits[1]
 
 
 def bound_of(evaluate: Callable[[LargePair], float | None]) -> Callable[[PairBatch], Tensor | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -102,11 +102,25 @@ class ModelPair:
         """Names of the numbered layers, in order."""
         return tuple(s for s, tensors in self.subjects.items() if tensors[0].place.layer is not None)
 
-    def select(self, roles: Sequence[str]) -> dict[str, tuple[AlignedTensor, ...]]:
+    def select(self, roles: Sequence[str]) -> Mapping[str, tuple[AlignedTensor, ...]]:
         """By subject, the tensors whose role is in any of the groups or matches any of the globs."""
         wanted = tuple(roles)
-        chosen = {subject: tuple(t for t in ts if _is_wanted(t, wanted)) for subject, ts in self.subjects.items()}
-        return {subject: tensors for subject, tensors in chosen.items() if tensors}
+        if wanted not in self._selected:
+            chosen = {
+                subject: tuple(t for t in ts if _is_wanted(t, wanted)) for subject, ts in self.subjects.items()
+            }
+            self._selected[wanted] = {subject: tensors for subject, tensors in chosen.items() if tensors}
+        return self._selected[wanted]
+
+    @cached_property
+    def _selected(self) -> dict[tuple[str, ...], dict[str, tuple[AlignedTensor, ...]]]:
+        # Every check asks once for each of its subjects, and a large model has hundreds.
+        return {}
+
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """The subject of each matrix, by name."""
+        return {name: s for s, tensors in self.subjects.items() for t in tensors for name in t.matrix_names()}
 
 
 def _is_wanted(tensor: AlignedTensor, groups: tuple[str, ...]) -> bool:

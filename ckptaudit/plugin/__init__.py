@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
     # Imported late: these pull in torch, and most pytest runs on a machine audit nothing.
-    from ckptaudit.plugin.gate import Gate
+    if "torch" in sys.modules:
+        from ckptaudit.plugin.gate import Gate
+    else:
+        from ckptaudit.plugin.loading import kept_for_good
+
+        with kept_for_good():
+            from ckptaudit.plugin.gate import Gate
 
     return Gate(config, base, tuned)
 

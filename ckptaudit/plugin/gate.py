@@ -14,14 +14,17 @@ from ckptaudit.against import load_released
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
+from ckptaudit.engine import batch_budget
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, ReportError, printable
 from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
+from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.progress import measuring
 from ckptaudit.plugin.settings import CONFIG, settings_of
 from ckptaudit.policy import bundled_check_files, bundled_checks, companions
 from ckptaudit.report.json_file import write_json
 from ckptaudit.report.plot import require_matplotlib, write_plots
 from ckptaudit.report.terminal import render_summary
+from ckptaudit.report.unheeded import unheeded
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
@@ -37,7 +40,8 @@ class Gate:
     def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.json: Path | None = _writable(config.getoption("audit_json"))
+        self.json = _writable("--audit-json", config.getoption("audit_json"))
+        self.html = _writable("--audit-html", config.getoption("audit_html"))
         self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config, (base, *tuned))
         standing = check_files(self.settings, config.getoption("audit_profile") or "")
@@ -49,6 +53,7 @@ class Gate:
             device=config.getoption("audit_device"),
             exact=config.getoption("audit_exact"),
             cache=open_cache(config.getoption("audit_cache")),
+            memory=batch_budget(config.getoption("audit_memory")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=standing[0].path.stem if self.bundled_run else "",
@@ -116,14 +121,9 @@ class Gate:
         """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        reported = self.worker[REPORTED] if self.worker else self._tells_all
+        reported = self.worker[REPORTED] if self.worker else self._reports_all
         whole = self.bundled_run and len(requests) == all_asked
         self.session.expect(requests, everything=reported and whole)
-
-    @property
-    def _tells_all(self) -> bool:
-        """Whether every metric was asked for, and not only what the verdicts rest on."""
-        return self.json is not None or self.plot is not None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -157,6 +157,7 @@ class Gate:
         sent = getattr(report, "audit_verdict", None)
         if sent is not None:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
+            show_in_junit(self.config, report)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
             self.verdicts[report.nodeid] = undecidable(
@@ -165,19 +166,11 @@ class Gate:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the JSON; and never leave with 0 when nothing was judged."""
+        """Write the reports; and never leave with 0 when nothing was judged."""
         if self.worker is not None or self.config.option.collectonly:
             return
-        if self.json is not None:
-            try:
-                write_json(self.session.result(list(self.verdicts.values())), self.json)
-            except OSError as error:
-                self._refuse(session, f"{printable(self.json)}: cannot be written ({printable(error)}).")
-        if self.plot is not None and self.verdicts:
-            try:
-                write_plots(self.session.result(list(self.verdicts.values())).trajectories, self.plot)
-            except OSError as error:
-                self._refuse(session, f"{printable(self.plot)}: cannot be written ({printable(error)}).")
+        if self._reports_all:
+            self._write_reports(session)
         judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
@@ -195,13 +188,15 @@ class Gate:
             width=writer.fullwidth,
             colour=writer.hasmarkup,
         )
-        for line in text.splitlines():
+        for line in (*text.splitlines(), *unheeded(verdicts)):
             terminalreporter.write_line(line)
         cache = self.session.cache
         if cache is not None and cache.trouble:
             terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
         if self.json is not None and self.json.is_file():
             terminalreporter.write_line(f"every number is in {printable(self.json)}")
+        if self.html is not None and self.html.is_file():
+            terminalreporter.write_line(f"the page to look at is {printable(self.html)}")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -211,7 +206,7 @@ class Gate:
             self.session.store.folder = Path(self.shared.name)
         node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = self._tells_all
+        node.workerinput[REPORTED] = self._reports_all
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -227,6 +222,27 @@ class Gate:
         if self.shared is not None:
             self.shared.cleanup()
 
+    @property
+    def _reports_all(self) -> bool:
+        return self.json is not None or self.html is not None or self.plot is not None
+
+    def _write_reports(self, session: pytest.Session) -> None:
+        verdicts = list(self.verdicts.values())
+        try:
+            result = self.session.result(verdicts, self.session.spectra(verdicts) if self.html else ())
+            if self.json is not None:
+                write_json(result, self.json)
+            if self.plot is not None:
+                write_plots(result.trajectories, self.plot)
+            if self.html is not None:
+                # Imported late: the page's templates are of no use to a run that writes none.
+                from ckptaudit.report.html import write_html
+
+                write_html(result, self.html)
+        except (OSError, CkptAuditError) as error:
+            self.json = self.html = self.plot = None
+            self._refuse(session, f"a report cannot be written ({printable(error)}).")
+
     def _asked(self, nodeid: str) -> Request | None:
         name = nodeid.rpartition("::")[2]
         requests = (r for file in self.files.values() for r in self.session.requests(file))
@@ -240,14 +256,14 @@ class Gate:
             reporter.write_line(f"ERROR: {sentence}", red=True)
 
 
-def _writable(option: str | None) -> Path | None:
+def _writable(option: str, given: str | None) -> Path | None:
     """The report's path, refused before hours of measuring rather than after."""
-    if option is None:
+    if given is None:
         return None
-    path = Path(option)
+    path = Path(given)
     folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CheckDefinitionError(f"--audit-json {printable(path)}: no file can be written there; name another.")
+        raise CheckDefinitionError(f"{option} {printable(path)}: no file can be written there; name another.")
     return path
 
 

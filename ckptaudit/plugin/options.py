@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.policy import DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
+from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -61,10 +61,18 @@ def _computing(group: pytest.OptionGroup) -> None:
         help="folder for what was worked out about a base, used again by later runs (default: $CKPTAUDIT_CACHE, "
         "else one in your user cache)",
     )
+    group.addoption(
+        "--audit-memory",
+        metavar="SIZE",
+        default=DEFAULT_MEMORY,
+        help="memory for a batch of small matrices, such as 512MiB; a large matrix takes several times its own "
+        f"size besides (default: {DEFAULT_MEMORY})",
+    )
 
 
 def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
+    group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption(
         "--audit-plot", metavar="FILE|DIR", help="draw each metric over the steps: one PNG, or one each in a folder"
     )

@@ -38,14 +38,16 @@ def explain(verdict: Verdict, check: Check) -> str:
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
-        head = [
-            ("measured", _measured(verdict, check)),
-            *_released(verdict),
-            ("broken claim", check.claim),
-            *_where(verdict),
-        ]
-    rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
+        measured = [("measured", _measured(verdict, check)), *_released(verdict)]
+        head = [*measured, ("broken claim", check.claim), *_where(verdict)]
+    rows = [*head, *_terms(verdict), ("source", check.source), ("published", check.published), ("note", check.note)]
     return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
+
+
+def _terms(verdict: Verdict) -> list[tuple[str, str]]:
+    """Whatever a configuration had to do with it."""
+    moved = verdict.limit_from if not verdict.limit_from.startswith("check in ") else ""
+    return [("limit from", moved), ("waiver", verdict.waiver)]
 
 
 def _measured(verdict: Verdict, check: Check) -> str:

@@ -64,11 +64,13 @@ def _by_check(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
 def _row(group: list[Verdict], *, several: bool, compared: bool) -> list[Text]:
     worst = min(group, key=_severity)
     counted = sum(v.outcome == worst.outcome for v in group)
+    lenient = worst.outcome == "failed" and not worst.closes
+    style = "waived" if lenient else worst.outcome
     share = "" if len(group) == 1 else f" {counted}/{len(group)}"
     value = "-" if worst.value is None else ("<= " if worst.kind == "upper_bound" else "") + number(worst.value)
     cells = [
         Text(printable(worst.check)),
-        Text(WORDS[worst.outcome] + share, style=COLOURS[worst.outcome]),
+        Text((f"broken ({worst.severity})" if lenient else WORDS[worst.outcome]) + share, style=COLOURS[style]),
         Text(value),
         *([Text("-" if worst.released is None else number(worst.released))] if compared else []),
         Text(f"{worst.sign} {number(worst.limit)}"),
@@ -91,7 +93,10 @@ def _closing(result: AuditResult, verdicts: Sequence[Verdict]) -> list[str]:
         f"base {printable(result.base)}",
         *(f"tuned {printable(path)}" for path in result.tuned),
         f"{len(verdicts)} verdicts: {s.passed} hold, {s.failed} broken, "
-        f"{s.errors} cannot be judged, {s.skipped} skipped" + (f"; {bounds} settled by a bound" if bounds else ""),
+        f"{s.errors} cannot be judged, {s.skipped} skipped"
+        + (f", {s.waived} waived" if s.waived else "")
+        + (f", {s.warned} broken that only warn" if s.warned else "")
+        + (f"; {bounds} settled by a bound" if bounds else ""),
     ]
     return [*lines, *_shortlist("not aligned", result.unaligned)]
 

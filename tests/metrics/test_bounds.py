@@ -7,57 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from adversarial import KINDS, UPDATES, Matrix, base_of, stored, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
-from torch import Tensor
 
 from ckptaudit.metrics import REGISTRY, LargePair
 
-Matrix = NDArray[np.float64]
-
-KINDS = ["random", "heavy", "flat", "tied", "cluster at k", "falling off", "rank one", "one row apart"]
-UPDATES = ["noise", "low rank", "principal", "aligned", "one entry", "zero"]
 BOUNDED = sorted(name for name, metric in REGISTRY.items() if metric.bound is not None)
-
-
-def orthonormal(n: int, r: int, random: np.random.Generator) -> Matrix:
-    return np.asarray(np.linalg.qr(random.standard_normal((n, r)))[0])
-
-
-def base_of(kind: str, shape: tuple[int, int], random: np.random.Generator) -> Matrix:
-    r = min(shape)
-    k = max(1, r // 8)
-    spectra = {
-        "heavy": np.arange(1, r + 1) ** -0.5,
-        "flat": np.ones(r),
-        "tied": np.where(np.arange(r) < 2 * k, 1.0, 0.2),
-        "cluster at k": np.where(np.arange(r) < k, 1 + 1e-6, 1.0) * np.where(np.arange(r) < 2 * k, 1, 0.3),
-        "falling off": np.logspace(0, -9, r),
-        "rank one": np.eye(r)[0],
-        "random": np.sort(random.random(r))[::-1] + 1e-3,
-    }
-    u, v = orthonormal(shape[0], r, random), orthonormal(shape[1], r, random)
-    if kind == "one row apart":
-        u = np.eye(*shape)[:, :r]
-        return np.asarray(u @ np.diag(spectra["heavy"]) @ v.T)
-    return np.asarray((u * spectra[kind]) @ v.T)
-
-
-def update_of(kind: str, base: Matrix, random: np.random.Generator) -> Matrix:
-    m, n = base.shape
-    u, _, vh = np.linalg.svd(base, full_matrices=False)
-    made = {
-        "noise": lambda: random.standard_normal((m, n)),
-        "low rank": lambda: np.outer(random.standard_normal(m), random.standard_normal(n)),
-        "principal": lambda: u[:, :2] @ random.standard_normal((2, 2)) @ vh[:2],
-        "aligned": lambda: base.copy(),
-        "one entry": lambda: np.eye(1, m * n, int(random.integers(m * n))).reshape(m, n),
-        "zero": lambda: np.zeros((m, n)),
-    }[kind]()
-    norm = np.linalg.norm(made)
-    return np.asarray(made * (np.linalg.norm(base) / norm if norm else 0.0))
 
 
 def exact(w0: Matrix, w1: Matrix) -> dict[str, float]:
@@ -77,11 +34,6 @@ def exact(w0: Matrix, w1: Matrix) -> dict[str, float]:
         values[f"principal_angle_{side}_max"], values[f"principal_angle_{side}_mean"] = angles.max(), angles.mean()
         values[f"principal_rotation_{side}"] = np.degrees(subspace_angles(a[:, :k], b[:, :top])).max()
     return {name: float(value) for name, value in values.items()}
-
-
-def stored(w0: Matrix, w1: Matrix, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    base, tuned = (torch.from_numpy(w).to(dtype) for w in (w0, w1))
-    return base, tuned
 
 
 def test_every_bound_is_held_to_its_exact_value() -> None:

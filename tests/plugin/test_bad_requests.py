@@ -110,6 +110,7 @@ def test_only_one_side(pytester: pytest.Pytester, base: Path, given: str) -> Non
         (("--audit-profile", "rl"), ("rl", "rlvr, sft, integrity")),
         (("--audit-device", "tpu"), ("tpu", "cpu")),
         (("--audit-device", "cuda:77"), ("cuda:77",)),
+        (("--audit-memory", "plenty"), ("plenty", "512MiB")),
         (("--audit-json", "."), ("--audit-json",)),
         (("--audit-cache", "copy/config.json"), ("--audit-cache", "copy/config.json", "not a folder", "off")),
         (("missing.toml",), ("missing.toml", "no such check file")),

@@ -1,0 +1,111 @@
+"""A large matrix measured by products against its base reads as float64 decompositions of both sides do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from adversarial import KINDS, UPDATES, base_of, stored, update_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, large
+
+ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _follow_small_matrices() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "FOLLOWED_SIDE", 8)
+        yield
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return str(request.param)
+
+
+def values(pair: PairBatch) -> dict[str, float]:
+    return {name: float(metric.compute(pair)) for name, metric in REGISTRY.items()}
+
+
+def close(seen: dict[str, float], expected: dict[str, float], *, angles: bool = True) -> None:
+    """The accuracy that is promised: 1 % on the shift, 1 % or a hundredth of a degree on angles, else digits."""
+    for name, value in expected.items():
+        if "angle" in name or "rotation" in name:
+            if angles:
+                assert seen[name] == pytest.approx(value, rel=0.01, abs=0.01), name
+        elif name == "normalized_spectral_shift":
+            assert seen[name] == pytest.approx(value, rel=0.01, abs=1e-14), name
+        elif name == "principal_mask_overlap":
+            # Entries whose magnitudes agree in float32 may change places at the threshold.
+            assert seen[name] == pytest.approx(value, abs=0.02), name
+        else:
+            assert seen[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+@pytest.mark.parametrize("shape", [(128, 200), (200, 128), (128, 128)])
+@pytest.mark.parametrize("size", [1e-6, 4e-4, 1e-2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_at_the_scale_of_training(shape: tuple[int, int], size: float, dtype: torch.dtype, device: str) -> None:
+    random = np.random.default_rng(0)
+    before = base_of("heavy", shape, random)
+    step = update_of("noise", before, random) + update_of("low rank", before, random)
+    base, tuned = (w.to(device) for w in stored(before, before + size * step, dtype))
+    close(values(LargePair(base, tuned, exact=True)), values(PairBatch(base[None], tuned[None])))
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(KINDS),
+    st.sampled_from(UPDATES),
+    st.sampled_from([1e-6, 1e-4, 4e-3, 0.1, 3.0]),
+    st.sampled_from([(32, 48), (48, 32), (40, 40)]),
+    st.sampled_from([(torch.bfloat16, 1.0), (torch.float32, 1.0), (torch.float32, 1e-12), (torch.float32, 1e25)]),
+)
+def test_whatever_cannot_be_followed_is_decomposed(
+    seed: int, kind: str, change: str, size: float, shape: tuple[int, int], form: tuple[torch.dtype, float]
+) -> None:
+    random = np.random.default_rng(seed)
+    dtype, scale = form
+    before = scale * base_of(kind, shape, random)
+    base, tuned = stored(before, before + size * update_of(change, before, random), dtype)
+    expected = values(PairBatch(base[None], tuned[None]))
+    # Within ties and below rounding the directions themselves are arbitrary, and so is what rests on them.
+    defined = kind in ("heavy", "random") and expected["principal_gap"] > 1e-2
+    names = list(REGISTRY) if defined else [*ENTRYWISE, "normalized_spectral_shift"]
+    skipped = {"update_hill_alpha"} if change != "noise" else set()
+    seen = values(LargePair(base, tuned, exact=True))
+    close(
+        {name: seen[name] for name in names},
+        {name: expected[name] for name in names if name not in skipped},
+        angles=defined,
+    )
+
+
+def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
+    random = np.random.default_rng(0)
+    before = base_of("heavy", (64, 96), random)
+    base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
+    kept: dict[str, Tensors] = {}
+
+    def recall(_: torch.Tensor, definition: str, make: large.Callable[[], Tensors]) -> Tensors:
+        if definition not in kept:
+            kept[definition] = make()
+        return kept[definition]
+
+    first = values(LargePair(base, tuned, recall, exact=True))
+    assert [name.partition("/")[0] for name in kept] == ["whole"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "leading", None)
+        assert values(LargePair(base, tuned, recall, exact=True)) == first
+    rotation = REGISTRY["principal_rotation_left"]
+    assert rotation.bound is not None
+    assert rotation.bound(LargePair(base, tuned, recall)) is not None
+    assert [name.partition("/")[0] for name in kept] == ["whole", "leading"]

@@ -1,0 +1,38 @@
+"""Importing without collecting garbage, and collecting again afterwards."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from ckptaudit.plugin.loading import kept_for_good
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> object:
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def test_what_is_loaded_is_set_aside_and_collecting_goes_on() -> None:
+    with kept_for_good():
+        assert not gc.isenabled()
+        loaded = [[]]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    assert not any(x is loaded for x in gc.get_objects())
+
+
+def test_also_when_loading_fails() -> None:
+    with pytest.raises(ImportError), kept_for_good():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_who_wants_no_collecting_gets_none() -> None:
+    gc.disable()
+    with kept_for_good():
+        pass
+    assert not gc.isenabled()
