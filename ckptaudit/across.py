@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ckptaudit.metrics import Measurement, PairBatch
 from ckptaudit.metrics.across_runs import RUNS_METRICS, Over
-from ckptaudit.metrics.footprints import Footprint, Footprints, footprint
+from ckptaudit.metrics.footprints import Footprint, Footprints, directions, footprint
 from ckptaudit.pairing import AlignedTensor
 
 BLOCK_BYTES = 512 * 2**20
@@ -50,7 +51,8 @@ def _footprints(
     base = weights[0].base.read().reshape(shape)
     blocks = _blocks(shape)
     # Each run's weight is read once, and gone before the next is read; only its footprints stay.
-    runs = [_of_run(base, weight.tuned.read().reshape(shape), blocks, over, device) for weight in weights]
+    take = partial(_footprint, k=_directions(weights), over=over, device=device)
+    runs = [_by_block(base, weight.tuned.read().reshape(shape), blocks, take) for weight in weights]
     names = weights[0].matrix_names()
     for block, prints in zip(blocks, zip(*runs, strict=True), strict=True):
         yield names[block], Footprints(prints, steps)
@@ -62,14 +64,21 @@ def _blocks(shape: tuple[int, int, int]) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def _of_run(
-    base: Tensor, tuned: Tensor, blocks: Sequence[slice], over: Over, device: torch.device
+def _directions(weights: Sequence[AlignedTensor]) -> int:
+    """K, and no more than the rank of any run's adapter: beyond it there is nothing but rounding to compare."""
+    _, m, n = weights[0].matrix_shape
+    adapters = (weight.tuned.low_rank for weight in weights)
+    return max(1, min([directions(m, n), *(adapter.rank for adapter in adapters if adapter)]))
+
+
+def _by_block(
+    base: Tensor, tuned: Tensor, blocks: Sequence[slice], take: Callable[[Tensor, Tensor], Footprint]
 ) -> list[Footprint]:
-    return [_one(base[block], tuned[block], over, device) for block in blocks]
+    return [take(base[block], tuned[block]) for block in blocks]
 
 
-def _one(base: Tensor, tuned: Tensor, over: Over, device: torch.device) -> Footprint:
-    made = footprint(PairBatch(base.to(device), tuned.to(device)), with_mask=over == "siblings")
+def _footprint(base: Tensor, tuned: Tensor, *, k: int, over: Over, device: torch.device) -> Footprint:
+    made = footprint(PairBatch(base.to(device), tuned.to(device)), k=k, with_mask=over == "siblings")
     mask = None if made.mask is None else made.mask.cpu()
     return Footprint(made.norm.cpu(), made.stable_rank.cpu(), made.space.cpu(), made.sound.cpu(), mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.policy import bundled_checks
-from ckptaudit.runs import Group, Order, Run
+from ckptaudit.runs import Group, Order, Run, open_all
 from ckptaudit.series import Series
 from ckptaudit.series_damages import SERIES_DAMAGES
 from ckptaudit.store import MeasurementStore
@@ -84,3 +85,26 @@ def test_the_first_save_has_nothing_to_climb_from_and_the_last_nothing_to_lock_o
         "stable-rank-climb": {"rlvr-step70", "rlvr"},
         "subspace-locking": {"rlvr-step40", "rlvr-step70"},
     }
+
+
+def test_no_more_directions_are_compared_than_an_adapter_has(tmp_path: Path) -> None:
+    # Beyond its rank an adapter's update is rounding, which no two saves have in common.
+    from safetensors.torch import save_file
+
+    random = torch.Generator().manual_seed(0)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    save_file({name: torch.randn(160, 128, generator=random).bfloat16()}, tmp_path / "base.safetensors")
+    down, up = torch.randn(2, 128, generator=random), 1e-2 * torch.randn(160, 2, generator=random)
+    for step in (1, 2):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        factors = {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": step * up}
+        save_file(factors, folder / "adapter_model.safetensors")
+        settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+    base = open_checkpoint(tmp_path / "base.safetensors")
+    runs, groups = open_all(base, [f"{tmp_path}@all"], "auto")
+    series = Series(groups, MeasurementStore(), torch.device("cpu"))
+    found = {m.metric: m.value for m in series.rows("steps", runs[0], "layers.0")}
+    assert found["subspace_locking"] == pytest.approx(1.0, abs=0.05)

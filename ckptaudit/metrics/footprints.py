@@ -78,11 +78,14 @@ class Footprints:
         return torch.stack([f.mask for f in self.of if f.mask is not None])
 
 
-def footprint(batch: PairBatch, *, with_mask: bool) -> Footprint:
-    """What to remember of one run. Matrices that are not finite read NaN throughout and change nothing."""
+def footprint(batch: PairBatch, *, k: int, with_mask: bool) -> Footprint:
+    """What to remember of one run, `k` leading directions among it.
+
+    Matrices that are not finite read NaN throughout and change nothing.
+    """
     sound = batch.stored_base.isfinite().flatten(1).all(1) & batch.stored_tuned.isfinite().flatten(1).all(1)
     clean = PairBatch(_zero_unless(sound, batch.stored_base), _zero_unless(sound, batch.stored_tuned))
-    space, s = leading_right(clean.update, directions(batch.m, batch.n))
+    space, s = leading_right(clean.update, k)
     unknown = torch.where(sound, 0.0, torch.nan).double()
     size = clean.base_norm
     return Footprint(

@@ -21,7 +21,7 @@ def run(pytester: pytest.Pytester) -> Callable[[str, float], Path]:
 
     def made(name: str, times: float, seed: int = 1) -> Path:
         random = torch.Generator().manual_seed(seed)
-        low = {k: torch.randn(64, 2, generator=random) @ torch.randn(2, 48, generator=random) for k in NAMES}
+        low = {k: torch.randn(64, 8, generator=random) @ torch.randn(8, 48, generator=random) for k in NAMES}
         folder = pytester.path / name
         folder.mkdir(parents=True)
         save_file({k: w + 1e-4 * times * low[k] for k, w in base.items()}, folder / "model.safetensors")
