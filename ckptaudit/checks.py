@@ -13,8 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from ckptaudit.errors import CheckDefinitionError, printable
-from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, metric_names, nearest
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS, Over, metric_names, nearest
 from ckptaudit.perturbations import PERTURBATIONS
+from ckptaudit.series_damages import SERIES_DAMAGES
 
 Per = Literal["matrix", "layer", "model"]
 JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
@@ -35,6 +36,13 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_least: float
 
 
+class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A published figure past which a value tells of another kind of training; no calibration goes beyond it."""
+
+    value: float
+    source: str
+
+
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One claim with its limit, its scope, its source, and the damage under which it must fail."""
 
@@ -53,6 +61,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     severity: Severity = "gate"
     published: str = ""
     note: str = ""
+    never_beyond: Separation | None = None
 
     @property
     def limit(self) -> float:
@@ -88,6 +97,12 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def about_group(self) -> bool:
         """Whether it judges several weights taken together, by one number."""
         return self.metric in GROUP_METRICS
+
+    @property
+    def over(self) -> Over | None:
+        """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
+        metric = RUNS_METRICS.get(self.metric)
+        return metric.over if metric else None
 
 
 @dataclass(frozen=True)
@@ -214,8 +229,9 @@ def _check_problems(check: Check) -> Iterable[str]:
     yield from _metric_problems(check)
     if not check.roles or not all(check.roles):
         yield "key roles: at least one group or role name is required"
-    if check.breaks_when not in PERTURBATIONS:
-        meant = nearest(check.breaks_when, sorted(PERTURBATIONS))
+    damages = PERTURBATIONS if check.over is None else SERIES_DAMAGES
+    if check.breaks_when not in damages:
+        meant = nearest(check.breaks_when, sorted(damages))
         yield f"key breaks_when: unknown damage {check.breaks_when!r}; {meant}"
 
 
@@ -226,7 +242,11 @@ def _metric_problems(check: Check) -> Iterable[str]:
         yield f"key per: {check.metric} is a fact about the whole pair, so only model is allowed"
     if check.about_group:
         yield from _group_problems(check)
+    if check.never_beyond is not None:
+        yield from _separation_problems(check, check.never_beyond)
     guard = check.only_where
+    if guard is not None and check.over is not None:
+        yield f"key only_where: {check.metric} compares runs, and a guard looks at one alone"
     if guard is not None and guard.metric not in REGISTRY:
         yield f"key only_where.metric: unknown metric {guard.metric!r}; {nearest(guard.metric, sorted(REGISTRY))}"
     if guard is not None and not math.isfinite(guard.at_least):
@@ -243,13 +263,23 @@ def _group_problems(check: Check) -> Iterable[str]:
         yield f"key only_where: {check.metric} is of several weights together; leave the key out"
 
 
+def _separation_problems(check: Check, separation: Separation) -> Iterable[str]:
+    if not math.isfinite(separation.value):
+        yield "key never_beyond.value: a finite number is required"
+    elif check.margin(separation.value) > 0:
+        yield f"key never_beyond.value: {separation.value:g} lies inside the limit {check.sign} {check.limit:g}"
+    if not separation.source.strip():
+        yield "key never_beyond.source: may not be empty"
+
+
 def _in_words(message: str) -> str:
     """The validator's message with its `$.key` turned into `key ...:`; unknown keys get the allowed ones."""
     text, _, where = message.partition(" - at `$.")
     key = f"key {where.rstrip('`')}: " if where else ""
     if "unknown field" in text:
         unknown = text.split("`")[1]
-        fields = Guard.__struct_fields__ if where.startswith("only_where") else Check.__struct_fields__
+        inner = {"only_where": Guard, "never_beyond": Separation}
+        fields = next((s for key, s in inner.items() if where.startswith(key)), Check).__struct_fields__
         return f"key {printable(unknown)}: unknown; {nearest(unknown, list(fields)).rstrip('.')}"
     return printable(f"{key}{text[0].lower()}{text[1:]}")
 

@@ -27,6 +27,14 @@ class ReportError(CkptAuditError):
     """The file of an earlier audit cannot be read, or a report cannot be written."""
 
 
+class BaselineError(CkptAuditError):
+    """What a new run is to be compared with cannot be: no audit, or one of another base."""
+
+
+class CalibrationError(CkptAuditError):
+    """No limit can be learned: a trusted run fails what no limit moves, or lies past a published separation."""
+
+
 class ConfigError(CkptAuditError):
     """The configuration is badly written, or speaks of what is not there; the text names file and key."""
 

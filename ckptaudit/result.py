@@ -124,11 +124,59 @@ class VerdictRow(msgspec.Struct, frozen=True):
     limit_from: str = ""
     waiver: str = ""
     test: str = ""
+    released: float | None = None
+    released_limit: float | None = None
 
     @property
     def closes(self) -> bool:
         """Whether it keeps the gate shut; a broken claim that only warns does not."""
         return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
+
+
+class StepRow(msgspec.Struct, frozen=True):
+    """One save of a training run."""
+
+    tuned: str
+    label: str
+    step: int
+
+
+class SeriesRow(msgspec.Struct, frozen=True):
+    """A metric along the saves, over the matrices of each; None where a save has no value."""
+
+    metric: str
+    lowest: tuple[float | None, ...]
+    median: tuple[float | None, ...]
+    highest: tuple[float | None, ...]
+
+
+class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The saves of one run in order; `counted` where steps are positions, for want of numbers in the names.
+
+    `first_failures` gives for each check that fails somewhere the label of the first save at which it does.
+    """
+
+    name: str
+    steps: tuple[StepRow, ...]
+    counted: bool
+    first_failures: dict[str, str]
+    series: tuple[SeriesRow, ...]
+
+
+class SiblingsRow(msgspec.Struct, frozen=True):
+    """Runs from one base; `figures` are means over matrices, by metric, one for each run in order."""
+
+    tuned: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    figures: dict[str, tuple[float | None, ...]]
+
+
+class AgainstRow(msgspec.Struct, frozen=True):
+    """The released audit that this one was compared with."""
+
+    path: str
+    tuned: str
+    factor: float
 
 
 class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +217,9 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[CheckRow, ...] = ()
     about: About | None = None
     spectra: tuple[SpectrumRow, ...] = ()
+    trajectories: tuple[TrajectoryRow, ...] = ()
+    siblings: tuple[SiblingsRow, ...] = ()
+    against: AgainstRow | None = None
 
     @property
     def passed(self) -> bool:

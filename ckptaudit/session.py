@@ -13,17 +13,18 @@ from platform import python_version
 
 from msgspec import structs
 
+from ckptaudit.against import Released, load_released
 from ckptaudit.cache import FactorCache, open_cache
-from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
-from ckptaudit.checks import Check, CheckFile
+from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.checks import Check, CheckFile, load_checks
 from ckptaudit.config import Config, check_files, load_config
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
 from ckptaudit.errors import CheckDefinitionError, printable
 from ckptaudit.inputs import Inputs, open_inputs
 from ckptaudit.limits import Limits
-from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, nearest
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, Over, nearest
 from ckptaudit.metrics.groups import measure_group
-from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.policy import FACTOR, Several, companions
 from ckptaudit.result import (
     About,
     AuditResult,
@@ -36,10 +37,13 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
+from ckptaudit.runs import Run, open_all
 from ckptaudit.selection import selected, subjects
+from ckptaudit.series import NO_GROUP, Series
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
 from ckptaudit.terms import Terms
+from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
 from ckptaudit.verdict import (
     Verdict,
     broken_tensors,
@@ -47,20 +51,12 @@ from ckptaudit.verdict import (
     judge,
     judge_group,
     judge_pair,
-    left_out,
+    skipped,
+    undecidable,
 )
 from ckptaudit.waivers import Granted, forgive
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One tuned checkpoint against the base; `label` tells runs apart in ids."""
-
-    label: str
-    path: str
-    pair: ModelPair
 
 
 @dataclass(frozen=True)
@@ -72,11 +68,16 @@ class Request:
     subject: str
     limits: Limits | None = None
     granted: tuple[Granted, ...] = ()
+    allowed: float | None = None
+    """What the released run's value allows, where there is one to compare with."""
 
     @property
     def strictest(self) -> float:
-        """The limit inside which nothing that it rests on can be broken."""
-        return self.check.limit if self.limits is None else self.limits.strictest(self.check)
+        """The limit inside which nothing that it rests on can be broken, the comparison included."""
+        limit = self.check.limit if self.limits is None else self.limits.strictest(self.check)
+        if self.allowed is None:
+            return limit
+        return min(limit, self.allowed) if self.check.at_most is not None else max(limit, self.allowed)
 
     @property
     def id(self) -> str:
@@ -108,22 +109,22 @@ class AuditSession:
         command: Sequence[str] = (),
         profile: str = "",
         inputs: Mapping[str, str] | None = None,
+        several: Several = "auto",
     ) -> None:
         self.base = base
         self.started = datetime.now(UTC)
         self.command, self.profile = tuple(command), profile
-        opened = open_checkpoint(base)
+        self.opened_base = open_checkpoint(base)
         given = inputs or {}
         initial = open_checkpoint(given["adapter_init"]) if "adapter_init" in given else None
-        self.runs = tuple(
-            _run(label, opened, open_checkpoint(path), initial)
-            for label, path in zip(_labels(tuned), tuned, strict=True)
-        )
-        self.inputs: Inputs = open_inputs(given, opened)
+        self.runs, groups = open_all(self.opened_base, tuned, several, initial)
+        self.inputs: Inputs = open_inputs(given, self.opened_base)
         self.device = pick_device(device)
         self.exact = exact
         self.cache = cache
         self.store = store or MeasurementStore()
+        self.series = Series(groups, self.store, self.device)
+        self.released: Released | None = None
         self.terms = Terms(Config(), (), {})
         self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
@@ -137,11 +138,20 @@ class AuditSession:
         self.admit(file)
         for written in file.checks:
             check = self.terms.effective(written)
-            for run in self.runs:
+            for run in self._judged(check):
                 limits = self.terms.limits(written, run.path, file.home(written))
                 granted = self.terms.granted(written, run.path)
                 for subject in subjects(check, run.pair):
-                    yield Request(check, run, subject, limits, granted)
+                    allowed = self.released.allowed(check, subject) if self.released else None
+                    yield Request(check, run, subject, limits, granted, allowed)
+
+    @property
+    def compares(self) -> frozenset[Over]:
+        """What the runs are to each other."""
+        return frozenset(group.over for group in self.series.groups)
+
+    def _judged(self, check: Check) -> Sequence[Run]:
+        return self.runs if check.over is None else self.series.judged(check.metric) or self.runs[:1]
 
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
@@ -172,7 +182,9 @@ class AuditSession:
         every number is computed.
         """
         self._requests, self._everything = tuple(requests), everything
-        self._route = replace(self._route, settled={} if self.exact else settled_by_bounds(requests))
+        # A curve over the steps is drawn through numbers, not through bounds.
+        exact = self.exact or (everything and "steps" in self.compares)
+        self._route = replace(self._route, settled={} if exact else settled_by_bounds(requests))
 
     def units(self, requests: Sequence[Request]) -> list[tuple[Run, str]]:
         """The units of work that these verdicts rest on, in order, each once."""
@@ -194,15 +206,28 @@ class AuditSession:
         )
 
     def _decided(self, request: Request, spared: frozenset[str] = frozenset()) -> Verdict:
-        """The verdict without the tensors that are spared."""
+        """The verdict without the tensors that are spared, beside the released run's if there is one."""
+        verdict = self._judged_alone(request, spared)
+        return self.released.compare(verdict, request.check) if self.released else verdict
+
+    def _judged_alone(self, request: Request, spared: frozenset[str]) -> Verdict:
         check, run = request.check, request.run
         if check.about_pair:
             findings = [f for f in PAIR_FACTS[check.metric].findings(run.pair) if finding_about(f) not in spared]
             return judge_pair(check, request.subject, run.path, findings, request.limits)
         if check.about_group:
             return self._of_group(request)
-        rows = [m for m in self._rows(request) if m.tensor not in spared]
-        return judge(check, request.subject, run.path, rows, request.limits)
+        rows = self.rows(request)
+        if check.over is not None and not rows:
+            return self._without_rows(request, check.over)
+        return judge(check, request.subject, run.path, [m for m in rows if m.tensor not in spared], request.limits)
+
+    def _without_rows(self, request: Request, over: Over) -> Verdict:
+        check, run = request.check, request.run
+        if run not in self.series.judged(check.metric):
+            return undecidable(check, request.subject, run.path, NO_GROUP[over], request.limits)
+        reason = "no weight here has moved in a way that can be compared"
+        return skipped(check, request.subject, run.path, reason, request.limits)
 
     def _broken(self, request: Request) -> frozenset[str]:
         check = request.check
@@ -210,14 +235,17 @@ class AuditSession:
             return frozenset(map(finding_about, PAIR_FACTS[check.metric].findings(request.run.pair)))
         if check.about_group:
             return frozenset()
-        return broken_tensors(check, self._rows(request), request.limits or Limits.own(check))
+        return broken_tensors(check, self.rows(request), request.limits or Limits.own(check))
 
-    def _rows(self, request: Request) -> list[Measurement]:
+    def rows(self, request: Request) -> list[Measurement]:
         """Every measurement that a verdict rests on, and other metrics of the same tensors."""
         check, run = request.check, request.run
         names = {name for tensor in selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
+        if check.over is not None:
+            found = (m for s in _owners(request) for m in self.series.rows(check.over, run, s))
+            return [m for m in found if m.tensor in names and m.metric == check.metric]
         return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
 
     def _of_group(self, request: Request) -> Verdict:
@@ -229,7 +257,7 @@ class AuditSession:
         if not tensors:
             return judge(check, subject, run.path, (), limits)
         if reason := self.inputs.lacking(metric.inputs, tensors):
-            return left_out(check, subject, run.path, reason, limits)
+            return skipped(check, subject, run.path, reason, limits)
         key = f"{check.metric} of {subject}: {', '.join(check.roles)}"
         (measured,) = self.store.take(
             run.path,
@@ -273,17 +301,27 @@ class AuditSession:
     def result(self, verdicts: Sequence[Verdict], spectra: Sequence[SpectrumRow] = ()) -> AuditResult:
         """All that was found, for the reports."""
         entries = sorted(self.store.entries(), key=lambda e: (e.tuned, e.subject))
+        measurements = tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements)
+        rows = tuple(verdict_row(v) for v in verdicts)
+        steps = [g for g in self.series.groups if g.over == "steps"]
+        siblings = [g for g in self.series.groups if g.over == "siblings"]
+        trajectories = tuple(trajectory_row(group, measurements, rows) for group in steps)
         return AuditResult(
             base=self.base,
             tuned=tuple(run.path for run in self.runs),
             summary=Summary.of(verdicts),
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
-            measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
-            verdicts=tuple(verdict_row(v) for v in verdicts),
+            measurements=measurements,
+            verdicts=rows,
             notes=(
                 *dict.fromkeys((*(n for run in self.runs for n in run.pair.notes), *self.inputs.notes)),
+                *notes_of(trajectories),
+                *(self.released.remarks(rows) if self.released else ()),
                 *self.terms.remarks(verdicts),
             ),
+            trajectories=trajectories,
+            siblings=tuple(siblings_row(group, measurements, rows) for group in siblings),
+            against=self.released.row if self.released else None,
             checkpoints=self.checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
             about=self.about(),
@@ -349,15 +387,22 @@ def audit(
     config: str | Path | Config | None = None,
     device: str = "auto",
     exact: bool = False,
+    complete: bool = True,
     strict: bool = False,
     cache: str | Path | None = None,
     inputs: Mapping[str, str | Path] | None = None,
+    several: Several = "auto",
+    against: str | Path | None = None,
+    against_factor: float = FACTOR,
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
-    `config` is a configuration or the path of one; none is looked for. `profile` overrules the one it
-    names. `cache` is a folder, or "off"; by default it lies where the command's does. `inputs` gives by
-    name what some claims need beside the pair: `{"fisher": "fisher.safetensors"}`.
+    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other, as
+    `--audit-several` does. `config` is a configuration or the path of one; none is looked for. `profile`
+    overrules the one it names. `against` is the JSON of a released run's audit, than which a verdict may
+    not be worse by more than `against_factor`. `cache` is a folder, or "off"; by default it lies where the
+    command's does. `inputs` gives by name what some claims need beside the pair:
+    `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is measured.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
@@ -370,29 +415,25 @@ def audit(
         cache=open_cache(None if cache is None else str(cache)),
         profile=files[0].path.stem,
         inputs={name: str(path) for name, path in (inputs or {}).items()},
+        several=several,
     )
-    session.agree(config, files, strict=strict)
+    if against is not None:
+        session.released = load_released(Path(against), session.opened_base, factor=against_factor)
+    joining = {over: load_checks(path) for over, path in companions(session.profile).items()}
+    files += tuple(file for over, file in joining.items() if over in session.compares)
+    session.agree(config, files, known=tuple(joining.values()), strict=strict)
     asked = [(request, f"{file.path.name}::{request.name}") for file in files for request in session.requests(file)]
-    session.expect([request for request, _ in asked], everything=True)
+    session.expect([request for request, _ in asked], everything=complete)
     return session.result([structs.replace(session.verdict(request), test=test) for request, test in asked])
 
 
-def _run(label: str, base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None) -> Run:
-    # The checkpoint knows what `@latest` or a hub id came to; reports should name that.
-    return Run(label, tuned.path, pair_checkpoints(base, merge_adapter(base, tuned, initial)))
-
-
-def _labels(tuned: Sequence[str]) -> list[str]:
-    if len(tuned) == 1:
-        return [""]
-    names = [Path(path).name for path in tuned]
-    return names if len(set(names)) == len(names) else [path.strip("/") for path in tuned]
-
-
 def _rests_on(request: Request) -> list[str]:
-    """The subjects whose measurements a verdict needs."""
-    if request.check.about_pair or request.check.about_group:
-        return []
+    """The subjects whose measurements a verdict needs; what compares runs is measured apart from them."""
+    apart = request.check.about_pair or request.check.about_group or request.check.over
+    return [] if apart else _owners(request)
+
+
+def _owners(request: Request) -> list[str]:
     pair = request.run.pair
     if request.subject in pair.subjects:
         return [request.subject]

@@ -10,7 +10,7 @@ import msgspec
 
 from ckptaudit.checks import Check, Severity
 from ckptaudit.limits import Limit, Limits
-from ckptaudit.metrics import REGISTRY, Kind, Measurement
+from ckptaudit.metrics import Kind, Measurement
 
 Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
 """`waived` is a broken claim that a waiver in the configuration forgives."""
@@ -49,6 +49,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     waiver: str = ""
     """The waivers that bear on a broken claim, in words: those that forgive it, and those that have ended."""
     test: str = ""
+    released: float | None = None
+    released_limit: float | None = None
 
     @property
     def closes(self) -> bool:
@@ -80,7 +82,7 @@ def judge(
     own = [m for m in measured if m.metric == check.metric]
     if not own:
         return _undecided(check, subject, tuned, "error", "the check's roles select nothing here", limits)
-    kept, blind = _guarded(check, own, measured)
+    kept, blind = admitted(check, own, measured)
     if not kept and not blind:
         return _undecided(check, subject, tuned, "skipped", _guard_reason(check), limits)
     bad = blind or [m for m in kept if m.value is None or not math.isfinite(m.value)]
@@ -110,7 +112,7 @@ def judge(
 
 def broken_tensors(check: Check, measured: Sequence[Measurement], limits: Limits) -> frozenset[str]:
     """The tensors to which a failure is due: those outside their limits; all of them, if summed or averaged."""
-    kept, _ = _guarded(check, [m for m in measured if m.metric == check.metric], measured)
+    kept, _ = admitted(check, [m for m in measured if m.metric == check.metric], measured)
     if check.judge_by != "worst":
         return frozenset(m.tensor for m in kept)
     return frozenset(m.tensor for m in kept if not check.margin(_number(m), limits.of(m.tensor).value) >= 0)
@@ -177,6 +179,11 @@ def undecidable(check: Check, subject: str, tuned: str, reason: str, limits: Lim
     return _undecided(check, subject, tuned, "error", reason, limits or Limits.own(check))
 
 
+def skipped(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
+    """The verdict of a check that has nothing here to judge by, and is right to have nothing."""
+    return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
+
+
 def _undecided(
     check: Check, subject: str, tuned: str, outcome: Outcome, reason: str, limits: Limits, worst: str | None = None
 ) -> Verdict:
@@ -211,7 +218,7 @@ def _number(m: Measurement) -> float:
     return m.value
 
 
-def _guarded(
+def admitted(
     check: Check, own: list[Measurement], measured: Sequence[Measurement]
 ) -> tuple[list[Measurement], list[Measurement]]:
     """What the guard admits; and, apart, what stands without a value for the guard to look at."""
@@ -264,7 +271,7 @@ def _remark(m: Measurement, measured: Sequence[Measurement], check: Check, limit
 
 def _doubt(m: Measurement, measured: Sequence[Measurement]) -> str:
     """A word beside an angle whose subspace is ill-defined."""
-    if not REGISTRY[m.metric].name.startswith("principal_angle"):
+    if not m.metric.startswith("principal_angle"):
         return ""
     gap = next((g.value for g in measured if g.tensor == m.tensor and g.metric == "principal_gap"), None)
     return f"degenerate gap at k ({gap:.1g})" if gap is not None and gap < DEGENERATE_GAP else ""

@@ -12,7 +12,8 @@ from ckptaudit.checks import Check, load_checks
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.perturbations import PERTURBATIONS, damaged_inputs
-from ckptaudit.policy import PROFILES, bundled_check_files, bundled_checks
+from ckptaudit.policy import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
+from ckptaudit.series_damages import SERIES_DAMAGES
 from ckptaudit.session import AuditSession, Request, Run
 from ckptaudit.verdict import Verdict
 
@@ -33,11 +34,13 @@ GOOD = {
 # What the warning is about is true of every PiSSA adapter: the good pair of this check is another adapter.
 GOOD_FOR = {"pissa-fragile-under-rl": "lora"}
 
-CASES = [
+EVERY = [
     pytest.param(path, check, id=f"{path.stem}-{check.id}")
     for path in bundled_check_files()
     for check in load_checks(path).checks
 ]
+# What compares runs is tried on several of them, in test_series_checks.py.
+CASES = [case for case in EVERY if case.values[1].over is None]
 
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def test_is_broken_by_its_own_damage(
     assert "failed" in {v.outcome for v in given}, given
 
 
-@pytest.mark.parametrize(("path", "check"), CASES)
+@pytest.mark.parametrize(("path", "check"), EVERY)
 def test_loads_alone(path: Path, check: Check, tmp_path: Path) -> None:
     table = next(
         t for f in bundled_check_files() for t in tomllib.loads(f.read_text())["check"] if t["id"] == check.id
@@ -106,7 +109,7 @@ def test_loads_alone(path: Path, check: Check, tmp_path: Path) -> None:
     assert load_checks(alone).checks[0].id == check.id
 
 
-@pytest.mark.parametrize(("path", "check"), CASES)
+@pytest.mark.parametrize(("path", "check"), EVERY)
 def test_says_where_its_limit_comes_from(path: Path, check: Check) -> None:
     assert check.source.startswith(("arXiv:", "definition:", "follows from arXiv:"))
     if not check.source.startswith("definition"):
@@ -116,11 +119,12 @@ def test_says_where_its_limit_comes_from(path: Path, check: Check) -> None:
 
 def test_every_damage_breaks_some_check() -> None:
     used = {check.breaks_when for path in bundled_check_files() for check in load_checks(path).checks}
-    assert used == set(PERTURBATIONS)
+    assert used == {*PERTURBATIONS, *SERIES_DAMAGES}
 
 
-def test_every_bundled_file_is_a_profile() -> None:
-    assert {bundled_checks() / name for name in PROFILES.values()} == set(bundled_check_files())
+def test_every_bundled_file_is_a_profile_or_joins_one() -> None:
+    joining = {name for files in COMPANIONS.values() for name in files.values()}
+    assert {bundled_checks() / name for name in (*PROFILES.values(), *joining)} == set(bundled_check_files())
 
 
 def test_supervised_run_breaks_the_rlvr_profile_on_several_checks(fixture_pairs: Path) -> None:

@@ -14,6 +14,7 @@ from ckptaudit.metrics import (
     rotation,
     spectrum,
 )
+from ckptaudit.metrics.across_runs import RUNS_METRICS, Over, RunsMetric
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
@@ -28,15 +29,18 @@ __all__ = [
     "NARROW",
     "PAIR_FACTS",
     "REGISTRY",
+    "RUNS_METRICS",
     "SHORT_SIDE",
     "GroupMetric",
     "Kind",
     "LargePair",
     "Measurement",
     "Metric",
+    "Over",
     "PairBatch",
     "PairFact",
     "Recall",
+    "RunsMetric",
     "Tensors",
     "afresh",
     "described",
@@ -59,10 +63,10 @@ FAMILIES = (
 
 
 def metric_names() -> list[str]:
-    """Every name a check may use: metrics of matrices, of groups of weights, and facts about the pair."""
-    return sorted([*REGISTRY, *GROUP_METRICS, *PAIR_FACTS])
+    """Every name a check may use: of matrices, of groups of weights, facts about the pair, what compares runs."""
+    return sorted([*REGISTRY, *GROUP_METRICS, *PAIR_FACTS, *RUNS_METRICS])
 
 
-def described(name: str) -> Metric | GroupMetric | PairFact | None:
+def described(name: str) -> Metric | GroupMetric | PairFact | RunsMetric | None:
     """What stands behind a name, for its unit, formula and source."""
-    return REGISTRY.get(name) or GROUP_METRICS.get(name) or PAIR_FACTS.get(name)
+    return REGISTRY.get(name) or GROUP_METRICS.get(name) or PAIR_FACTS.get(name) or RUNS_METRICS.get(name)

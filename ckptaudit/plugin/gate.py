@@ -13,18 +13,19 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
+from ckptaudit.against import load_released
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.engine import batch_budget
-from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.errors import CkptAuditError, ReportError, printable
 from ckptaudit.inputs import INPUTS
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import measuring
 from ckptaudit.plugin.settings import CONFIG, settings_of
-from ckptaudit.policy import bundled_check_files, bundled_checks
+from ckptaudit.policy import bundled_check_files, bundled_checks, companions
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
@@ -50,9 +51,6 @@ class Gate:
         self.settings = settings_of(config, (base, *tuned))
         standing = check_files(self.settings, config.getoption("audit_profile") or "")
         self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
-        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
-        config.args[:] = list(named)
-        self.files = _check_files(config.args)
         self.session = AuditSession(
             base,
             tuned,
@@ -64,20 +62,39 @@ class Gate:
             command=("pytest", *map(str, config.invocation_params.args)),
             profile=standing[0].path.stem if self.bundled_run else "",
             inputs={name: path for name in INPUTS if (path := config.getoption(f"audit_{name}")) is not None},
+            several=config.getoption("audit_several"),
         )
+        joining = {over: load_checks(path) for over, path in companions(standing[0].path.stem).items()}
+        known = (*standing, *joining.values())
+        standing += tuple(file for over, file in joining.items() if over in self.session.compares)
+        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
+        config.args[:] = list(named)
+        self.files = _check_files(config.args)
         self.session.agree(
             self.settings,
             list(self.files.values()),
-            known=standing,
+            known=known,
             strict=config.getoption("audit_strict"),
             # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
             forgiving=not config.getoption("runxfail"),
         )
+        self._take_up_comparisons()
         for file in self.files.values():
             self.session.admit(file)
         self.verdicts: dict[str, Verdict] = {}
         if self.worker:
             _share_cores()
+
+    def _take_up_comparisons(self) -> None:
+        against = self.config.getoption("audit_against")
+        if against is not None:
+            factor = self.config.getoption("audit_against_factor")
+            self.session.released = load_released(Path(against), self.session.opened_base, factor=factor)
+        if self.outputs.plot is not None and "steps" not in self.session.compares:
+            raise ReportError(
+                f"--audit-plot {printable(self.outputs.plot)}: --tuned names no two saves of one run, so nothing "
+                "can be drawn; pass FOLDER@all, or --audit-several steps."
+            )
 
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
@@ -85,10 +102,16 @@ class Gate:
         what = self.session.profile or "given files"
         path = self.settings.path
         by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
-        return [
+        lines = [
             f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
             f"ckptaudit: checks {what}, device {self.session.device}{by}",
         ]
+        if released := self.session.released:
+            lines.append(
+                f"ckptaudit: no more than {released.factor:g} times worse than {printable(released.tuned)} "
+                f"({printable(released.path)})"
+            )
+        return lines
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptaudit.inputs import INPUTS
-from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, PROFILES
+from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -17,7 +17,24 @@ def add_options(parser: pytest.Parser) -> None:
 
 def _pair(group: pytest.OptionGroup) -> None:
     group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
-    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs")
+    group.addoption(
+        "--tuned", metavar="PATH", action="append", help="checkpoint to judge, a pattern, or FOLDER@all; repeatable"
+    )
+    group.addoption(
+        "--audit-several",
+        metavar="HOW",
+        choices=SEVERAL,
+        default="auto",
+        help="what several checkpoints are to each other: steps, siblings, apart, or auto: told by their paths",
+    )
+    group.addoption("--audit-against", metavar="FILE", help="JSON of a released run's audit: do not be much worse")
+    group.addoption(
+        "--audit-against-factor",
+        metavar="FACTOR",
+        type=float,
+        default=FACTOR,
+        help=f"how many times worse than the released run fails (default: {FACTOR:g})",
+    )
 
 
 def _checks(group: pytest.OptionGroup) -> None:
@@ -63,3 +80,6 @@ def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")
+    group.addoption(
+        "--audit-plot", metavar="FILE|DIR", help="draw each metric over the steps: one PNG, or one each in a folder"
+    )

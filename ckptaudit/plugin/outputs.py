@@ -25,12 +25,16 @@ class Kind:
     holds: str
     needs: str = ""
     extra: str = ""
+    may_be_folder: bool = False
 
 
 KINDS = (
     Kind("audit_json", "json_file", "write_json", "every number"),
     Kind("audit_html", "html", "write_html", "the page to look at"),
     Kind("audit_parquet", "parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"),
+    Kind(
+        "audit_plot", "plot", "write_plot", "each metric over the steps", "matplotlib", "plot", may_be_folder=True
+    ),
 )
 
 
@@ -39,7 +43,7 @@ class Outputs:
 
     def __init__(self, config: pytest.Config) -> None:
         self._asked = [
-            (kind, _writable(option, kind.option)) for kind in KINDS if (option := config.getoption(kind.option))
+            (kind, _writable(option, kind)) for kind in KINDS if (option := config.getoption(kind.option))
         ]
         for kind, _ in self._asked:
             if kind.needs:
@@ -53,6 +57,11 @@ class Outputs:
     def shows_spectra(self) -> bool:
         """Whether the page is among them, for which the worst matrices are decomposed in full."""
         return any(kind.option == "audit_html" for kind, _ in self._asked)
+
+    @property
+    def plot(self) -> Path | None:
+        """Where the steps of a run are to be drawn, if they are."""
+        return next((path for kind, path in self._asked if kind.option == "audit_plot"), None)
 
     def write(self, result: AuditResult) -> Iterator[str]:
         """Write all; yields a sentence for each that could not be written."""
@@ -68,15 +77,16 @@ class Outputs:
     def announced(self) -> Iterator[str]:
         """Where the files are."""
         for kind, path in self._asked:
-            if path.is_file():
+            if path.exists():
                 yield f"{kind.holds} is in {printable(path)}"
 
 
-def _writable(option: str, name: str) -> Path:
+def _writable(option: str, kind: Kind) -> Path:
     """The report's path, refused before hours of measuring rather than after."""
     path = Path(option)
     folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        flag = f"--{name.replace('_', '-')}"
+    is_wrong_kind = path.is_dir() and not kind.may_be_folder
+    if is_wrong_kind or not folder.is_dir() or not os.access(folder, os.W_OK):
+        flag = f"--{kind.option.replace('_', '-')}"
         raise CheckDefinitionError(f"{flag} {printable(path)}: no file can be written there; name another.")
     return path

@@ -52,7 +52,8 @@ def explain(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
-        head = [("measured", _measured(verdict, check)), ("broken claim", check.claim), *_where(verdict)]
+        measured = [("measured", _measured(verdict, check)), *_released(verdict)]
+        head = [*measured, ("broken claim", check.claim), *_where(verdict)]
     moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
     head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
@@ -72,6 +73,14 @@ def _measured(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
     if check.metric in GROUP_METRICS:
         return f"{compared(verdict)} ({verdict.metric}, of {subject} as one)"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
+
+
+def _released(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
+    """What the released run had, and what this one was allowed beside it."""
+    if verdict.released is None or verdict.released_limit is None:
+        return []
+    allowed = f"allowed {verdict.sign} {number(verdict.released_limit)}"
+    return [("released", f"{quantity(verdict.metric, verdict.released)}, {allowed}")]
 
 
 def _where(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
