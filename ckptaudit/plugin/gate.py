@@ -197,17 +197,11 @@ class Gate:
         """The table of verdicts, where they broke, and the answer; annotations where the log is GitHub's."""
         if self.worker is not None or not self.verdicts:
             return
-        writer = self.config.get_terminal_writer()
-        terminalreporter.section("checkpoint audit", sep="=")
-        text = render_summary(
-            self.result,
-            width=writer.fullwidth,
-            colour=writer.hasmarkup,
-            verbosity=self.config.get_verbosity(),
-            exit_code=int(exitstatus),
-        )
-        written = (*self.outputs.announced(), *announce(self.result, os.environ))
-        for line in (*text.splitlines(), *unheeded(self.result.verdicts), *written):
+        if not self.config.option.no_summary:
+            terminalreporter.section("checkpoint audit", sep="=")
+            for line in (*self._summary(int(exitstatus)), *self.outputs.announced()):
+                terminalreporter.write_line(line)
+        for line in announce(self.result, os.environ):
             terminalreporter.write_line(line)
         cache = self.session.cache
         if cache is not None and cache.trouble:
@@ -236,6 +230,17 @@ class Gate:
         """Remove the shared folder."""
         if self.shared is not None:
             self.shared.cleanup()
+
+    def _summary(self, exit_code: int) -> list[str]:
+        writer = self.config.get_terminal_writer()
+        text = render_summary(
+            self.result,
+            width=writer.fullwidth,
+            colour=writer.hasmarkup,
+            verbosity=self.config.get_verbosity(),
+            exit_code=exit_code,
+        )
+        return [*text.splitlines(), *unheeded(self.result.verdicts)]
 
     @cached_property
     def result(self) -> AuditResult:
