@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckptaudit.checks import Check, load_checks
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.inputs import INPUTS
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY
 from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.policy import PROFILES, bundled_checks
 
@@ -26,6 +27,12 @@ Entries tied at the threshold of a mask enter in order of position, row by row, 
 `floor(alpha m n)` entries.
 """
 
+GROUPS_INTRO = """# Metrics of weights taken together
+
+One number for a matrix, a layer or the whole model as one vector, from inputs beside the pair; [claims.md](claims.md)
+explains them.
+"""
+
 CHECKS_INTRO = """# Checks
 
 A check is a claim, a metric and a limit. Each names the damage under which it must fail (`breaks_when`); a test proves
@@ -43,6 +50,11 @@ def metrics_page() -> str:
         if metric.upper_bound is not None:
             rows.append("- has a rigorous upper bound that needs no decomposition (`kind` is then `upper_bound`)")
         rows.append("")
+    rows.append(GROUPS_INTRO)
+    for whole in GROUP_METRICS.values():
+        needs = ", ".join(f"`{INPUTS[name].usage}`" for name in whole.inputs)
+        rows += [f"## {whole.name}\n", f"{whole.compute.__doc__}\n", f"- unit: {whole.unit}"]
+        rows += [f"- formula: `{whole.formula}`", f"- source: {whole.source}", f"- needs: {needs}", ""]
     rows.append("# Facts about the pair\n")
     for fact in PAIR_FACTS.values():
         rows += [f"## {fact.name}\n", f"{fact.findings.__doc__}\n", f"- unit: {fact.unit}"]

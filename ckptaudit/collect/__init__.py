@@ -71,6 +71,10 @@ def collect(request: Request, watch: Watch[int] = lambda indices: indices) -> Co
     CheckpointError, in one sentence.
     """
     probes = read_probes(request.data)[: request.samples]
+    if not Path(request.model).is_dir():
+        raise CollectionError(
+            f"--model {printable(request.model)}: no such folder; give one saved by transformers."
+        )
     key = _key(request, probes)
     # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
     from ckptaudit.collect.language_model import load_model
@@ -79,13 +83,17 @@ def collect(request: Request, watch: Watch[int] = lambda indices: indices) -> Co
     model = load_model(request.model, request.device)
     weights = _chosen(model, request.include)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    sink = open_sink(request.what, request.output, key, shapes, samples=len(probes), dtype=request.dtype)
-    resumed_at = sink.done
-    for index in watch(range(sink.done, len(probes))):
-        _take(model, probes[index], weights, sink, request)
-        if sink.done % SAVE_EVERY == 0:
-            sink.commit()
-    sink.finish()
+    try:
+        sink = open_sink(request.what, request.output, key, shapes, samples=len(probes), dtype=request.dtype)
+        resumed_at = sink.done
+        for index in watch(range(sink.done, len(probes))):
+            _take(model, probes[index], weights, sink, request)
+            if sink.done % SAVE_EVERY == 0:
+                sink.commit()
+        sink.finish()
+    except OSError as error:
+        where = f"--output {printable(request.output)}"
+        raise CollectionError(f"{where}: cannot be written ({printable(error.strerror or error)}).") from error
     return Collected(len(probes), len(weights), sink.loss / len(probes), resumed_at)
 
 

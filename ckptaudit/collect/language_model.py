@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,8 +57,6 @@ class LanguageModel:
 
 def load_model(path: str, device: str) -> LanguageModel:
     """The model and tokenizer of a local folder; no code of its own is run. Raises CollectionError."""
-    if not Path(path).is_dir():
-        raise CollectionError(f"--model {printable(path)}: no such folder; give a model saved by transformers.")
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging

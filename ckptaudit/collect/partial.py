@@ -99,23 +99,19 @@ class _Stacks(_Files):
             with self.part.open("wb") as file:
                 file.write(header)
                 file.truncate(length)
-        self._file = self.part.open("r+b")
 
     def add(self, gradients: Mapping[str, Tensor], loss: float) -> None:
-        for name, gradient in gradients.items():
-            self._file.seek(self._starts[name] + self.done * self._sizes[name])
-            stored = gradient.to("cpu", self._dtype).contiguous()
-            self._file.write(stored.flatten().view(torch.uint8).numpy().tobytes())
+        with self.part.open("r+b") as file:
+            for name, gradient in gradients.items():
+                file.seek(self._starts[name] + self.done * self._sizes[name])
+                stored = gradient.to("cpu", self._dtype).contiguous()
+                file.write(stored.flatten().view(torch.uint8).numpy().tobytes())
         self.done, self.loss = self.done + 1, self.loss + loss
 
     def commit(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self.part.open("r+b") as file:
+            os.fsync(file.fileno())
         super().commit()
-
-    def finish(self) -> None:
-        self._file.close()
-        super().finish()
 
 
 class _Squares(_Files):
