@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float32, Float64, Int, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.leading import blocks, mirrored
+from ckptaudit.linalg.parts import cached_property
 
 NEXT_TERM = 8e-3
 """Largest third-order share of a spectral shift that is left out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
@@ -25,6 +24,7 @@ from ckptaudit.linalg.followed import (
 )
 from ckptaudit.linalg.leading import Leading, leading
 from ckptaudit.linalg.masks import count_inside, packed, top_mask
+from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.metrics.batch import ALPHA, ETA, Angles, PairBatch, Side
 
