@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import prod
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ from ckptaudit.sizes import parse_size
 
 BATCH_BYTES = parse_size(DEFAULT_MEMORY)
 """Default budget for the float64 copies and factors of one batch of small matrices."""
+
+LANES = 2
+"""Large matrices that a CPU measures at once; each takes a few times its own size of memory."""
 
 COPIES = 12
 """float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""
@@ -145,25 +149,42 @@ def _is_large(tensor: AlignedTensor) -> bool:
     return tensor.is_matrix and min(m, n) >= SHORT_SIDE and {tensor.base.dtype, tensor.tuned.dtype} <= narrow
 
 
-def _measure_large(jobs: Sequence[Job], route: Route) -> Iterator[Measurement]:
-    for job, (base, tuned) in _read_ahead(jobs):
-        metrics = [REGISTRY[name] for name in sorted(job.metrics)]
-        for matrix in _matrices(job.tensor, base, tuned):
-            yield from _surviving(_measure_one, [matrix], metrics, route)
+def _measure_large(jobs: Sequence[Job], route: Route) -> list[Measurement]:
+    """Matrix by matrix. On a CPU two at once, the largest first, each with half of the threads.
+
+    Decompositions use several threads badly: two that take one each finish sooner. And while one matrix is
+    being read, another is measured.
+    """
+    lanes = min(LANES, len(jobs), torch.get_num_threads()) if route.device.type == "cpu" else 1
+    if lanes < 2:
+        return [m for job, sides in _read_ahead(jobs) for m in _measure_job(job, sides, route)]
+    threads = torch.get_num_threads()
+    ordered = sorted(jobs, key=lambda job: -prod(job.tensor.shape))
+    try:
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)) as pool:
+            return [m for rows in pool.map(lambda job: _measure_job(job, _read(job), route), ordered) for m in rows]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _read(job: Job) -> tuple[Tensor, Tensor]:
+    return job.tensor.base.read(), job.tensor.tuned.read()
 
 
 def _read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Tensor, Tensor]]]:
     """Both sides of each job, the next being read while one is measured."""
-
-    def read(job: Job) -> tuple[Tensor, Tensor]:
-        return job.tensor.base.read(), job.tensor.tuned.read()
-
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = [reader.submit(read, job) for job in jobs[:1]]
+        pending = [reader.submit(_read, job) for job in jobs[:1]]
         for index, job in enumerate(jobs):
             sides = pending.pop().result()
-            pending += [reader.submit(read, following) for following in jobs[index + 1 : index + 2]]
+            pending += [reader.submit(_read, following) for following in jobs[index + 1 : index + 2]]
             yield job, sides
+
+
+def _measure_job(job: Job, sides: tuple[Tensor, Tensor], route: Route) -> list[Measurement]:
+    metrics = [REGISTRY[name] for name in sorted(job.metrics)]
+    matrices = _matrices(job.tensor, *sides)
+    return [m for matrix in matrices for m in _surviving(_measure_one, [matrix], metrics, route)]
 
 
 def _measure_one(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ckptaudit.linalg.factors import Factors, direct_values, singular_values
 from ckptaudit.linalg.masks import share_in_top, visibly_changed
+from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.spectra import relative_gap
 from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
@@ -25,6 +24,7 @@ from ckptaudit.linalg.followed import (
 )
 from ckptaudit.linalg.leading import Leading, leading
 from ckptaudit.linalg.masks import count_inside, packed, top_mask
+from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.metrics.batch import ALPHA, ETA, Angles, PairBatch, Side
 
@@ -34,8 +34,8 @@ SHORT_SIDE = 128
 FOLLOWED_SIDE = 512
 """From this short side on the tuned decomposition is followed from the base's; below, float64 is as quick."""
 
-CHANGE_ERROR = 1e-3
-"""Largest relative error of the change of the Gram matrix with which subspaces are followed."""
+CHANGE_ERROR = 2e-3
+"""Largest error of the change of the Gram matrix, relative to what turns a subspace, with which it is followed."""
 
 NARROW = (torch.bfloat16, torch.float16, torch.float32)
 ORDINARY = (1e-20, 1e20)
@@ -243,7 +243,9 @@ class LargePair(PairBatch):
     @cached_property
     def planes(self) -> tuple[Planes, Planes] | None:
         """How the base's top subspaces turned: those of size k, and those that take near-ties at k in."""
-        if self.followed is None or self.change_error > CHANGE_ERROR * self.followed.change_size:
+        if self.followed is None:
+            return None
+        if self.size > 0 and not self.change_error <= CHANGE_ERROR * self.followed.coupling(self.k):
             return None
         above = self.followed.tuned_squares.sqrt() > (1.0 - SEPARATION) * self.followed.s[self.k - 1]
         return self.followed.planes(self.k, max(self.k, int(above.sum())))
