@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
     from ckptaudit.checks import Check, CheckFile, load_checks
+    from ckptaudit.direct import audit
     from ckptaudit.errors import CkptAuditError
     from ckptaudit.metrics import Measurement
     from ckptaudit.pairing import ModelPair, pair_checkpoints
     from ckptaudit.result import AuditResult
-    from ckptaudit.session import audit
     from ckptaudit.verdict import Verdict
 
 __version__ = "0.1.0"
@@ -46,7 +46,7 @@ _HOMES = {
     "metrics": ("Measurement",),
     "pairing": ("ModelPair", "pair_checkpoints"),
     "result": ("AuditResult",),
-    "session": ("audit",),
+    "direct": ("audit",),
     "verdict": ("Verdict",),
 }
 

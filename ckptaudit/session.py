@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from platform import python_version
 
-from msgspec import structs
-
-from ckptaudit.against import Released, load_released
-from ckptaudit.cache import FactorCache, open_cache
+from ckptaudit.against import Released
+from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.checks import Check, CheckFile, load_checks
-from ckptaudit.config import Config, check_files, load_config
+from ckptaudit.checks import Check, CheckFile
+from ckptaudit.config import Config
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
-from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.inputs import Inputs, open_inputs
 from ckptaudit.limits import Limits
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, Over, nearest
 from ckptaudit.metrics.groups import measure_group
-from ckptaudit.policy import FACTOR, Several, companions
+from ckptaudit.policy import Several
+from ckptaudit.requests import Request, owners, rests_on, settled_by_bounds
 from ckptaudit.result import (
     About,
     AuditResult,
@@ -54,40 +51,9 @@ from ckptaudit.verdict import (
     skipped,
     undecidable,
 )
-from ckptaudit.waivers import Granted, forgive
+from ckptaudit.waivers import forgive
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One verdict to be given: a check about a subject of a run."""
-
-    check: Check
-    run: Run
-    subject: str
-    limits: Limits | None = None
-    granted: tuple[Granted, ...] = ()
-    allowed: float | None = None
-    """What the released run's value allows, where there is one to compare with."""
-
-    @property
-    def strictest(self) -> float:
-        """The limit inside which nothing that it rests on can be broken, the comparison included."""
-        limit = self.check.limit if self.limits is None else self.limits.strictest(self.check)
-        if self.allowed is None:
-            return limit
-        return min(limit, self.allowed) if self.check.at_most is not None else max(limit, self.allowed)
-
-    @property
-    def id(self) -> str:
-        """The bracketed part of an item's id; the run stands in it where there are several."""
-        return f"{self.run.label}:{self.subject}" if self.run.label else self.subject
-
-    @property
-    def name(self) -> str:
-        """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
-        return f"{self.check.id}[{printable(self.id)}]"
 
 
 class AuditSession:
@@ -188,7 +154,7 @@ class AuditSession:
 
     def units(self, requests: Sequence[Request]) -> list[tuple[Run, str]]:
         """The units of work that these verdicts rest on, in order, each once."""
-        wanted = dict.fromkeys((r.run.path, s) for r in requests for s in _rests_on(r))
+        wanted = dict.fromkeys((r.run.path, s) for r in requests for s in rests_on(r))
         runs = {run.path: run for run in self.runs}
         return [(runs[path], subject) for path, subject in wanted]
 
@@ -244,9 +210,9 @@ class AuditSession:
         if check.per == "matrix":
             names &= {request.subject}
         if check.over is not None:
-            found = (m for s in _owners(request) for m in self.series.rows(check.over, run, s))
+            found = (m for s in owners(request) for m in self.series.rows(check.over, run, s))
             return [m for m in found if m.tensor in names and m.metric == check.metric]
-        return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
+        return [m for s in rests_on(request) for m in self.measured(run, s) if m.tensor in names]
 
     def _of_group(self, request: Request) -> Verdict:
         check, run, subject = request.check, request.run, request.subject
@@ -354,89 +320,7 @@ class AuditSession:
             return [Job(t, wanted_of_all) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
-            if request.run is run and subject in _rests_on(request):
+            if request.run is run and subject in rests_on(request):
                 for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
-
-
-def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
-    """For each metric that a bound may stand in for, the limit within which the bound decides every check.
-
-    A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
-    guard is not there: such a verdict needs the numbers themselves.
-    """
-    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
-    guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
-    limits: dict[str, float] = {}
-    for name, metric in REGISTRY.items():
-        asking = [(c, limit) for c, limit in asked if c.metric == name]
-        above = metric.upper_bound is not None
-        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
-        if metric.bound is not None and name not in guards and plain:
-            strictest = min if above else max
-            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
-    return limits
-
-
-def audit(
-    base: str | Path,
-    tuned: str | Path | Sequence[str | Path],
-    *,
-    profile: str = "",
-    config: str | Path | Config | None = None,
-    device: str = "auto",
-    exact: bool = False,
-    complete: bool = True,
-    strict: bool = False,
-    cache: str | Path | None = None,
-    inputs: Mapping[str, str | Path] | None = None,
-    several: Several = "auto",
-    against: str | Path | None = None,
-    against_factor: float = FACTOR,
-) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
-
-    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other, as
-    `--audit-several` does. `config` is a configuration or the path of one; none is looked for. `profile`
-    overrules the one it names. `against` is the JSON of a released run's audit, than which a verdict may
-    not be worse by more than `against_factor`. `cache` is a folder, or "off"; by default it lies where the
-    command's does. `inputs` gives by name what some claims need beside the pair:
-    `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is measured.
-    """
-    paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
-    config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
-    files = check_files(config, profile)
-    session = AuditSession(
-        str(base),
-        [str(p) for p in paths],
-        device=device,
-        exact=exact,
-        cache=open_cache(None if cache is None else str(cache)),
-        profile=files[0].path.stem,
-        inputs={name: str(path) for name, path in (inputs or {}).items()},
-        several=several,
-    )
-    if against is not None:
-        session.released = load_released(Path(against), session.opened_base, factor=against_factor)
-    joining = {over: load_checks(path) for over, path in companions(session.profile).items()}
-    files += tuple(file for over, file in joining.items() if over in session.compares)
-    session.agree(config, files, known=tuple(joining.values()), strict=strict)
-    asked = [(request, f"{file.path.name}::{request.name}") for file in files for request in session.requests(file)]
-    session.expect([request for request, _ in asked], everything=complete)
-    return session.result([structs.replace(session.verdict(request), test=test) for request, test in asked])
-
-
-def _rests_on(request: Request) -> list[str]:
-    """The subjects whose measurements a verdict needs; what compares runs is measured apart from them."""
-    apart = request.check.about_pair or request.check.about_group or request.check.over
-    return [] if apart else _owners(request)
-
-
-def _owners(request: Request) -> list[str]:
-    pair = request.run.pair
-    if request.subject in pair.subjects:
-        return [request.subject]
-    if request.check.per == "matrix" and request.subject in pair.owners:
-        return [pair.owners[request.subject]]
-    return list(pair.subjects)

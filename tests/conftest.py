@@ -15,8 +15,8 @@ import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.collect import Request, collect
+from ckptaudit.direct import audit
 from ckptaudit.result import AuditResult
-from ckptaudit.session import audit
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

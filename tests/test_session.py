@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 import ckptaudit
 from ckptaudit.checks import Guard, load_checks
 from ckptaudit.policy import profile_file
-from ckptaudit.session import AuditSession, Request, settled_by_bounds
+from ckptaudit.requests import Request, settled_by_bounds
+from ckptaudit.session import AuditSession
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:

@@ -13,11 +13,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.config import Config, check_files, load_config
+from ckptaudit.direct import audit
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.report.failure import number
 from ckptaudit.report.json_file import write_json
 from ckptaudit.result import AuditResult, VerdictRow
-from ckptaudit.session import audit
 
 OnFail = Literal["warn", "stop"]
 

@@ -30,8 +30,9 @@ from ckptaudit.report.github import announce
 from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
+from ckptaudit.requests import Request
 from ckptaudit.result import AuditResult
-from ckptaudit.session import AuditSession, Request
+from ckptaudit.session import AuditSession
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
 

@@ -13,7 +13,8 @@ from ckptaudit.checks import CheckFile
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.report.failure import compared, explain, in_one_line
 from ckptaudit.report.junit import case_properties
-from ckptaudit.session import AuditSession, Request
+from ckptaudit.requests import Request
+from ckptaudit.session import AuditSession
 from ckptaudit.verdict import Verdict, undecidable
 
 if TYPE_CHECKING:
