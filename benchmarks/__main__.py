@@ -52,7 +52,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 12, 24])
     parser.add_argument("--rounds", type=int, default=3, help="rounds of our own modes (default: 3)")
     parser.add_argument("--slow-rounds", type=int, default=1, help="of them, rounds with the comparators")
-    parser.add_argument("--only", nargs="+", metavar="MODE", help="only modes with one of these words in the name")
+    parser.add_argument(
+        "--only", nargs="+", metavar="MODE", help="modes with these words in the name; cached needs first"
+    )
     parser.add_argument("--quick", action="store_true", help="4 layers, one round")
     parser.add_argument("--write", action="store_true", help=f"keep the tables in {PAGE.relative_to(ROOT)}")
     parser.add_argument(

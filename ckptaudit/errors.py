@@ -23,8 +23,33 @@ class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
 
+class ReportError(CkptAuditError):
+    """The file of an earlier audit cannot be read, or a report cannot be written."""
+
+
+class BaselineError(CkptAuditError):
+    """What a new run is to be compared with cannot be: no audit, or one of another base."""
+
+
+class CalibrationError(CkptAuditError):
+    """No limit can be learned: a trusted run fails what no limit moves, or lies past a published separation."""
+
+
+class ConfigError(CkptAuditError):
+    """The configuration is badly written, or speaks of what is not there; the text names file and key."""
+
+
 class CacheError(CkptAuditError):
     """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
+
+
+class CollectionError(CkptAuditError):
+    """Gradients cannot be collected: no such model or probes, or nothing to score."""
+
+
+def ended(text: str) -> str:
+    """A sentence with its full stop, unless it ends in a question."""
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def printable(text: object) -> str:

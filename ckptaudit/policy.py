@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from ckptaudit.errors import CheckDefinitionError, printable
 
@@ -10,9 +11,27 @@ PROFILES = {
     "rlvr": "rlvr.toml",
     "sft": "sft.toml",
     "integrity": "integrity.toml",
+    "orthogonal_update": "orthogonal_update.toml",
+    "orthogonal_layer": "orthogonal_layer.toml",
+    "intruders": "intruders.toml",
+    "pissa": "pissa.toml",
+    "mode_connectivity": "mode_connectivity.toml",
+    "unlearning": "unlearning.toml",
+    "alignguard": "alignguard.toml",
+    "gist": "gist.toml",
+    "alignment_restoration": "alignment_restoration.toml",
 }
 DEFAULT_PROFILE = "rlvr"
 DEFAULT_MEMORY = "256MiB"
+Several = Literal["auto", "steps", "siblings", "apart"]
+SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
+"""What several tuned checkpoints are to each other."""
+
+FACTOR = 2.0
+"""How many times worse than a released run is a failure, unless the user says otherwise."""
+
+COMPANIONS = {"rlvr": {"steps": "trajectory.toml", "siblings": "siblings.toml"}}
+"""Check files that join a profile where --tuned names several steps of a run, or several runs from one base."""
 
 
 def bundled_checks() -> Path:
@@ -33,3 +52,8 @@ def profile_file(profile: str) -> Path:
             f"--audit-profile {printable(profile)}: no such profile; choose one of {', '.join(PROFILES)}."
         )
     return bundled_checks() / PROFILES[profile]
+
+
+def companions(profile: str) -> dict[str, Path]:
+    """The check files that join a profile, by what the runs then are to each other: `steps`, `siblings`."""
+    return {over: bundled_checks() / name for over, name in COMPANIONS.get(profile, {}).items()}

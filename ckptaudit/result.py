@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.checks import Check, JudgeBy, Per, Severity
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.checks import Check, Guard, JudgeBy, Per, Severity
+from ckptaudit.metrics import described
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.verdict import Outcome, Ranked, Verdict
 
@@ -71,10 +71,15 @@ class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
     published: str
     note: str
     remedy: str
+    roles: tuple[str, ...] = ()
+    only_where: Guard | None = None
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result."""
+    """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result.
+
+    `inputs` are the paths of what was given beside the pair, by name.
+    """
 
     command: tuple[str, ...]
     profile: str
@@ -83,6 +88,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     seconds: float
     versions: dict[str, str]
+    inputs: dict[str, str] = {}
 
 
 class MeasurementRow(msgspec.Struct, frozen=True):
@@ -115,6 +121,85 @@ class VerdictRow(msgspec.Struct, frozen=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    limit_from: str = ""
+    waiver: str = ""
+    test: str = ""
+    released: float | None = None
+    released_limit: float | None = None
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut; a broken claim that only warns does not."""
+        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
+
+
+class StepRow(msgspec.Struct, frozen=True):
+    """One save of a training run."""
+
+    tuned: str
+    label: str
+    step: int
+
+
+class SeriesRow(msgspec.Struct, frozen=True):
+    """A metric along the saves, over the matrices of each; None where a save has no value."""
+
+    metric: str
+    lowest: tuple[float | None, ...]
+    median: tuple[float | None, ...]
+    highest: tuple[float | None, ...]
+
+
+class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The saves of one run in order; `counted` where steps are positions, for want of numbers in the names.
+
+    `first_failures` gives for each check that fails somewhere the label of the first save at which it does.
+    """
+
+    name: str
+    steps: tuple[StepRow, ...]
+    counted: bool
+    first_failures: dict[str, str]
+    series: tuple[SeriesRow, ...]
+
+
+class SiblingsRow(msgspec.Struct, frozen=True):
+    """Runs from one base; `figures` are means over matrices, by metric, one for each run in order."""
+
+    tuned: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    figures: dict[str, tuple[float | None, ...]]
+
+
+class AgainstRow(msgspec.Struct, frozen=True):
+    """The released audit that this one was compared with."""
+
+    path: str
+    tuned: str
+    factor: float
+
+
+class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One matrix decomposed on both sides, exactly and in float64; curves thinned to what a screen shows.
+
+    `ranks` counts singular values from 1, descending, and `angle_ranks` principal angles from 1, ascending.
+    The angles, in degrees, are those between the top-`k` singular subspaces of base and tuned; `gap` is
+    (s_k - s_{k+1}) / s_k of the base: where it is tiny, the angles say little.
+    """
+
+    tuned: str
+    tensor: str
+    layer: int | None
+    role: str
+    shape: tuple[int, ...]
+    k: int
+    gap: float
+    ranks: tuple[int, ...]
+    base_singular_values: tuple[float, ...]
+    tuned_singular_values: tuple[float, ...]
+    angle_ranks: tuple[int, ...]
+    left_angles: tuple[float, ...]
+    right_angles: tuple[float, ...]
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,11 +216,16 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: tuple[CheckpointRow, ...] = ()
     checks: tuple[CheckRow, ...] = ()
     about: About | None = None
+    spectra: tuple[SpectrumRow, ...] = ()
+    trajectories: tuple[TrajectoryRow, ...] = ()
+    siblings: tuple[SiblingsRow, ...] = ()
+    against: AgainstRow | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether something was judged and nothing failed or could not be judged."""
-        return self.summary.passed > 0 and not self.summary.failed and not self.summary.errors
+        """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
+        s = self.summary
+        return s.passed + s.waived + s.warned > 0 and not s.failed and not s.errors
 
 
 def measurement_row(tuned: str, m: Measurement) -> MeasurementRow:
@@ -150,7 +240,7 @@ def verdict_row(v: Verdict) -> VerdictRow:
 
 def check_row(check: Check, file: str) -> CheckRow:
     """A check with the name of the file it stands in and its metric's unit."""
-    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric)
+    fact = described(check.metric)
     own = {name: getattr(check, name) for name in CheckRow.__struct_fields__ if name not in ("file", "unit")}
     return CheckRow(file=file, unit=fact.unit if fact else "1", **own)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,39 +11,52 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
+from msgspec import structs
+
+from ckptaudit.against import Released, load_released
 from ckptaudit.cache import FactorCache, open_cache
-from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
+from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.checks import Check, CheckFile, load_checks
+from ckptaudit.config import Config, check_files, load_config
 from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
-from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.metrics import REGISTRY, Measurement, nearest
-from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
-from ckptaudit.policy import DEFAULT_PROFILE, profile_file
+from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.inputs import Inputs, open_inputs
+from ckptaudit.limits import Limits
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, Over, nearest
+from ckptaudit.metrics.groups import measure_group
+from ckptaudit.policy import FACTOR, Several, companions
 from ckptaudit.result import (
     About,
     AuditResult,
     CheckpointRow,
     CheckRow,
+    SpectrumRow,
     Summary,
     check_row,
     checkpoint_row,
     measurement_row,
     verdict_row,
 )
+from ckptaudit.runs import Run, open_all
+from ckptaudit.selection import selected, subjects
+from ckptaudit.series import NO_GROUP, Series
+from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 from ckptaudit.store import MeasurementStore
-from ckptaudit.verdict import Verdict, judge, judge_pair
+from ckptaudit.terms import Terms
+from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
+from ckptaudit.verdict import (
+    Verdict,
+    broken_tensors,
+    finding_about,
+    judge,
+    judge_group,
+    judge_pair,
+    skipped,
+    undecidable,
+)
+from ckptaudit.waivers import Granted, forgive
 
-MODEL = "model"
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One tuned checkpoint against the base; `label` tells runs apart in ids."""
-
-    label: str
-    path: str
-    pair: ModelPair
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,28 @@ class Request:
     check: Check
     run: Run
     subject: str
+    limits: Limits | None = None
+    granted: tuple[Granted, ...] = ()
+    allowed: float | None = None
+    """What the released run's value allows, where there is one to compare with."""
+
+    @property
+    def strictest(self) -> float:
+        """The limit inside which nothing that it rests on can be broken, the comparison included."""
+        limit = self.check.limit if self.limits is None else self.limits.strictest(self.check)
+        if self.allowed is None:
+            return limit
+        return min(limit, self.allowed) if self.check.at_most is not None else max(limit, self.allowed)
 
     @property
     def id(self) -> str:
         """The bracketed part of an item's id; the run stands in it where there are several."""
         return f"{self.run.label}:{self.subject}" if self.run.label else self.subject
+
+    @property
+    def name(self) -> str:
+        """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
+        return f"{self.check.id}[{printable(self.id)}]"
 
 
 class AuditSession:
@@ -78,35 +108,72 @@ class AuditSession:
         memory: int = BATCH_BYTES,
         command: Sequence[str] = (),
         profile: str = "",
+        inputs: Mapping[str, str] | None = None,
+        several: Several = "auto",
     ) -> None:
         self.base = base
         self.started = datetime.now(UTC)
         self.command, self.profile = tuple(command), profile
-        opened = open_checkpoint(base)
-        self.runs = tuple(
-            _run(label, opened, open_checkpoint(path)) for label, path in zip(_labels(tuned), tuned, strict=True)
-        )
+        self.opened_base = open_checkpoint(base)
+        given = inputs or {}
+        initial = open_checkpoint(given["adapter_init"]) if "adapter_init" in given else None
+        self.runs, groups = open_all(self.opened_base, tuned, several, initial)
+        self.inputs: Inputs = open_inputs(given, self.opened_base)
         self.device = pick_device(device)
         self.exact = exact
         self.cache = cache
         self.store = store or MeasurementStore()
+        self.series = Series(groups, self.store, self.device)
+        self.released: Released | None = None
+        self.terms = Terms(Config(), (), {})
         self._route = Route(self.device, memory, cache=cache)
         self._requests: tuple[Request, ...] | None = None
         self._everything = True
         self._checks: dict[str, CheckRow] = {}
+        self._named: set[str] = set()
         self._extra: dict[tuple[str, str, str], tuple[Measurement, ...]] = {}
 
     def requests(self, file: CheckFile) -> Iterator[Request]:
         """Every verdict that a check file asks for. A check that selects nothing still asks for one."""
         self.admit(file)
-        for check in file.checks:
-            for run in self.runs:
-                for subject in _subjects(check, run.pair):
-                    yield Request(check, run, subject)
+        for written in file.checks:
+            check = self.terms.effective(written)
+            for run in self._judged(check):
+                limits = self.terms.limits(written, run.path, file.home(written))
+                granted = self.terms.granted(written, run.path)
+                for subject in subjects(check, run.pair):
+                    allowed = self.released.allowed(check, subject) if self.released else None
+                    yield Request(check, run, subject, limits, granted, allowed)
+
+    @property
+    def compares(self) -> frozenset[Over]:
+        """What the runs are to each other."""
+        return frozenset(group.over for group in self.series.groups)
+
+    def _judged(self, check: Check) -> Sequence[Run]:
+        return self.runs if check.over is None else self.series.judged(check.metric) or self.runs[:1]
 
     def admit(self, file: CheckFile) -> None:
         """Remember what the file's checks say, for the result."""
-        self._checks |= {check.id: check_row(check, file.path.name) for check in file.checks}
+        checks = map(self.terms.effective, file.checks)
+        self._checks |= {check.id: check_row(check, file.path.name) for check in checks}
+        self._named |= {name for check in file.checks for name in check.metrics}
+
+    def agree(
+        self,
+        config: Config,
+        files: Sequence[CheckFile],
+        *,
+        known: Sequence[CheckFile] = (),
+        strict: bool = False,
+        forgiving: bool = True,
+    ) -> None:
+        """Take over a configuration for the checks of these files; `known` are further ones it may speak of.
+
+        Raises ConfigError if it speaks of checks, subjects or tensors that are not there.
+        """
+        pairs = {run.path: run.pair for run in self.runs}
+        self.terms = Terms(config, files, pairs, known=known, strict=strict, forgiving=forgiving)
 
     def expect(self, requests: Sequence[Request], *, everything: bool = False) -> None:
         """Say which verdicts will be asked for, so that bounds may stand in for numbers that none of them needs.
@@ -115,7 +182,9 @@ class AuditSession:
         every number is computed.
         """
         self._requests, self._everything = tuple(requests), everything
-        self._route = replace(self._route, settled={} if self.exact else settled_by_bounds(requests))
+        # A curve over the steps is drawn through numbers, not through bounds.
+        exact = self.exact or (everything and "steps" in self.compares)
+        self._route = replace(self._route, settled={} if exact else settled_by_bounds(requests))
 
     def units(self, requests: Sequence[Request]) -> list[tuple[Run, str]]:
         """The units of work that these verdicts rest on, in order, each once."""
@@ -128,15 +197,75 @@ class AuditSession:
         return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
 
     def verdict(self, request: Request) -> Verdict:
-        """Measure what is missing and decide."""
+        """Measure what is missing, decide, and forgive what a waiver forgives."""
+        verdict = self._decided(request)
+        if verdict.outcome != "failed" or not request.granted:
+            return verdict
+        return forgive(
+            verdict, request.granted, self._broken(request), lambda spared: self._decided(request, spared)
+        )
+
+    def _decided(self, request: Request, spared: frozenset[str] = frozenset()) -> Verdict:
+        """The verdict without the tensors that are spared, beside the released run's if there is one."""
+        verdict = self._judged_alone(request, spared)
+        return self.released.compare(verdict, request.check) if self.released else verdict
+
+    def _judged_alone(self, request: Request, spared: frozenset[str]) -> Verdict:
         check, run = request.check, request.run
         if check.about_pair:
-            return judge_pair(check, request.subject, run.path, run.pair)
-        names = {name for tensor in _selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
+            findings = [f for f in PAIR_FACTS[check.metric].findings(run.pair) if finding_about(f) not in spared]
+            return judge_pair(check, request.subject, run.path, findings, request.limits)
+        if check.about_group:
+            return self._of_group(request)
+        rows = self.rows(request)
+        if check.over is not None and not rows:
+            return self._without_rows(request, check.over)
+        return judge(check, request.subject, run.path, [m for m in rows if m.tensor not in spared], request.limits)
+
+    def _without_rows(self, request: Request, over: Over) -> Verdict:
+        check, run = request.check, request.run
+        if run not in self.series.judged(check.metric):
+            return undecidable(check, request.subject, run.path, NO_GROUP[over], request.limits)
+        reason = "no weight here has moved in a way that can be compared"
+        return skipped(check, request.subject, run.path, reason, request.limits)
+
+    def _broken(self, request: Request) -> frozenset[str]:
+        check = request.check
+        if check.about_pair:
+            return frozenset(map(finding_about, PAIR_FACTS[check.metric].findings(request.run.pair)))
+        if check.about_group:
+            return frozenset()
+        return broken_tensors(check, self.rows(request), request.limits or Limits.own(check))
+
+    def rows(self, request: Request) -> list[Measurement]:
+        """Every measurement that a verdict rests on, and other metrics of the same tensors."""
+        check, run = request.check, request.run
+        names = {name for tensor in selected(check, run.pair, request.subject) for name in tensor.matrix_names()}
         if check.per == "matrix":
             names &= {request.subject}
-        rows = [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
-        return judge(check, request.subject, run.path, rows)
+        if check.over is not None:
+            found = (m for s in _owners(request) for m in self.series.rows(check.over, run, s))
+            return [m for m in found if m.tensor in names and m.metric == check.metric]
+        return [m for s in _rests_on(request) for m in self.measured(run, s) if m.tensor in names]
+
+    def _of_group(self, request: Request) -> Verdict:
+        check, run, subject = request.check, request.run, request.subject
+        metric, tensors = GROUP_METRICS[check.metric], selected(check, run.pair, subject)
+        limits = request.limits or Limits.own(check)
+        if check.per == "matrix":
+            tensors = tuple(t for t in tensors if subject in t.matrix_names())
+        if not tensors:
+            return judge(check, subject, run.path, (), limits)
+        if reason := self.inputs.lacking(metric.inputs, tensors):
+            return skipped(check, subject, run.path, reason, limits)
+        key = f"{check.metric} of {subject}: {', '.join(check.roles)}"
+        (measured,) = self.store.take(
+            run.path,
+            key,
+            lambda: [measure_group(metric, subject, check.roles, run.pair, tensors, self.inputs, self.device)],
+        )
+        # Terms admit no override that names some of the weights only: any of them has the limit of all.
+        return judge_group(check, subject, run.path, measured, limits.of(tensors[0].matrix_names()[0]))
 
     def measure(self, metric: str, run: Run, subject: str, roles: Sequence[str]) -> dict[str, float]:
         """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
@@ -156,28 +285,57 @@ class AuditSession:
             m.tensor: float("nan") if m.value is None else m.value for m in self._extra[key] if m.tensor in names
         }
 
-    def result(self, verdicts: Sequence[Verdict]) -> AuditResult:
+    def spectra(self, verdicts: Sequence[Verdict]) -> tuple[SpectrumRow, ...]:
+        """The worst matrices in full, for the page: decompositions that no verdict needs.
+
+        A file that has gone since is no reason to lose the page: its matrix is left out.
+        """
+        most = max(1, MOST // len(self.runs))
+        rows = (
+            spectrum_row(run.path, matrix, self.device)
+            for run in self.runs
+            for matrix in worst_matrices((v for v in verdicts if v.tuned == run.path), run.pair, most=most)
+        )
+        return tuple(row for row in rows if row is not None)
+
+    def result(self, verdicts: Sequence[Verdict], spectra: Sequence[SpectrumRow] = ()) -> AuditResult:
         """All that was found, for the reports."""
         entries = sorted(self.store.entries(), key=lambda e: (e.tuned, e.subject))
+        measurements = tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements)
+        rows = tuple(verdict_row(v) for v in verdicts)
+        steps = [g for g in self.series.groups if g.over == "steps"]
+        siblings = [g for g in self.series.groups if g.over == "siblings"]
+        trajectories = tuple(trajectory_row(group, measurements, rows) for group in steps)
         return AuditResult(
             base=self.base,
             tuned=tuple(run.path for run in self.runs),
             summary=Summary.of(verdicts),
             unaligned=tuple(dict.fromkeys(str(u) for run in self.runs for u in run.pair.unaligned)),
-            measurements=tuple(measurement_row(e.tuned, m) for e in entries for m in e.measurements),
-            verdicts=tuple(verdict_row(v) for v in verdicts),
-            notes=tuple(dict.fromkeys(note for run in self.runs for note in run.pair.notes)),
-            checkpoints=self._checkpoints,
+            measurements=measurements,
+            verdicts=rows,
+            notes=(
+                *dict.fromkeys((*(n for run in self.runs for n in run.pair.notes), *self.inputs.notes)),
+                *notes_of(trajectories),
+                *(self.released.remarks(rows) if self.released else ()),
+                *self.terms.remarks(verdicts),
+            ),
+            trajectories=trajectories,
+            siblings=tuple(siblings_row(group, measurements, rows) for group in siblings),
+            against=self.released.row if self.released else None,
+            checkpoints=self.checkpoints,
             checks=tuple(self._checks[name] for name in dict.fromkeys(v.check for v in verdicts)),
-            about=self._about(),
+            about=self.about(),
+            spectra=tuple(spectra),
         )
 
     @cached_property
-    def _checkpoints(self) -> tuple[CheckpointRow, ...]:
+    def checkpoints(self) -> tuple[CheckpointRow, ...]:
+        """Base, then each run: header facts and fingerprints."""
         base = checkpoint_row("base", self.runs[0].pair.base)
         return (base, *(checkpoint_row("tuned", run.pair.tuned) for run in self.runs))
 
-    def _about(self) -> About:
+    def about(self) -> About:
+        """How the audit is made, as of now."""
         return About(
             command=self.command,
             profile=self.profile,
@@ -185,17 +343,19 @@ class AuditSession:
             exact=self.exact,
             started=self.started.isoformat(timespec="seconds"),
             seconds=round((datetime.now(UTC) - self.started).total_seconds(), 3),
+            inputs=self.inputs.paths,
             versions={"python": python_version(), **{name: version(name) for name in PACKAGES}},
         )
 
     def _jobs(self, run: Run, subject: str) -> list[Job]:
         tensors = run.pair.subjects[subject]
         if self._requests is None or self._everything:
-            return [Job(t, frozenset(REGISTRY)) for t in tensors]
+            wanted_of_all = frozenset(n for n, metric in REGISTRY.items() if metric.standing or n in self._named)
+            return [Job(t, wanted_of_all) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
-            if request.run is run and subject in _rests_on(request) and not request.check.about_pair:
-                for tensor in _selected(request.check, run.pair, subject):
+            if request.run is run and subject in _rests_on(request):
+                for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
         return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
 
@@ -206,16 +366,16 @@ def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
     A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
     guard is not there: such a verdict needs the numbers themselves.
     """
-    checks = {r.check for r in requests if not r.check.about_pair}
-    guards = {c.only_where.metric for c in checks if c.only_where is not None}
+    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
+    guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
     limits: dict[str, float] = {}
     for name, metric in REGISTRY.items():
-        asking = [c for c in checks if c.metric == name]
+        asking = [(c, limit) for c, limit in asked if c.metric == name]
         above = metric.upper_bound is not None
-        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c in asking)
+        plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
         if metric.bound is not None and name not in guards and plain:
             strictest = min if above else max
-            limits[name] = strictest((c.limit for c in asking), default=math.inf if above else -math.inf)
+            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
     return limits
 
 
@@ -223,60 +383,57 @@ def audit(
     base: str | Path,
     tuned: str | Path | Sequence[str | Path],
     *,
-    profile: str = DEFAULT_PROFILE,
+    profile: str = "",
+    config: str | Path | Config | None = None,
     device: str = "auto",
     exact: bool = False,
+    complete: bool = True,
+    strict: bool = False,
     cache: str | Path | None = None,
+    inputs: Mapping[str, str | Path] | None = None,
+    several: Several = "auto",
+    against: str | Path | None = None,
+    against_factor: float = FACTOR,
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
-    `cache` is a folder, or "off"; by default it lies where the command's does.
+    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other, as
+    `--audit-several` does. `config` is a configuration or the path of one; none is looked for. `profile`
+    overrules the one it names. `against` is the JSON of a released run's audit, than which a verdict may
+    not be worse by more than `against_factor`. `cache` is a folder, or "off"; by default it lies where the
+    command's does. `inputs` gives by name what some claims need beside the pair:
+    `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is measured.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
-    file = load_checks(profile_file(profile))
-    kept = open_cache(None if cache is None else str(cache))
+    config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
+    files = check_files(config, profile)
     session = AuditSession(
-        str(base), [str(p) for p in paths], device=device, exact=exact, cache=kept, profile=profile
+        str(base),
+        [str(p) for p in paths],
+        device=device,
+        exact=exact,
+        cache=open_cache(None if cache is None else str(cache)),
+        profile=files[0].path.stem,
+        inputs={name: str(path) for name, path in (inputs or {}).items()},
+        several=several,
     )
-    requests = list(session.requests(file))
-    session.expect(requests, everything=True)
-    return session.result([session.verdict(request) for request in requests])
-
-
-def _run(label: str, base: Checkpoint, tuned: Checkpoint) -> Run:
-    # The checkpoint knows what `@latest` or a hub id came to; reports should name that.
-    return Run(label, tuned.path, pair_checkpoints(base, merge_adapter(base, tuned)))
-
-
-def _labels(tuned: Sequence[str]) -> list[str]:
-    if len(tuned) == 1:
-        return [""]
-    names = [Path(path).name for path in tuned]
-    return names if len(set(names)) == len(names) else [path.strip("/") for path in tuned]
-
-
-def _selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
-    """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
-    chosen = pair.select(check.roles)
-    subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(t for tensors in subjects.values() for t in tensors if applies(check.metric, t))
-
-
-def _subjects(check: Check, pair: ModelPair) -> list[str]:
-    if check.per == "model" or check.about_pair:
-        return [MODEL]
-    chosen = {
-        subject: tensors for subject in pair.select(check.roles) if (tensors := _selected(check, pair, subject))
-    }
-    if check.per == "layer":
-        return list(chosen) or [MODEL]
-    return [name for tensors in chosen.values() for t in tensors for name in t.matrix_names()] or [MODEL]
+    if against is not None:
+        session.released = load_released(Path(against), session.opened_base, factor=against_factor)
+    joining = {over: load_checks(path) for over, path in companions(session.profile).items()}
+    files += tuple(file for over, file in joining.items() if over in session.compares)
+    session.agree(config, files, known=tuple(joining.values()), strict=strict)
+    asked = [(request, f"{file.path.name}::{request.name}") for file in files for request in session.requests(file)]
+    session.expect([request for request, _ in asked], everything=complete)
+    return session.result([structs.replace(session.verdict(request), test=test) for request, test in asked])
 
 
 def _rests_on(request: Request) -> list[str]:
-    """The subjects whose measurements a verdict needs."""
-    if request.check.about_pair:
-        return []
+    """The subjects whose measurements a verdict needs; what compares runs is measured apart from them."""
+    apart = request.check.about_pair or request.check.about_group or request.check.over
+    return [] if apart else _owners(request)
+
+
+def _owners(request: Request) -> list[str]:
     pair = request.run.pair
     if request.subject in pair.subjects:
         return [request.subject]

@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checks import Check, Severity
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Kind, Measurement
-from ckptaudit.pairing import ModelPair
+from ckptaudit.limits import Limit, Limits
+from ckptaudit.metrics import Kind, Measurement
 
 Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
 """`waived` is a broken claim that a waiver in the configuration forgives."""
@@ -28,7 +28,7 @@ class Ranked(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A check's decision about a subject, with what a reader needs to believe it."""
+    """A check's decision about a subject, with what a reader needs to believe it; `test` is its test's id."""
 
     tuned: str
     check: str
@@ -44,6 +44,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity = "gate"
     reason: str = ""
     ranking: tuple[Ranked, ...] = ()
+    limit_from: str = ""
+    """Who set the limit, in words: the check's file, an override with its reason, a calibration."""
+    waiver: str = ""
+    """The waivers that bear on a broken claim, in words: those that forgive it, and those that have ended."""
+    test: str = ""
+    released: float | None = None
+    released_limit: float | None = None
 
     @property
     def closes(self) -> bool:
@@ -51,67 +58,136 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
-def judge(check: Check, subject: str, tuned: str, measured: Sequence[Measurement], unit: str = "") -> Verdict:
-    """Decide from every measurement of the subject's tensors; `measured` may hold other metrics too."""
+def times_over(value: float, limit: float, sign: str) -> float:
+    """How many times a value lies beyond its limit: over 1 is broken, 0.5 is half way there.
+
+    value / limit for `<=`, limit / value for `>=`. Where that quotient says nothing (a limit of 0, a
+    negative number) it is infinite for a broken claim and 0 for one that holds.
+    """
+    above, below = (value, limit) if sign == "<=" else (limit, value)
+    if above >= 0 and below > 0:
+        return above / below
+    return 0.0 if above <= below else math.inf
+
+
+def judge(
+    check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limits: Limits | None = None
+) -> Verdict:
+    """Decide from every measurement of the subject's tensors; `measured` may hold other metrics too.
+
+    Each tensor is held to its own limit, the one with the least room against it decides, and the
+    verdict's limit is that one's.
+    """
+    limits = limits or Limits.own(check)
     own = [m for m in measured if m.metric == check.metric]
     if not own:
-        return _undecided(check, subject, tuned, "error", "the check's roles select nothing here")
-    kept, blind = _guarded(check, own, measured)
+        return _undecided(check, subject, tuned, "error", "the check's roles select nothing here", limits)
+    kept, blind = admitted(check, own, measured)
     if not kept and not blind:
-        return _undecided(check, subject, tuned, "skipped", _guard_reason(check))
+        return _undecided(check, subject, tuned, "skipped", _guard_reason(check), limits)
     bad = blind or [m for m in kept if m.value is None or not math.isfinite(m.value)]
     if bad:
         reason = f"{_cause(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
-        return _undecided(check, subject, tuned, "error", reason, worst=bad[0].tensor)
-    ranked = sorted(kept, key=lambda m: check.margin(_number(m)))
-    value = _aggregate(check, ranked)
+        return _undecided(check, subject, tuned, "error", reason, limits, worst=bad[0].tensor)
+    ranked = sorted(kept, key=lambda m: _room(check, _number(m), limits.of(m.tensor).value))
+    value, limit = _aggregate(check, ranked), limits.of(ranked[0].tensor)
     return Verdict(
         tuned=tuned,
         check=check.id,
         subject=subject,
         # `not margin >= 0` rather than `margin < 0`: a NaN must never pass.
-        outcome="failed" if not check.margin(value) >= 0 else "passed",
+        outcome="failed" if not check.margin(value, limit.value) >= 0 else "passed",
         worst=ranked[0].tensor,
         value=value,
         kind=_kind(ranked, check),
-        limit=check.limit,
+        limit=limit.value,
         source=check.source,
         metric=check.metric,
         sign=check.sign,
         severity=check.severity,
-        ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured)) for m in ranked[:6]),
+        ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured, check, limits)) for m in ranked[:6]),
+        limit_from=limit.origin,
     )
 
 
-def judge_pair(check: Check, subject: str, tuned: str, pair: ModelPair) -> Verdict:
+def broken_tensors(check: Check, measured: Sequence[Measurement], limits: Limits) -> frozenset[str]:
+    """The tensors to which a failure is due: those outside their limits; all of them, if summed or averaged."""
+    kept, _ = admitted(check, [m for m in measured if m.metric == check.metric], measured)
+    if check.judge_by != "worst":
+        return frozenset(m.tensor for m in kept)
+    return frozenset(m.tensor for m in kept if not check.margin(_number(m), limits.of(m.tensor).value) >= 0)
+
+
+def judge_pair(
+    check: Check, subject: str, tuned: str, findings: Sequence[str], limits: Limits | None = None
+) -> Verdict:
     """Decide a check about the pair's headers: how many findings against how many allowed."""
-    findings = PAIR_FACTS[check.metric].findings(pair)
-    value = float(len(findings))
+    value, limit = float(len(findings)), (limits or Limits.own(check)).usual
     return Verdict(
         tuned=tuned,
         check=check.id,
         subject=subject,
-        outcome="failed" if not check.margin(value) >= 0 else "passed",
-        worst=findings[0].partition(":")[0] if findings else None,
+        outcome="failed" if not check.margin(value, limit.value) >= 0 else "passed",
+        worst=finding_about(findings[0]) if findings else None,
         value=value,
         kind="exact",
-        limit=check.limit,
+        limit=limit.value,
         source=check.source,
         metric=check.metric,
         sign=check.sign,
         severity=check.severity,
         reason="; ".join(findings[:8]),
+        limit_from=limit.origin,
     )
 
 
-def undecidable(check: Check, subject: str, tuned: str, reason: str) -> Verdict:
+def finding_about(finding: str) -> str:
+    """The tensor that a finding about the pair is about, under its printable name."""
+    return finding.partition(":")[0]
+
+
+def judge_group(check: Check, subject: str, tuned: str, measured: Measurement, limit: Limit) -> Verdict:
+    """Decide a check about several weights taken together, by their one number."""
+    if measured.value is None or not math.isfinite(measured.value):
+        reason = measured.remark or f"{check.metric} of {subject} has no value"
+        return _undecided(check, subject, tuned, "error", reason, Limits(limit), worst=measured.worst or None)
+    return Verdict(
+        tuned=tuned,
+        check=check.id,
+        subject=subject,
+        outcome="failed" if not check.margin(measured.value, limit.value) >= 0 else "passed",
+        worst=measured.worst or subject,
+        value=measured.value,
+        kind=measured.kind,
+        limit=limit.value,
+        source=check.source,
+        metric=check.metric,
+        sign=check.sign,
+        severity=check.severity,
+        ranking=(Ranked(subject, measured.value, measured.remark),),
+        limit_from=limit.origin,
+    )
+
+
+def left_out(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
+    """The verdict of a check that was not given what it needs."""
+    return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
+
+
+def undecidable(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
     """The verdict of a check that something outside its claim kept from being judged."""
-    return _undecided(check, subject, tuned, "error", reason)
+    return _undecided(check, subject, tuned, "error", reason, limits or Limits.own(check))
+
+
+def skipped(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
+    """The verdict of a check that has nothing here to judge by, and is right to have nothing."""
+    return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
 
 
 def _undecided(
-    check: Check, subject: str, tuned: str, outcome: Outcome, reason: str, worst: str | None = None
+    check: Check, subject: str, tuned: str, outcome: Outcome, reason: str, limits: Limits, worst: str | None = None
 ) -> Verdict:
+    limit = limits.of(worst)
     return Verdict(
         tuned=tuned,
         check=check.id,
@@ -120,13 +196,21 @@ def _undecided(
         worst=worst,
         value=None,
         kind=None,
-        limit=check.limit,
+        limit=limit.value,
         source=check.source,
         metric=check.metric,
         sign=check.sign,
         severity=check.severity,
         reason=reason,
+        limit_from=limit.origin,
     )
+
+
+def _room(check: Check, value: float, limit: float) -> tuple[float, float]:
+    """How far inside its limit a value lies, as a share of the limit, so that different limits compare."""
+    margin = check.margin(value, limit)
+    share = margin / abs(limit) if limit else math.copysign(math.inf, margin) if margin else 0.0
+    return share, margin
 
 
 def _number(m: Measurement) -> float:
@@ -134,7 +218,7 @@ def _number(m: Measurement) -> float:
     return m.value
 
 
-def _guarded(
+def admitted(
     check: Check, own: list[Measurement], measured: Sequence[Measurement]
 ) -> tuple[list[Measurement], list[Measurement]]:
     """What the guard admits; and, apart, what stands without a value for the guard to look at."""
@@ -179,9 +263,15 @@ def _kind(ranked: list[Measurement], check: Check) -> Kind:
     return next((m.kind for m in judged if m.kind != "exact"), "exact")
 
 
-def _remark(m: Measurement, measured: Sequence[Measurement]) -> str:
+def _remark(m: Measurement, measured: Sequence[Measurement], check: Check, limits: Limits) -> str:
+    own = limits.moved.get(m.tensor)
+    said = f"limit {check.sign} {own.value:g} here" if own else ""
+    return "; ".join(filter(None, (said, _doubt(m, measured))))
+
+
+def _doubt(m: Measurement, measured: Sequence[Measurement]) -> str:
     """A word beside an angle whose subspace is ill-defined."""
-    if not REGISTRY[m.metric].name.startswith("principal_angle"):
+    if not m.metric.startswith("principal_angle"):
         return ""
     gap = next((g.value for g in measured if g.tensor == m.tensor and g.metric == "principal_gap"), None)
     return f"degenerate gap at k ({gap:.1g})" if gap is not None and gap < DEGENERATE_GAP else ""

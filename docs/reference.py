@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckptaudit.checks import Check, load_checks
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.inputs import INPUTS
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.perturbations import PERTURBATIONS
-from ckptaudit.policy import PROFILES, bundled_checks
+from ckptaudit.policy import COMPANIONS, PROFILES, bundled_checks
+from ckptaudit.series_damages import SERIES_DAMAGES, SERIES_DESCRIPTIONS
 
 HERE = Path(__file__).parent
 DAMAGES = "| name | what it does to the tuned side |"
 BLANK = "\n\n"
+
+_OVER = {"steps": "saves of one run", "siblings": "runs from one base"}
 
 METRICS_INTRO = """# Metrics
 
@@ -24,6 +28,12 @@ Each formula says what the value is where it would divide by nothing. A matrix w
 has `nonfinite_entries` and `differing_entries` and no other value: checks on the rest report that they cannot judge.
 Entries tied at the threshold of a mask enter in order of position, row by row, so that a mask has exactly
 `floor(alpha m n)` entries.
+"""
+
+GROUPS_INTRO = """# Metrics of weights taken together
+
+One number for a matrix, a layer or the whole model as one vector, from inputs beside the pair; [claims.md](claims.md)
+explains them.
 """
 
 CHECKS_INTRO = """# Checks
@@ -44,10 +54,19 @@ def metrics_page() -> str:
             words, kind = metric.bound_kind.replace("_", " "), metric.bound_kind
             rows.append(f"- has a rigorous {words} ([how](fast-paths.md)); `kind` is then `{kind}`")
         rows.append("")
+    rows.append(GROUPS_INTRO)
+    for whole in GROUP_METRICS.values():
+        needs = ", ".join(f"`{INPUTS[name].usage}`" for name in whole.inputs)
+        rows += [f"## {whole.name}\n", f"{whole.compute.__doc__}\n", f"- unit: {whole.unit}"]
+        rows += [f"- formula: `{whole.formula}`", f"- source: {whole.source}", f"- needs: {needs}", ""]
     rows.append("# Facts about the pair\n")
     for fact in PAIR_FACTS.values():
         rows += [f"## {fact.name}\n", f"{fact.findings.__doc__}\n", f"- unit: {fact.unit}"]
         rows += [f"- formula: `{fact.formula}`", ""]
+    rows.append("# Several runs\n")
+    for across in RUNS_METRICS.values():
+        rows += [f"## {across.name}\n", f"{across.compute.__doc__}\n", f"- over: {across.over}"]
+        rows += [f"- formula: `{across.formula}`", f"- source: {across.source}", ""]
     return "\n".join(rows)
 
 
@@ -58,6 +77,10 @@ def checks_page() -> str:
         own = load_checks(bundled_checks() / name).checks
         rows.append(f"## Profile `{profile}`\n")
         rows += [line for check in own for line in _check(check)]
+    for profile, joining in COMPANIONS.items():
+        for over, name in joining.items():
+            rows.append(f"## Joining profile `{profile}` where --tuned names several {_OVER[over]}\n")
+            rows += [line for check in load_checks(bundled_checks() / name).checks for line in _check(check)]
     rows.append((HERE / "falls.md").read_text(encoding="utf-8"))
     return "\n".join(rows)
 
@@ -65,13 +88,13 @@ def checks_page() -> str:
 def damages_table() -> str:
     """The named damages, as a table."""
     rows = [DAMAGES, "|---|---|"]
-    return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in PERTURBATIONS)])
+    return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in (*PERTURBATIONS, *SERIES_DAMAGES))])
 
 
 def _what(name: str) -> str:
     from ckptaudit import perturbations
 
-    text: str = perturbations.DESCRIPTIONS[name]
+    text: str = (perturbations.DESCRIPTIONS | SERIES_DESCRIPTIONS)[name]
     return text
 
 
@@ -83,6 +106,8 @@ def _check(check: Check) -> list[str]:
     if check.only_where is not None:
         rows.append(f"- only where: `{check.only_where.metric} >= {check.only_where.at_least:g}`")
     rows += [f"- {label}: {text}" for label, text in _origins(check) if text]
+    if (past := check.never_beyond) is not None:
+        rows.append(f"- never calibrated past: {past.value:g} ({past.source})")
     return [*rows, f"- broken by: `{check.breaks_when}`", f"- remedy: {check.remedy}", ""]
 
 

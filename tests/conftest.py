@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from training import learn_rotation, train_by_muon
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
@@ -13,6 +14,9 @@ import ckptaudit.checkpoints.recognise
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.collect import Request, collect
+from ckptaudit.result import AuditResult
+from ckptaudit.session import audit
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -43,6 +47,43 @@ def gentle() -> Checkpoint:
     return open_checkpoint(FIXTURES / "rlvr-gentle")
 
 
+@pytest.fixture(scope="session")
+def muon(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The bundled base, and what three steps of Muon on text of its own kind make of it."""
+    tuned = tmp_path_factory.mktemp("muon")
+    trained = train_by_muon(FIXTURES / "base", FIXTURES / "probes" / "task.jsonl")
+    save_file(trained, tuned / "model.safetensors")
+    return FIXTURES / "base", tuned
+
+
+@pytest.fixture(scope="session")
+def orthogonal_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A layer kept orthogonal while it learns to turn the sft model's embedding to the base's: first and last."""
+    folder = tmp_path_factory.mktemp("orthogonal-layer")
+    old, new = (open_checkpoint(FIXTURES / side).tensors["model.embed_tokens.weight"] for side in ("base", "sft"))
+    for name, layer in zip(("first", "last"), learn_rotation(new.read().float(), old.read().float()), strict=True):
+        save_file({"adapter.orthogonal.weight": layer}, folder / f"{name}.safetensors")
+    return folder / "first.safetensors", folder / "last.safetensors"
+
+
+@pytest.fixture(scope="session")
+def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What claims need beside the pair, by name: really collected from the bundled base, or bundled."""
+    folder = tmp_path_factory.mktemp("inputs")
+    wanted = {
+        "gradients": ("gradients", "task.jsonl"),
+        "retain_gradients": ("gradients", "retain.jsonl"),
+        "fisher": ("fisher", "retain.jsonl"),
+    }
+    for name, (what, probes) in wanted.items():
+        output = folder / f"{name}.safetensors"
+        data = FIXTURES / "probes" / probes
+        collect(Request(what=what, model=str(FIXTURES / "base"), data=data, output=output, samples=16))
+    paths = {name: str(folder / f"{name}.safetensors") for name in wanted}
+    given = {"aligned": "rlvr-step70", "adapter_init": "pissa-init", "probes": "probes/task.jsonl"}
+    return {**paths, **{name: str(FIXTURES / place) for name, place in given.items()}}
+
+
 @pytest.fixture
 def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
     """Save tensors by name as a checkpoint folder of the given name."""
@@ -69,3 +110,15 @@ def small_pair(write_checkpoint: WriteCheckpoint) -> tuple[Path, Path]:
         k: (v.float() * (1 + 1e-3 * torch.randn(v.shape, generator=random))).bfloat16() for k, v in before.items()
     }
     return write_checkpoint("base", before), write_checkpoint("tuned", after)
+
+
+@pytest.fixture(scope="session")
+def supervised() -> AuditResult:
+    """The bundled supervised run held against the checks of reinforcement learning."""
+    return audit(FIXTURES / "base", FIXTURES / "sft")
+
+
+@pytest.fixture(scope="session")
+def gentle_result() -> AuditResult:
+    """The bundled gentle run, which passes."""
+    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle")

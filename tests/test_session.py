@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,42 @@ def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
 def test_a_pair_that_cannot_be_judged_raises_one_sentence(tmp_path: Path, fixture_pairs: Path) -> None:
     with pytest.raises(ckptaudit.CkptAuditError, match="no such file or directory"):
         ckptaudit.audit(tmp_path / "missing", fixture_pairs / "base")
+
+
+def test_a_configuration_bears_on_an_audit_without_pytest(small_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    own = tmp_path / "ours.toml"
+    own.write_text(
+        'profile = "integrity"\n[[override]]\ncheck = "actually-changed"\nat_least = 1e9\nreason = "ours"\n'
+        '[[waiver]]\ncheck = "finite"\nsubject = "layers.0"\nuntil = 9999-12-31\nreason = "ours"\n'
+    )
+    result = ckptaudit.audit(*small_pair, config=own, cache="off")
+    assert not result.passed
+    (failed,) = [v for v in result.verdicts if v.outcome == "failed"]
+    assert (failed.check, failed.limit, failed.limit_from) == (
+        "actually-changed",
+        1e9,
+        "override 1 of ours.toml: ours",
+    )
+    assert result.notes == ("waiver 1 of ours.toml (finite, layers.0) forgave nothing; remove it",)
+    own.write_text(own.read_text().replace("at_least = 1e9", 'severity = "warn"\nat_least = 1e9'))
+    assert ckptaudit.audit(*small_pair, config=own, cache="off").passed
+    assert not ckptaudit.audit(*small_pair, config=own, strict=True, cache="off").passed
+
+
+def test_tensors_that_miss_their_counterpart_are_forgiven_by_name(
+    write_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    one, other = {"a.weight": torch.ones(2, 2)}, {"b.weight": torch.ones(2, 2), "c.weight": torch.ones(2, 2)}
+    pair = write_checkpoint("whole", one | other), write_checkpoint("part", one)
+    own = tmp_path / "ours.toml"
+    text = 'profile = "integrity"\n'
+    outcomes = []
+    for subject in ("b.weight", "c.weight"):
+        text += f'[[waiver]]\ncheck = "aligned"\nsubject = "{subject}"\nuntil = 9999-12-31\nreason = "ours"\n'
+        own.write_text(text)
+        result = ckptaudit.audit(*pair, config=own, cache="off")
+        outcomes += [(v.outcome, v.value) for v in result.verdicts if v.check == "aligned"]
+    assert outcomes == [("failed", 1.0), ("waived", 2.0)]
 
 
 def test_every_public_name_is_there() -> None:

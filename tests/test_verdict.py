@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptaudit.checks import Check, Guard
+from ckptaudit.limits import Limit, Limits
 from ckptaudit.metrics import Measurement
-from ckptaudit.verdict import judge
+from ckptaudit.verdict import broken_tensors, judge
 
 
 def check(**changes: object) -> Check:
@@ -113,3 +114,40 @@ def test_an_angle_at_a_degenerate_gap_carries_a_remark() -> None:
 def test_it_passes_exactly_when_every_matrix_is_within_the_limit(values: list[float], limit: float) -> None:
     verdict = judge(check(at_most=limit), "layers.0", "run", measured(*values))
     assert (verdict.outcome == "passed") == all(v <= limit for v in values)
+
+
+def limits(usual: float, **moved: float) -> Limits:
+    return Limits(
+        Limit(usual, "check"), {name: Limit(value, f"override of {name}") for name, value in moved.items()}
+    )
+
+
+def test_each_tensor_is_held_to_its_own_limit_and_the_deciding_ones_is_named() -> None:
+    verdict = judge(check(), "layers.0", "run", measured(0.04, 0.2), limits(0.1, w0=0.03, w1=0.5))
+    assert (verdict.outcome, verdict.worst, verdict.value) == ("failed", "w0", 0.04)
+    assert (verdict.limit, verdict.limit_from) == (0.03, "override of w0")
+    assert [r.remark for r in verdict.ranking] == ["limit <= 0.03 here", "limit <= 0.5 here"]
+
+
+def test_room_is_compared_as_a_share_of_the_limit() -> None:
+    # w0 is over by 0.001, w1 by 0.0009; but w1 is nearly twice what it may be.
+    verdict = judge(check(), "layers.0", "run", measured(0.006, 0.0019), limits(0.1, w0=0.005, w1=0.001))
+    assert verdict.worst == "w1"
+
+
+def test_a_tensor_without_a_value_shows_the_limit_it_would_have_met() -> None:
+    verdict = judge(check(), "layers.0", "run", measured(None, 0.01), limits(0.1, w0=0.5))
+    assert (verdict.outcome, verdict.limit) == ("error", 0.5)
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=8))
+def test_with_limits_of_their_own_it_passes_exactly_when_all_are_within_theirs(
+    pairs: list[tuple[float, float]],
+) -> None:
+    own = limits(0.0, **{f"w{i}": limit for i, (_, limit) in enumerate(pairs)})
+    rows = measured(*(value for value, _ in pairs))
+    verdict = judge(check(), "layers.0", "run", rows, own)
+    broken = {f"w{i}" for i, (value, limit) in enumerate(pairs) if value > limit}
+    assert (verdict.outcome == "failed") == bool(broken)
+    assert broken_tensors(check(), rows, own) == broken
+    assert not broken or verdict.worst in broken

@@ -29,17 +29,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{printable(path)}: cannot be opened ({reason(error)}).") from error
 
 
-def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
     """The tuned side as full weights: an adapter merged into `base`, anything else as it is.
 
     Nothing is read yet; each tensor is merged when it is read, to the bits that peft's own
-    `merge_and_unload` gives in the base's dtype. Raises CheckpointError if the two do not fit.
+    `merge_and_unload` gives in the base's dtype. `initial` is the adapter before training, which one begun
+    by a randomised PiSSA cannot be merged without. Raises CheckpointError if they do not fit.
     """
     if tuned.adapter is None and base.adapter is None:
         return tuned
     from ckptaudit.checkpoints import adapters
 
-    return adapters.merge_adapter(base, tuned)
+    return adapters.merge_adapter(base, tuned, initial)
 
 
 def _open(text: str) -> Checkpoint:

@@ -77,6 +77,8 @@ class Adapter:
     replaced: Mapping[str, TensorHandle]
     fan_in_fan_out: bool = False
     pissa: bool = False
+    approximate: bool = False
+    """Whether PiSSA took its directions from a randomised decomposition, which no one can repeat."""
     base: str | None = None
 
 
@@ -95,15 +97,17 @@ def open_adapter(folder: Path, tensors: dict[str, TensorHandle]) -> Adapter:
         replaced=MappingProxyType(replaced),
         fan_in_fan_out=config.fan_in_fan_out,
         pissa=config.init_lora_weights == "pissa",
+        approximate=_is_approximate(config),
         base=config.base_model_name_or_path,
     )
 
 
-def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
     """The tuned side as full weights: an adapter merged into `base`, tensor by tensor as they are read.
 
-    A checkpoint that is no adapter is returned as it is, so callers need not ask. Raises CheckpointError
-    if the adapter changes a weight that the base does not hold.
+    A checkpoint that is no adapter is returned as it is, so callers need not ask. `initial` is the adapter
+    before training; one begun by a randomised PiSSA cannot be merged without it. Raises CheckpointError if
+    that is missing or fits no module, or if the adapter changes a weight that the base does not hold.
     """
     adapter = tuned.adapter
     if base.adapter is not None:
@@ -117,8 +121,9 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     for name, handle in adapter.replaced.items():
         target = _find(tensors, name) or name
         tensors[target] = _cast(replace(handle, name=target), tensors.get(target))
+    start = _start(adapter, initial)
     for module, factors in adapter.factors.items():
-        _merge_module(tensors, adapter, module, factors)
+        _merge_module(tensors, adapter, module, factors, start.get(module))
     return Checkpoint(
         path=tuned.path,
         format=tuned.format,
@@ -140,7 +145,7 @@ def _checked_config(path: Path) -> _Config:
         raise CheckpointError(
             f"{printable(path)}: not a LoRA configuration ({clipped(error)}); save it again."
         ) from error
-    if config.init_lora_weights not in _PLAIN_STARTS:
+    if config.init_lora_weights not in _PLAIN_STARTS and not _is_approximate(config):
         raise CheckpointError(
             f"{printable(path)}: an adapter begun with "
             f"init_lora_weights={clipped(config.init_lora_weights)!r} changes the "
@@ -148,6 +153,30 @@ def _checked_config(path: Path) -> _Config:
             "path_initial_model_for_weight_conversion=...), or " + MERGE_FIRST + "."
         )
     return config
+
+
+def _is_approximate(config: _Config) -> bool:
+    return bool(re.fullmatch(r"pissa_niter_\d{1,4}", str(config.init_lora_weights)))
+
+
+def _start(adapter: Adapter, initial: Checkpoint | None) -> Mapping[str, Factors]:
+    """What a randomised PiSSA took out of the base, module by module; empty where nothing has to be known."""
+    if not adapter.approximate:
+        return {}
+    if initial is None or initial.adapter is None:
+        raise CheckpointError(
+            f"{printable(adapter.path)}: an adapter begun by a randomised PiSSA changes the base in a way that "
+            "cannot be repeated; give the adapter as it was before training with --audit-adapter-init PATH, or "
+            "convert it to plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=...)."
+        )
+    start = initial.adapter.factors
+    for module, own in adapter.factors.items():
+        if module not in start or update_shape(start[module]) != update_shape(own):
+            raise CheckpointError(
+                f"--audit-adapter-init {printable(initial.path)}: nothing there that fits {clipped(module)}; pass "
+                "the adapter that this training started from."
+            )
+    return start
 
 
 def _base_name(name: str) -> str:
@@ -226,7 +255,9 @@ def _find(tensors: Mapping[str, TensorHandle], name: str) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
-def _merge_module(tensors: dict[str, TensorHandle], adapter: Adapter, module: str, factors: Factors) -> None:
+def _merge_module(
+    tensors: dict[str, TensorHandle], adapter: Adapter, module: str, factors: Factors, start: Factors | None
+) -> None:
     name = _find(tensors, f"{module}.weight")
     if name is None:
         raise CheckpointError(
@@ -234,7 +265,7 @@ def _merge_module(tensors: dict[str, TensorHandle], adapter: Adapter, module: st
             "hold; "
             "pass the base that it was trained on" + (f" ({clipped(adapter.base)})." if adapter.base else ".")
         )
-    tensors[name] = _merged(tensors[name], adapter, factors)
+    tensors[name] = _merged(tensors[name], adapter, factors, start)
     if factors.bias is not None:
         bias = name.removesuffix("weight") + "bias"
         if bias not in tensors:
@@ -244,21 +275,21 @@ def _merge_module(tensors: dict[str, TensorHandle], adapter: Adapter, module: st
         tensors[bias] = _shifted(tensors[bias], factors.bias, factors.scale)
 
 
-def _merged(weight: TensorHandle, adapter: Adapter, factors: Factors) -> TensorHandle:
+def _merged(weight: TensorHandle, adapter: Adapter, factors: Factors, start: Factors | None) -> TensorHandle:
     from ckptaudit.checkpoints import lora
 
     turned = _is_turned(weight, adapter, factors)
     pissa = adapter.pissa and not factors.embedding
-    merge = lora.Merge(weight, factors, turned=turned, pissa=pissa)
-    plain = factors.magnitude is None and not pissa and len(weight.shape) == 2
-    low_rank = LowRankUpdate(factors.up, factors.down, factors.scale, turned) if plain else None
-    return replace(weight, load=merge.load, low_rank=low_rank, file=factors.up.file)
+    taken_out = None if factors.embedding else start
+    merge = lora.Merge(weight, factors, turned=turned, pissa=pissa, start=taken_out)
+    simple = factors.magnitude is None and len(weight.shape) == 2
+    product = LowRankUpdate(factors.up, factors.down, factors.scale, turned) if simple else None
+    low_rank = None if pissa or taken_out is not None else product
+    return replace(weight, load=merge.load, low_rank=low_rank, product=product, file=factors.up.file)
 
 
 def _is_turned(weight: TensorHandle, adapter: Adapter, factors: Factors) -> bool:
     """Whether the weight is stored as the transpose of the factors' product; shapes decide where they can."""
-    from ckptaudit.checkpoints.lora import update_shape
-
     shape = update_shape(factors)
     fits = [
         turned for turned in (False, True) if (shape[::-1] if turned and len(shape) == 2 else shape) == weight.shape
@@ -271,6 +302,11 @@ def _is_turned(weight: TensorHandle, adapter: Adapter, factors: Factors) -> bool
         )
     stated = factors.embedding or (adapter.fan_in_fan_out and len(shape) == 2)
     return stated if stated in fits else fits[0]
+
+
+def update_shape(factors: Factors) -> tuple[int, ...]:
+    """The shape of `up @ down`, from the factors' shapes alone."""
+    return (factors.up.shape[0], *factors.down.shape[1:])
 
 
 def _shifted(bias: TensorHandle, shift: TensorHandle, scale: float) -> TensorHandle:

@@ -31,12 +31,18 @@ class LowRankUpdate:
         """The most directions that the update can have."""
         return self.down.shape[0]
 
+    def dense(self) -> Tensor:
+        """`scale * up @ down` in float64, laid out as the weight is stored."""
+        whole = self.scale * self.up.read().double() @ self.down.read().double()
+        return whole.T if self.transposed else whole
+
 
 @dataclass(frozen=True, slots=True)
 class TensorHandle:
     """One tensor of a checkpoint: its header facts, and the way to its bytes.
 
-    `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update.
+    `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update; `product`
+    also where the adapter's product was added to what PiSSA left of the weight, and so is not its update.
     """
 
     name: str
@@ -45,6 +51,7 @@ class TensorHandle:
     file: Path
     load: Callable[[], Tensor] = field(repr=False, compare=False)
     low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
+    product: LowRankUpdate | None = field(default=None, repr=False, compare=False)
 
     @property
     def parameters(self) -> int:
@@ -63,6 +70,7 @@ class TensorHandle:
             dtype=str(tensor.dtype).removeprefix("torch."),
             load=lambda: tensor,
             low_rank=None,
+            product=None,
         )
 
 

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """One weight and its update. `turned` says that the weight is stored as the transpose of `up @ down`."""
+    """One weight and its update. `turned` says that the weight is stored as the transpose of `up @ down`.
+
+    What PiSSA took out of the weight is its own leading directions, or `start` where that is known.
+    """
 
     weight: TensorHandle
     factors: Factors
     turned: bool
     pissa: bool
+    start: Factors | None = None
 
     def load(self) -> Tensor:
         """The merged weight in its own dtype.
@@ -42,7 +46,7 @@ class Merge:
                 f"{self.weight.dtype}; "
                 "an adapter merges into floating-point weights, so pass the unquantised base."
             )
-        if self.pissa:
+        if self.pissa or self.start is not None:
             weight = self._residual(weight)
         update = self._update(weight.dtype)
         if self.factors.magnitude is not None:
@@ -73,16 +77,16 @@ class Merge:
 
     def _residual(self, weight: Tensor) -> Tensor:
         whole = _turn(weight.float(), self.turned)
+        scale, down, up = self._taken_out(whole)
+        return _turn((whole - scale * up @ down).to(weight.dtype), self.turned)
+
+    def _taken_out(self, whole: Tensor) -> tuple[float, Tensor, Tensor]:
+        if self.start is not None:
+            return self.start.scale, self.start.down.read().float(), self.start.up.read().float()
         rank, scale = self.factors.down.shape[0], self.factors.scale
         left, values, right = torch.linalg.svd(whole, full_matrices=False)
         root = torch.diag(torch.sqrt(values[:rank] / scale))
-        down, up = root @ right[:rank], left[:, :rank] @ root
-        return _turn((whole - scale * up @ down).to(weight.dtype), self.turned)
-
-
-def update_shape(factors: Factors) -> tuple[int, ...]:
-    """The shape of `up @ down`, from the factors' shapes alone."""
-    return (factors.up.shape[0], *factors.down.shape[1:])
+        return scale, root @ right[:rank], left[:, :rank] @ root
 
 
 def _turn(matrix: Tensor, turned: bool) -> Tensor:

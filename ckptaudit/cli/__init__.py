@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, checks, inspect
+from ckptaudit.cli import audit, cache, calibrate, checks, collect, diff, explain, inspect, report
 from ckptaudit.errors import CkptAuditError, printable
 
 CANNOT_BE_JUDGED = 4
@@ -30,7 +30,12 @@ class Command(Protocol):
 COMMANDS = {
     "inspect": inspect,
     "checks": checks,
+    "explain": explain,
+    "calibrate": calibrate,
     "cache": cache,
+    "report": report,
+    "diff": diff,
+    "collect": collect,
 }
 
 

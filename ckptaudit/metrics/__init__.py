@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from ckptaudit.metrics import entries, rotation, spectrum
+from ckptaudit.metrics import (
+    alignment,
+    connectivity,
+    entries,
+    fisher,
+    gradients,
+    intruders,
+    orthogonality,
+    pissa,
+    rotation,
+    spectrum,
+)
+from ckptaudit.metrics.across_runs import RUNS_METRICS, Over, RunsMetric
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
@@ -12,26 +25,48 @@ from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
 __all__ = [
     "ALPHA",
     "ETA",
+    "GROUP_METRICS",
     "NARROW",
     "PAIR_FACTS",
     "REGISTRY",
+    "RUNS_METRICS",
     "SHORT_SIDE",
+    "GroupMetric",
     "Kind",
     "LargePair",
     "Measurement",
     "Metric",
+    "Over",
     "PairBatch",
     "PairFact",
     "Recall",
+    "RunsMetric",
     "Tensors",
     "afresh",
+    "described",
     "metric_names",
     "nearest",
 ]
 
-FAMILIES = (entries, spectrum, rotation)
+FAMILIES = (
+    entries,
+    spectrum,
+    rotation,
+    orthogonality,
+    intruders,
+    gradients,
+    fisher,
+    alignment,
+    pissa,
+    connectivity,
+)
 
 
 def metric_names() -> list[str]:
-    """Every name a check may use: metrics of matrices, and facts about the pair."""
-    return sorted([*REGISTRY, *PAIR_FACTS])
+    """Every name a check may use: of matrices, of groups of weights, facts about the pair, what compares runs."""
+    return sorted([*REGISTRY, *GROUP_METRICS, *PAIR_FACTS, *RUNS_METRICS])
+
+
+def described(name: str) -> Metric | GroupMetric | PairFact | RunsMetric | None:
+    """What stands behind a name, for its unit, formula and source."""
+    return REGISTRY.get(name) or GROUP_METRICS.get(name) or PAIR_FACTS.get(name) or RUNS_METRICS.get(name)

@@ -148,13 +148,13 @@ class PairBatch:
 
     def angles(self, side: Side) -> Angles:
         """Angles between the top-k subspaces of one side, directions that the tuned matrix lost included."""
-        return self._once(f"angles_{side}", lambda: self._turn(side, self.tuned_factors.rank.clamp(max=self.k)))
+        return self.shared(f"angles_{side}", lambda: self._turn(side, self.tuned_factors.rank.clamp(max=self.k)))
 
     def rotation(self, side: Side) -> Angles:
         """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in (docs/rotation.md)."""
         before, after = self.base_factors, self.tuned_factors
         kept = torch.minimum(separated_size(before.s, after.s, k=self.k), after.rank)
-        return self._once(f"rotation_{side}", lambda: self._turn(side, kept))
+        return self.shared(f"rotation_{side}", lambda: self._turn(side, kept))
 
     def _turn(self, side: Side, tuned_size: Int[Tensor, "batch"]) -> Angles:
         before, after = self.base_factors, self.tuned_factors
@@ -167,10 +167,11 @@ class PairBatch:
             k=self.k,
         )
 
-    def _once(self, key: str, compute: Callable[[], Angles]) -> Angles:
+    def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A pair of results that two metrics read off one computation."""
         if key not in self.__dict__:
             self.__dict__[key] = compute()
-        result: Angles = self.__dict__[key]
+        result: tuple[Tensor, Tensor] = self.__dict__[key]
         return result
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
@@ -45,6 +46,10 @@ SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
 LEAST_UPDATE = 1e-25
+
+FACTS_VERSION = f"{version('ckptaudit')}/2"
+"""Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
+of an earlier version must not answer for one of this."""
 
 Tensors = Mapping[str, Tensor]
 Recall = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
@@ -109,7 +114,7 @@ class LargePair(PairBatch):
         return self._facts("whole")
 
     def _facts(self, extent: str) -> BaseFacts | None:
-        definition = f"{extent}/1 k={self.k} rank={self.mask_rank} alpha={ALPHA}"
+        definition = f"{extent}/{FACTS_VERSION} k={self.k} rank={self.mask_rank} alpha={ALPHA}"
         kept = self._recall(self.stored_base, definition, lambda: self._make_facts(extent))
         if not len(kept["s"]):
             return None

@@ -14,7 +14,8 @@ class Measurement(msgspec.Struct, frozen=True):
     """A metric's value for a matrix of the pair.
 
     `value` is None where the quantity could not be computed (a NaN among the weights, a
-    decomposition that did not converge): such a number is never passed off as one.
+    decomposition that did not converge): such a number is never passed off as one. A measurement of several
+    weights together names in `worst` the one that contributes most; `remark` belongs beside the number.
     """
 
     tensor: str
@@ -24,6 +25,8 @@ class Measurement(msgspec.Struct, frozen=True):
     metric: str
     value: float | None
     kind: Kind = "exact"
+    worst: str = ""
+    remark: str = ""
 
     @property
     def parameters(self) -> int:

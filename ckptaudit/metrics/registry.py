@@ -24,7 +24,8 @@ class Metric:
     `needs` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
     pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound` and
     `lower_bound`, where there is one, are cheap and theorems: value <= upper_bound for every input. They
-    return None for a batch of which they have nothing to say.
+    return None for a batch of which they have nothing to say. What is not `standing` is measured only where
+    a check asks for it, and no full audit reports it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Metric:
     lower_bound: BoundFunction | None = None
     bound_needs: Needs = "spectrum"
     tolerates_nonfinite: bool = False
+    standing: bool = True
 
     @property
     def bound(self) -> BoundFunction | None:
@@ -66,6 +68,7 @@ def metric(
     lower_bound: BoundFunction | None = None,
     bound_needs: Needs = "spectrum",
     tolerates_nonfinite: bool = False,
+    standing: bool = True,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under its own name."""
 
@@ -81,6 +84,7 @@ def metric(
             lower_bound=lower_bound,
             bound_needs=bound_needs,
             tolerates_nonfinite=tolerates_nonfinite,
+            standing=standing,
         )
         return function
 

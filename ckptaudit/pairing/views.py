@@ -86,7 +86,9 @@ def _laid_out(handle: TensorHandle, layout: Layout, part: Part | None) -> Tensor
     if part is not None:
         shape = (*shape[:axis], part.length, *shape[axis:][1:])
     laid_out = _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
-    return replace(laid_out, low_rank=_share(handle.low_rank, layout, part))
+    # PiSSA starts from the directions of the whole weight; a part of a fused one has no such start of its own.
+    product = _share(handle.product, layout, part) if part is None else None
+    return replace(laid_out, low_rank=_share(handle.low_rank, layout, part), product=product)
 
 
 def _share(update: LowRankUpdate | None, layout: Layout, part: Part | None) -> LowRankUpdate | None:
@@ -104,7 +106,7 @@ def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
 
 
 def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:
-    return replace(handle, shape=shape, load=lambda: change(handle.read()), low_rank=None)
+    return replace(handle, shape=shape, load=lambda: change(handle.read()), low_rank=None, product=None)
 
 
 def _with_role(place: Place, role: str) -> Place:

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from ckptaudit.pairing import AlignedTensor, ModelPair
     from ckptaudit.plugin.gate import Gate
-    from ckptaudit.session import Run
+    from ckptaudit.runs import Run
 
 NO_PAIR = "needs a pair of checkpoints: give --base PATH and --tuned PATH"
 

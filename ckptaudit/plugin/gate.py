@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import pytest
+from _pytest.junitxml import xml_key
+from msgspec.structs import replace
 
+from ckptaudit.against import load_released
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
+from ckptaudit.config import check_files
 from ckptaudit.engine import batch_budget
-from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
-from ckptaudit.plugin.items import CheckCollector, CheckItem, item_name
+from ckptaudit.errors import CkptAuditError, ReportError, printable
+from ckptaudit.inputs import INPUTS
+from ckptaudit.plugin.items import CheckCollector, CheckItem
+from ckptaudit.plugin.junit import show_in_junit
+from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import measuring
-from ckptaudit.policy import bundled_check_files, bundled_checks, profile_file
-from ckptaudit.report.json_file import write_json
+from ckptaudit.plugin.settings import CONFIG, settings_of
+from ckptaudit.policy import bundled_check_files, bundled_checks, companions
+from ckptaudit.report.github import announce
+from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
+from ckptaudit.report.unheeded import unheeded
+from ckptaudit.result import AuditResult
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
@@ -34,12 +46,11 @@ class Gate:
     def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.json: Path | None = _writable(config.getoption("audit_json"))
+        self.outputs = Outputs(config)
         self.shared: TemporaryDirectory[str] | None = None
-        self.profile = profile_file(config.getoption("audit_profile"))
+        self.settings = settings_of(config, (base, *tuned))
+        standing = check_files(self.settings, config.getoption("audit_profile") or "")
         self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
-        config.args[:] = [str(self.profile)] if self.bundled_run else [_resolved(a) for a in config.args]
-        self.files = _check_files(config.args)
         self.session = AuditSession(
             base,
             tuned,
@@ -49,22 +60,58 @@ class Gate:
             memory=batch_budget(config.getoption("audit_memory")),
             store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
             command=("pytest", *map(str, config.invocation_params.args)),
-            profile=self.profile.stem if self.bundled_run else "",
+            profile=standing[0].path.stem if self.bundled_run else "",
+            inputs={name: path for name in INPUTS if (path := config.getoption(f"audit_{name}")) is not None},
+            several=config.getoption("audit_several"),
         )
+        joining = {over: load_checks(path) for over, path in companions(standing[0].path.stem).items()}
+        known = (*standing, *joining.values())
+        standing += tuple(file for over, file in joining.items() if over in self.session.compares)
+        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
+        config.args[:] = list(named)
+        self.files = _check_files(config.args)
+        self.session.agree(
+            self.settings,
+            list(self.files.values()),
+            known=known,
+            strict=config.getoption("audit_strict"),
+            # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
+            forgiving=not config.getoption("runxfail"),
+        )
+        self._take_up_comparisons()
         for file in self.files.values():
             self.session.admit(file)
         self.verdicts: dict[str, Verdict] = {}
         if self.worker:
             _share_cores()
 
+    def _take_up_comparisons(self) -> None:
+        against = self.config.getoption("audit_against")
+        if against is not None:
+            factor = self.config.getoption("audit_against_factor")
+            self.session.released = load_released(Path(against), self.session.opened_base, factor=factor)
+        if self.outputs.plot is not None and "steps" not in self.session.compares:
+            raise ReportError(
+                f"--audit-plot {printable(self.outputs.plot)}: --tuned names no two saves of one run, so nothing "
+                "can be drawn; pass FOLDER@all, or --audit-several steps."
+            )
+
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         runs = ", ".join(printable(run.path) for run in self.session.runs)
-        what = self.profile.stem if self.bundled_run else "given files"
-        return [
+        what = self.session.profile or "given files"
+        path = self.settings.path
+        by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
+        lines = [
             f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
-            f"ckptaudit: checks {what}, device {self.session.device}",
+            f"ckptaudit: checks {what}, device {self.session.device}{by}",
         ]
+        if released := self.session.released:
+            lines.append(
+                f"ckptaudit: no more than {released.factor:g} times worse than {printable(released.tuned)} "
+                f"({printable(released.path)})"
+            )
+        return lines
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
@@ -79,7 +126,7 @@ class Gate:
         """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
         requests = [item.request for item in session.items if isinstance(item, CheckItem)]
         all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        reported = self.worker[REPORTED] if self.worker else self.json is not None
+        reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
         whole = self.bundled_run and len(requests) == all_asked
         self.session.expect(requests, everything=reported and whole)
 
@@ -102,12 +149,12 @@ class Gate:
         """Send the verdict along with the report: from a worker process nothing else comes back."""
         report = yield
         if isinstance(item, CheckItem) and item.verdict is not None:
-            decided_in = "call" if item.verdict.outcome in ("passed", "failed") else "setup"
+            decided_in = "call" if item.verdict.outcome in ("passed", "failed", "waived") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
             if item.verdict.outcome == "error" and report.when == "setup":
                 # pytest asks items for their own words in the call phase only.
-                report.longrepr = str(item.repr_failure(call.excinfo)) if call.excinfo else None
+                report.longrepr = item.repr_failure(call.excinfo) if call.excinfo else None
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -115,44 +162,50 @@ class Gate:
         sent = getattr(report, "audit_verdict", None)
         if sent is not None:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
+            show_in_junit(self.config, report)
         elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            self.verdicts[report.nodeid] = undecidable(request.check, request.subject, request.run.path, reason)
+            verdict = undecidable(request.check, request.subject, request.run.path, reason, request.limits)
+            self.verdicts[report.nodeid] = replace(verdict, test=report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Take the checkpoints' fingerprints before anything is measured; name the pair in the JUnit file."""
+        if self.worker is not None or self.config.option.collectonly:
+            return
+        try:
+            checkpoints = self.session.checkpoints
+        except CkptAuditError as error:
+            raise pytest.UsageError(str(error)) from None
+        xml = self.config.stash.get(xml_key, None)
+        if xml is not None:
+            for name, value in suite_properties(checkpoints, self.session.about()):
+                xml.add_global_property(name, value)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the JSON; and never leave with 0 when nothing was judged."""
+        """Write the reports; and never leave with 0 when nothing was judged."""
         if self.worker is not None or self.config.option.collectonly:
             return
-        if self.json is not None:
-            try:
-                write_json(self.session.result(list(self.verdicts.values())), self.json)
-            except OSError as error:
-                self._refuse(session, f"{printable(self.json)}: cannot be written ({printable(error)}).")
-        judged = any(v.outcome in ("passed", "failed") for v in self.verdicts.values())
+        for sentence in self.outputs.write(self.result) if self.outputs else ():
+            self._refuse(session, sentence)
+        judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """The table of verdicts."""
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+        """The table of verdicts, where they broke, and the answer; annotations where the log is GitHub's."""
         if self.worker is not None or not self.verdicts:
             return
-        verdicts = list(self.verdicts.values())
-        writer = self.config.get_terminal_writer()
-        terminalreporter.section("checkpoint audit", sep="=")
-        text = render_summary(
-            self.session.result(verdicts),
-            verdicts,
-            width=writer.fullwidth,
-            colour=writer.hasmarkup,
-        )
-        for line in text.splitlines():
+        if not self.config.option.no_summary:
+            terminalreporter.section("checkpoint audit", sep="=")
+            for line in (*self._summary(int(exitstatus)), *self.outputs.announced()):
+                terminalreporter.write_line(line)
+        for line in announce(self.result, os.environ):
             terminalreporter.write_line(line)
         cache = self.session.cache
         if cache is not None and cache.trouble:
             terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
-        if self.json is not None and self.json.is_file():
-            terminalreporter.write_line(f"every number is in {printable(self.json)}")
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -160,8 +213,9 @@ class Gate:
         if self.shared is None:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
             self.session.store.folder = Path(self.shared.name)
+        node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = self.json is not None
+        node.workerinput[REPORTED] = bool(self.outputs)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -177,10 +231,30 @@ class Gate:
         if self.shared is not None:
             self.shared.cleanup()
 
+    def _summary(self, exit_code: int) -> list[str]:
+        writer = self.config.get_terminal_writer()
+        text = render_summary(
+            self.result,
+            width=writer.fullwidth,
+            colour=writer.hasmarkup,
+            verbosity=self.config.get_verbosity(),
+            exit_code=exit_code,
+        )
+        return [*text.splitlines(), *unheeded(self.result.verdicts)]
+
+    @cached_property
+    def result(self) -> AuditResult:
+        """All that was found, once every verdict has been given; in the checks' order, whoever judged first."""
+        asked = (r for file in self.files.values() for r in self.session.requests(file))
+        order = {(r.run.path, r.check.id, r.subject): position for position, r in enumerate(asked)}
+        last = len(order)
+        verdicts = sorted(self.verdicts.values(), key=lambda v: order.get((v.tuned, v.check, v.subject), last))
+        return self.session.result(verdicts, self.session.spectra(verdicts) if self.outputs.shows_spectra else ())
+
     def _asked(self, nodeid: str) -> Request | None:
         name = nodeid.rpartition("::")[2]
         requests = (r for file in self.files.values() for r in self.session.requests(file))
-        return next((r for r in requests if item_name(r) == name), None)
+        return next((r for r in requests if r.name == name), None)
 
     def _refuse(self, session: pytest.Session, sentence: str) -> None:
         session.exitstatus = CANNOT_BE_JUDGED
@@ -188,17 +262,6 @@ class Gate:
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(f"ERROR: {sentence}", red=True)
-
-
-def _writable(option: str | None) -> Path | None:
-    """The report's path, refused before hours of measuring rather than after."""
-    if option is None:
-        return None
-    path = Path(option)
-    folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise CheckDefinitionError(f"--audit-json {printable(path)}: no file can be written there; name another.")
-    return path
 
 
 def _resolved(argument: str) -> str:
@@ -226,6 +289,10 @@ def _node_id(path: Path) -> dict[str, str]:
     """Bundled checks are known by their file name alone, wherever they are installed."""
     bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
     return {"nodeid": path.name} if bundled else {}
+
+
+def _from_root(path: Path, config: pytest.Config) -> Path:
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
 
 
 def _share_cores() -> None:

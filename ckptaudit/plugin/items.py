@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest._code.code import ReprEntryNative, ReprExceptionInfo, ReprFileLocation, ReprTraceback
+from msgspec.structs import replace
 
 from ckptaudit.checks import CheckFile
 from ckptaudit.errors import CkptAuditError, printable
-from ckptaudit.report.failure import compared, explain
+from ckptaudit.report.failure import compared, explain, in_one_line
+from ckptaudit.report.junit import case_properties
 from ckptaudit.session import AuditSession, Request
 from ckptaudit.verdict import Verdict, undecidable
 
 if TYPE_CHECKING:
     from _pytest._code.code import ExceptionInfo, TerminalRepr
+
+
+UNHEEDED = "verdict"
+"""The report section with the words of a broken claim that does not close the gate."""
 
 
 class ClaimBroken(Exception):
@@ -34,9 +41,9 @@ class CheckCollector(pytest.File):
     def collect(self) -> Iterable[pytest.Item]:
         """One item for each verdict, checks in the file's order."""
         for request in self.session_of_audit.requests(self.file):
-            name = item_name(request)
             # The id is given in full: pytest parses it then, so that `--lf` knows the item again.
-            yield CheckItem.from_parent(self, name=name, nodeid=f"{self.nodeid}::{name}", request=request)
+            nodeid = f"{self.nodeid}::{request.name}"
+            yield CheckItem.from_parent(self, name=request.name, nodeid=nodeid, request=request)
 
 
 class CheckItem(pytest.Item):
@@ -60,25 +67,31 @@ class CheckItem(pytest.Item):
         """Measure and decide: a verdict that cannot be given is an error of the set-up, not a failure."""
         request = self.request
         try:
-            self.verdict = self.collector.session_of_audit.verdict(request)
+            verdict = self.collector.session_of_audit.verdict(request)
         except CkptAuditError as error:
-            self.verdict = undecidable(request.check, request.subject, request.run.path, str(error))
-        self.user_properties += _properties(self.verdict)
+            verdict = undecidable(request.check, request.subject, request.run.path, str(error), request.limits)
+        self.verdict = replace(verdict, test=self.nodeid)
+        self.user_properties += case_properties(self.verdict)
         if self.verdict.outcome == "error":
             raise CannotJudge(explain(self.verdict, request.check))
         if self.verdict.outcome == "skipped":
-            pytest.skip(self.verdict.reason)
+            pytest.skip(printable(self.verdict.reason))
 
     def runtest(self) -> None:
-        """Fail if the claim is broken."""
+        """Fail if the claim is broken; one that is forgiven fails as expected, one that only warns passes."""
         assert self.verdict is not None  # set by setup
+        text = explain(self.verdict, self.request.check)
+        if self.verdict.closes:
+            raise ClaimBroken(text)
+        if self.verdict.outcome == "waived":
+            pytest.xfail(printable(self.verdict.reason))
         if self.verdict.outcome == "failed":
-            raise ClaimBroken(explain(self.verdict, self.request.check))
+            self.add_report_section("call", UNHEEDED, text)
 
     def repr_failure(self, excinfo: ExceptionInfo[BaseException], style: Any = None) -> str | TerminalRepr:
         """The verdict in words; a traceback only for what is no verdict at all."""
-        if isinstance(excinfo.value, ClaimBroken | CannotJudge):
-            return str(excinfo.value)
+        if self.verdict is not None and isinstance(excinfo.value, ClaimBroken | CannotJudge):
+            return _in_words(self.verdict, str(excinfo.value), self.nodeid)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
@@ -92,15 +105,13 @@ class CheckItem(pytest.Item):
         return self.nodeid.partition("::")[0], None, self.name
 
 
-def item_name(request: Request) -> str:
-    """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
-    return f"{request.check.id}[{printable(request.id)}]"
+def _in_words(verdict: Verdict, text: str, nodeid: str) -> ReprExceptionInfo:
+    """The text as pytest reports it, headed by one line for short summaries and JUnit messages.
 
-
-def _properties(verdict: Verdict) -> Iterator[tuple[str, object]]:
-    yield "metric", verdict.metric
-    yield "value", "" if verdict.value is None else repr(verdict.value)
-    yield "kind", verdict.kind or ""
-    yield "limit", f"{verdict.sign} {verdict.limit!r}"
-    yield "worst_tensor", printable(verdict.worst or "")
-    yield "source", verdict.source
+    These are pytest's own records, since no others come back whole from the workers of pytest-xdist.
+    """
+    crash = ReprFileLocation(nodeid, 1, in_one_line(verdict))
+    entry = ReprEntryNative([f"{text}\n"])
+    return ReprExceptionInfo(
+        reprtraceback=ReprTraceback(reprentries=[entry], extraline=None, style="native"), reprcrash=crash
+    )

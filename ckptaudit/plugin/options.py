@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, PROFILES
+from ckptaudit.inputs import INPUTS
+from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
     group = parser.getgroup("ckptaudit", "checkpoint audit")
-    for add in (_pair, _checks, _computing, _reports):
+    for add in (_pair, _checks, _inputs, _computing, _reports):
         add(group)
 
 
 def _pair(group: pytest.OptionGroup) -> None:
     group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
-    group.addoption("--tuned", metavar="PATH", action="append", help="checkpoint to judge; repeat for several runs")
+    group.addoption(
+        "--tuned", metavar="PATH", action="append", help="checkpoint to judge, a pattern, or FOLDER@all; repeatable"
+    )
+    group.addoption(
+        "--audit-several",
+        metavar="HOW",
+        choices=SEVERAL,
+        default="auto",
+        help="what several checkpoints are to each other: steps, siblings, apart, or auto: told by their paths",
+    )
+    group.addoption("--audit-against", metavar="FILE", help="JSON of a released run's audit: do not be much worse")
+    group.addoption(
+        "--audit-against-factor",
+        metavar="FACTOR",
+        type=float,
+        default=FACTOR,
+        help=f"how many times worse than the released run fails (default: {FACTOR:g})",
+    )
 
 
 def _checks(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--audit-profile",
         metavar="NAME",
-        default=DEFAULT_PROFILE,
-        help=f"bundled checks to run: {', '.join(PROFILES)} (default: {DEFAULT_PROFILE})",
+        help=f"bundled checks to run: {', '.join(PROFILES)} (default: the configuration's, else {DEFAULT_PROFILE})",
     )
+    group.addoption(
+        "--audit-config",
+        metavar="FILE",
+        help="limits and waivers of your own (default: ckptaudit.toml, else [tool.ckptaudit] in pyproject.toml)",
+    )
+    group.addoption("--audit-strict", action="store_true", help="checks that only warn close the gate as well")
+
+
+def _inputs(group: pytest.OptionGroup) -> None:
+    for kind in INPUTS.values():
+        group.addoption(kind.option, metavar=kind.metavar, help=f"{kind.help}; for the checks that need it")
 
 
 def _computing(group: pytest.OptionGroup) -> None:
@@ -50,3 +78,8 @@ def _computing(group: pytest.OptionGroup) -> None:
 
 def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
+    group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
+    group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")
+    group.addoption(
+        "--audit-plot", metavar="FILE|DIR", help="draw each metric over the steps: one PNG, or one each in a folder"
+    )

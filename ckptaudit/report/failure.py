@@ -6,10 +6,13 @@ import textwrap
 
 from ckptaudit.checks import Check
 from ckptaudit.errors import printable
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, described
+from ckptaudit.result import CheckRow, VerdictRow
 from ckptaudit.verdict import Ranked, Verdict
 
 WIDTH = 100
+SENTENCE_LENGTH = 440
+"""Longest `in_one_line`; some releases of pytest shorten what is longer than 500 characters with its frame."""
 
 
 def number(value: float) -> str:
@@ -19,12 +22,12 @@ def number(value: float) -> str:
 
 def quantity(metric: str, value: float) -> str:
     """A value with its unit, where the unit says something."""
-    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
+    fact = described(metric)
     unit = fact.unit if fact else "1"
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
 
-def compared(verdict: Verdict) -> str:
+def compared(verdict: Verdict | VerdictRow) -> str:
     """`0.0023, limit <= 0.001`: measured against limit, in one phrase."""
     limit = f"limit {verdict.sign} {number(verdict.limit)}"
     if verdict.value is None:
@@ -33,17 +36,31 @@ def compared(verdict: Verdict) -> str:
     return f"{bound}{quantity(verdict.metric, verdict.value)}, {limit}"
 
 
-def explain(verdict: Verdict, check: Check) -> str:
+def in_one_line(verdict: Verdict | VerdictRow) -> str:
+    """Measured against limit, worst tensor and source in one line, for lists and headlines."""
+    if verdict.value is None:
+        text = f"cannot judge: {printable(verdict.reason)}; {compared(verdict)}"
+    else:
+        text = f"{compared(verdict)} ({verdict.metric} of {_shortened(verdict.subject)})"
+    worst = f"; worst tensor {_shortened(verdict.worst)}" if verdict.worst else ""
+    line = f"{text}{worst}; source {_one_line(verdict.source)}"
+    return line if len(line) <= SENTENCE_LENGTH else f"{line[: SENTENCE_LENGTH - 3]}..."
+
+
+def explain(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
     """The whole text: claim, measured against limit, worst and next-worst tensors, source, remedy."""
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
-        head = [("measured", _measured(verdict, check)), ("broken claim", check.claim), *_where(verdict)]
+        measured = [("measured", _measured(verdict, check)), *_released(verdict)]
+        head = [*measured, ("broken claim", check.claim), *_where(verdict)]
+    moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
+    head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
     return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
 
 
-def _measured(verdict: Verdict, check: Check) -> str:
+def _measured(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
     how = {
         "worst": "worst of",
         "mean": "mean of",
@@ -51,15 +68,30 @@ def _measured(verdict: Verdict, check: Check) -> str:
         "sum": "sum over",
     }
     subject = printable(verdict.subject)
-    if check.about_pair:
+    if check.metric in PAIR_FACTS:
         return f"{compared(verdict)} ({verdict.metric})"
+    if check.metric in GROUP_METRICS:
+        return f"{compared(verdict)} ({verdict.metric}, of {subject} as one)"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
 
 
-def _where(verdict: Verdict) -> list[tuple[str, str]]:
+def _released(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
+    """What the released run had, and what this one was allowed beside it."""
+    if verdict.released is None or verdict.released_limit is None:
+        return []
+    allowed = f"allowed {verdict.sign} {number(verdict.released_limit)}"
+    return [("released", f"{quantity(verdict.metric, verdict.released)}, {allowed}")]
+
+
+def _where(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking
+    if worst.tensor != verdict.worst:  # of weights taken together, one contributes most
+        return [
+            ("most of it", printable(verdict.worst or "")),
+            *([("remark", worst.remark)] if worst.remark else []),
+        ]
     rows = [("worst tensor", _ranked(worst))]
     return rows + [("next worst" if i == 0 else "", _ranked(r)) for i, r in enumerate(others)]
 
@@ -77,4 +109,8 @@ def _shortened(name: str) -> str:
 def _line(label: str, text: str) -> str:
     if label in ("worst tensor", "next worst", ""):
         return f"{label:<14}{text}"
-    return textwrap.fill(f"{label:<14}{text}", WIDTH, subsequent_indent=" " * 14, break_long_words=False)
+    return textwrap.fill(f"{label:<14}{_one_line(text)}", WIDTH, subsequent_indent=" " * 14, break_long_words=False)
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))

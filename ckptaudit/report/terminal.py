@@ -1,99 +1,145 @@
-"""The table at the end of the terminal output: one row for each check and run."""
+"""The summary at the end of the terminal output: a row for each check, where it broke, and the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from typing import Literal
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from ckptaudit.errors import printable
-from ckptaudit.report.failure import number
-from ckptaudit.result import AuditResult
-from ckptaudit.verdict import Verdict
+from ckptaudit.report.heatmap import broken_checks, grids
+from ckptaudit.report.heatmap_text import heatmap_lines
+from ckptaudit.report.margin import margin
+from ckptaudit.report.table import check_lines
+from ckptaudit.report.worst import by_check, closing
+from ckptaudit.result import AuditResult, VerdictRow
 
-WORDS = {"passed": "holds", "failed": "BROKEN", "waived": "waived", "error": "CANNOT JUDGE", "skipped": "skipped"}
-COLOURS = {
-    "passed": "green",
-    "failed": "bold red",
-    "waived": "yellow",
-    "error": "bold magenta",
-    "skipped": "yellow",
-}
-GRAVITY = ("error", "failed", "waived", "passed", "skipped")
+RUNS_SHOWN = 4
 
 
-def render_summary(result: AuditResult, verdicts: Sequence[Verdict], *, width: int, colour: bool) -> str:
-    """The table and a closing line as text of the given width, with colour codes or without."""
+def render_summary(
+    result: AuditResult, *, width: int, colour: bool, verbosity: int = 0, exit_code: int | None = None
+) -> str:
+    """The summary as text of the given width, with colour codes or without.
+
+    `verbosity` is pytest's: at -1 only what does not hold is listed, at -2 nothing but the answer;
+    from 1 on every broken check has a map of its own. `exit_code` is pytest's, where it is known.
+    """
     stream = StringIO()
     system: Literal["standard"] | None = "standard" if colour else None
-    # As wide as its content asks: rich would squeeze every column, the table below only the last.
-    console = Console(file=stream, width=max(width, 400), force_terminal=colour, color_system=system)
-    console.print(_table(verdicts, width=width, several=len(result.tuned) > 1))
-    for line in (*_closing(result, verdicts), *_shortlist("note", result.notes)):
-        console.print(Text(line))
+    # Lines come at their final width; the console only turns styles into codes.
+    console = Console(file=stream, width=10_000, force_terminal=colour, color_system=system, no_color=not colour)
+    for line in _lines(result, width, verbosity, exit_code):
+        console.print(line, soft_wrap=True)
     return stream.getvalue().rstrip("\n")
 
 
-def _table(verdicts: Sequence[Verdict], *, width: int, several: bool) -> Table:
-    names = ["run", "check", "verdict", "worst", "limit", "where"][not several :]
-    rows = [_row(group, several=several) for group in _by_check(verdicts)]
-    taken = [max(map(len, (name, *(row[i].plain for row in rows)))) for i, name in enumerate(names)]
-    # Only the last column gives way on a narrow terminal: the numbers must stay whole.
-    taken[-1] = min(taken[-1], max(16, width - sum(taken[:-1]) - 2 * len(names)))
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name, size in zip(names, taken, strict=True):
-        justify: JustifyMethod = "right" if name in ("worst", "limit") else "left"
-        table.add_column(name, width=size, no_wrap=True, overflow="ellipsis", justify=justify)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _lines(result: AuditResult, width: int, verbosity: int, exit_code: int | None) -> Iterator[Text]:
+    if verbosity > -2:
+        yield from _tables(result, width, all_rows=verbosity >= 0)
+    if verbosity >= 0:
+        yield from _claims(result, width)
+        yield from _maps(result, width, apart=verbosity > 0)
+        yield from _about(result)
+    yield from _counts(result)
+    yield _answer(result, exit_code)
 
 
-def _by_check(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-    groups: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault((verdict.tuned, verdict.check), []).append(verdict)
-    return list(groups.values())
+def _tables(result: AuditResult, width: int, *, all_rows: bool) -> Iterator[Text]:
+    groups = by_check(result.verdicts)
+    for run in result.tuned:
+        chosen = [g for (tuned, _), g in groups.items() if tuned == run and (all_rows or _is_telling(g))]
+        if len(result.tuned) > 1 and chosen:
+            yield Text(f"run {printable(run)}", style="bold")
+        yield from check_lines(chosen, width)
+    # A verdict about several runs at once stands under none of them.
+    rest = [g for (tuned, _), g in groups.items() if tuned not in result.tuned and (all_rows or _is_telling(g))]
+    yield from check_lines(rest, width)
 
 
-def _row(group: list[Verdict], *, several: bool) -> list[Text]:
-    worst = min(group, key=_severity)
-    counted = sum(v.outcome == worst.outcome for v in group)
-    share = "" if len(group) == 1 else f" {counted}/{len(group)}"
-    value = "-" if worst.value is None else ("<= " if worst.kind == "upper_bound" else "") + number(worst.value)
-    cells = [
-        Text(printable(worst.check)),
-        Text(WORDS[worst.outcome] + share, style=COLOURS[worst.outcome]),
-        Text(value),
-        Text(f"{worst.sign} {number(worst.limit)}"),
-        Text(printable(worst.worst or worst.reason or worst.subject)),
-    ]
-    return [Text(printable(worst.tuned)), *cells] if several else cells
+def _is_telling(group: Sequence[VerdictRow]) -> bool:
+    return any(v.outcome not in ("passed", "skipped") for v in group)
 
 
-def _severity(verdict: Verdict) -> tuple[int, float]:
-    room = 0.0
-    if verdict.value is not None:
-        room = verdict.limit - verdict.value if verdict.sign == "<=" else verdict.value - verdict.limit
-    return GRAVITY.index(verdict.outcome), room
+def _claims(result: AuditResult, width: int) -> Iterator[Text]:
+    broken = {v.check for v in result.verdicts if v.outcome == "failed"}
+    told = [check for check in result.checks if check.id in broken]
+    if told:
+        yield Text("")
+        yield Text("broken claims", style="bold")
+    for check in told:
+        words = f"{check.id}: {printable(' '.join(check.claim.split()))}"
+        for line in textwrap.wrap(words, max(width, 20), initial_indent="  ", subsequent_indent="      "):
+            yield Text(line)
 
 
-def _closing(result: AuditResult, verdicts: Sequence[Verdict]) -> list[str]:
+def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
+    runs = [run for run in result.tuned if broken_checks(result, run)]
+    for run in runs[:RUNS_SHOWN]:
+        checks = broken_checks(result, run)
+        for chosen in [[c] for c in checks] if apart else [checks]:
+            lines = heatmap_lines(grids(result, run, chosen), width)
+            if lines:
+                whose = f" of {printable(run)}" if len(result.tuned) > 1 else ""
+                yield Text("")
+                yield Text(_map_title(chosen) + whose, style="bold")
+                yield from lines
+    if len(runs) > RUNS_SHOWN:
+        yield Text(f"and maps of {len(runs) - RUNS_SHOWN} more runs in the other reports")
+
+
+def _map_title(checks: Sequence[str]) -> str:
+    return f"where {checks[0]} is broken" if len(checks) == 1 else f"where {len(checks)} checks are broken"
+
+
+def _about(result: AuditResult) -> Iterator[Text]:
+    yield Text("")
+    yield Text(f"base {printable(result.base)}")
+    for run in result.tuned:
+        yield Text(f"tuned {printable(run)}")
+    yield from _shortlist("not aligned", result.unaligned)
+    yield from _shortlist("note", result.notes)
+
+
+def _counts(result: AuditResult) -> Iterator[Text]:
     s = result.summary
-    bounds = sum(v.kind in ("upper_bound", "lower_bound") for v in verdicts)
-    lines = [
-        f"base {printable(result.base)}",
-        *(f"tuned {printable(path)}" for path in result.tuned),
-        f"{len(verdicts)} verdicts: {s.passed} hold, {s.failed} broken, "
-        f"{s.errors} cannot be judged, {s.skipped} skipped" + (f"; {bounds} settled by a bound" if bounds else ""),
+    bounds = sum(v.kind in ("upper_bound", "lower_bound") for v in result.verdicts)
+    counts = [
+        f"{s.passed} hold",
+        f"{s.failed} broken",
+        f"{s.errors} cannot be judged",
+        f"{s.skipped} skipped",
+        *([f"{s.waived} waived"] if s.waived else []),
+        *([f"{s.warned} broken that only warn"] if s.warned else []),
     ]
-    return [*lines, *_shortlist("not aligned", result.unaligned)]
+    settled = f"; {bounds} settled by a bound" if bounds else ""
+    yield Text(f"{len(result.verdicts)} verdicts: {', '.join(counts)}{settled}")
 
 
-def _shortlist(label: str, texts: Sequence[str]) -> list[str]:
-    more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
-    return [f"{label}: {'; '.join(map(printable, texts[:5]))}{more}"] if texts else []
+def _answer(result: AuditResult, exit_code: int | None) -> Text:
+    shut = closing(result)
+    if shut:
+        return Text(
+            f"gate CLOSED, worst: {shut[0].check} at {printable(shut[0].subject)}{_by(shut[0])}", "bold red"
+        )
+    if exit_code:
+        return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
+    if not any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts):
+        return Text("gate CLOSED: nothing was judged", "bold red")
+    return Text("gate open", "bold green")
+
+
+def _by(verdict: VerdictRow) -> str:
+    if verdict.value is None:
+        return ", which cannot be judged"
+    return f", {margin(verdict.value, verdict.limit, verdict.sign)}"
+
+
+def _shortlist(label: str, texts: Sequence[str]) -> Iterator[Text]:
+    if texts:
+        more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
+        yield Text(f"{label}: {'; '.join(map(printable, texts[:5]))}{more}")

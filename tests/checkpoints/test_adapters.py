@@ -223,7 +223,6 @@ def test_a_base_of_another_size_is_refused(llama, tmp_path):
     [
         ({"peft_type": "IA3"}, "a IA3 adapter, which is not read"),
         ({"init_lora_weights": "olora"}, "convert it to plain LoRA"),
-        ({"init_lora_weights": "pissa_niter_16"}, "convert it to plain LoRA"),
         ({"target_parameters": ["experts"]}, "a LoRA adapter with target_parameters"),
         ({"layer_replication": [[0, 1]]}, "a LoRA adapter with layer_replication"),
         ({"rank_pattern": {"(a+)+$": 4}}, "more than is read"),

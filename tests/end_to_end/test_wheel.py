@@ -16,4 +16,8 @@ def test_the_wheel_ships_checks_and_naming_rules(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"ckptaudit/bundled_checks/{p.name}" for p in (ROOT / "checks").glob("*.toml")} <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "ckptaudit").rglob("*.toml")} <= names
+    page = {str(p.relative_to(ROOT)) for p in (ROOT / "ckptaudit" / "report" / "html").rglob("*") if p.is_file()}
+    assert {name for name in page if "__pycache__" not in name} <= names
+    licences = {name.rpartition("/")[2] for name in names if ".dist-info/licenses/" in name}
+    assert {"LICENSE", "LICENSE-d3", "NOTICE"} <= licences
     assert not any("fixtures/" in name or "tests/" in name for name in names)

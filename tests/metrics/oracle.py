@@ -54,6 +54,26 @@ def hill(w0: Matrix, w1: Matrix) -> float:
     return float(k / np.log(s[:k] / s[k]).sum())
 
 
+def evenness(w0: Matrix, w1: Matrix) -> float:
+    """From the singular values alone: sqrt(sum (r s_i^2 / sum s^2 - 1)^2 / r)."""
+    squares = singular(w1 - w0) ** 2
+    return float(np.sqrt(np.mean((squares / squares.mean() - 1) ** 2)))
+
+
+def similarities(w0: Matrix, w1: Matrix, side: str) -> Matrix:
+    (u0, _, v0), (u1, _, v1) = (np.linalg.svd(w, full_matrices=False) for w in (w0, w1))
+    known, new = (u0.T, u1.T) if side == "left" else (v0, v1)
+    return np.array([max(abs(float(x @ y)) for x in known) for y in new[:10]])
+
+
+def gram_distance(w: Matrix) -> Matrix:
+    return np.asarray((w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T) - np.eye(min(w.shape)))
+
+
+def float32_roundings(r: int) -> float:
+    return float(2 * 2.0**-24 * np.sqrt(r) + 2.0**-48 * r + 2 * 2.0**-24 * np.sqrt(r) ** 3)
+
+
 ORACLE: dict[str, Callable[[Matrix, Matrix], float]] = {
     "update_sparsity": lambda a, b: 1 - changed(a, b).mean(),
     "changed_entries": lambda a, b: changed(a, b).sum(),
@@ -74,5 +94,15 @@ ORACLE: dict[str, Callable[[Matrix, Matrix], float]] = {
     "update_spectral_norm": lambda a, b: np.linalg.norm(b - a, 2),
     "update_stable_rank": lambda a, b: np.linalg.norm(b - a) ** 2 / np.linalg.norm(b - a, 2) ** 2,
     "update_hill_alpha": hill,
+    "relative_update_spectral_norm": lambda a, b: np.linalg.norm(b - a, 2) / np.linalg.norm(a, 2),
+    "update_semi_orthogonality_defect": evenness,
+    "orthogonality_defect": lambda a, b: np.linalg.norm(gram_distance(b)),
+    "orthogonality_defect_in_roundings": lambda a, b: (
+        np.linalg.norm(gram_distance(b)) / float32_roundings(min(b.shape))
+    ),
+    "inner_product_distortion": lambda a, b: np.linalg.norm(b.T @ b - np.eye(b.shape[1]), 2),
+    "intruder_dimensions_left": lambda a, b: (similarities(a, b, "left") < 0.5).sum(),
+    "intruder_dimensions_right": lambda a, b: (similarities(a, b, "right") < 0.5).sum(),
+    "least_similar_direction": lambda a, b: min(similarities(a, b, side).min() for side in ("left", "right")),
     "principal_gap": lambda a, b: 1 - singular(a)[k_of(a)] / singular(a)[k_of(a) - 1],
 }

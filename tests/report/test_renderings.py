@@ -1,65 +1,49 @@
-"""The same result as a table, as words and as a file."""
+"""A verdict in words: on one screen, and in one line."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import msgspec
 import pytest
+from synthetic import check, verdict
 
-from ckptaudit.checks import load_checks
-from ckptaudit.policy import profile_file
-from ckptaudit.report.failure import explain, number
-from ckptaudit.report.json_file import read_json, write_json
-from ckptaudit.report.terminal import render_summary
+from ckptaudit.report.failure import SENTENCE_LENGTH, explain, in_one_line, number
 from ckptaudit.result import AuditResult
-from ckptaudit.session import AuditSession
-from ckptaudit.verdict import Verdict
 
 
-@pytest.fixture(scope="module")
-def supervised(fixture_pairs: Path) -> tuple[AuditResult, list[Verdict]]:
-    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "sft")])
-    verdicts = [session.verdict(r) for r in session.requests(load_checks(profile_file("rlvr")))]
-    return session.result(verdicts), verdicts
-
-
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_table_keeps_its_numbers_whole_at_any_width(
-    supervised: tuple[AuditResult, list[Verdict]], width: int
-) -> None:
-    text = render_summary(*supervised, width=width, colour=False)
-    row = next(x for x in text.splitlines() if x.startswith("spectral-drift"))
-    assert "BROKEN 4/4" in row
-    assert "0.02109" in row
-    assert "<= 0.001" in row
-    assert "\x1b" not in text
-
-
-def test_the_table_has_one_row_for_each_check(supervised: tuple[AuditResult, list[Verdict]]) -> None:
-    result, verdicts = supervised
-    text = render_summary(result, verdicts, width=100, colour=False)
-    for check in {v.check for v in verdicts}:
-        assert sum(line.startswith(f"{check} ") for line in text.splitlines()) == 1
-
-
-def test_colour_only_where_the_terminal_takes_it(supervised: tuple[AuditResult, list[Verdict]]) -> None:
-    assert "\x1b[" in render_summary(*supervised, width=100, colour=True)
-
-
-def test_the_json_file_reads_back_as_the_result(
-    supervised: tuple[AuditResult, list[Verdict]], tmp_path: Path
-) -> None:
-    write_json(supervised[0], tmp_path / "deep" / "a.json")
-    assert read_json(tmp_path / "deep" / "a.json") == supervised[0]
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.json"]
-
-
-def test_a_failure_fits_on_one_screen(supervised: tuple[AuditResult, list[Verdict]]) -> None:
-    checks = load_checks(profile_file("rlvr")).by_id
-    for verdict in supervised[1]:
-        text = explain(verdict, checks[verdict.check])
+def test_a_failure_fits_on_one_screen(supervised: AuditResult) -> None:
+    checks = {check.id: check for check in supervised.checks}
+    for found in supervised.verdicts:
+        text = explain(found, checks[found.check])
         assert len(text.splitlines()) <= 24
-        assert checks[verdict.check].source in " ".join(text.split())
+        assert checks[found.check].source in " ".join(text.split())
+
+
+def test_one_line_has_value_limit_tensor_and_source(supervised: AuditResult) -> None:
+    found = next(v for v in supervised.verdicts if (v.check, v.subject) == ("spectral-drift", "layers.1"))
+    assert in_one_line(found) == (
+        "0.02109, limit <= 0.001 (normalized_spectral_shift of layers.1); "
+        "worst tensor model.layers.1.self_attn.v_proj.weight; "
+        "source arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
+    )
+
+
+@pytest.mark.parametrize("value", [0.5, None])
+def test_one_line_stays_one_and_short_whatever_the_names(value: float | None) -> None:
+    name = "\n\x1b[2J" + "x" * 10_000
+    line = in_one_line(verdict(name, value, worst=name, reason=name))
+    assert len(line) <= SENTENCE_LENGTH
+    assert line.isprintable()
+
+
+def test_a_moved_limit_and_a_waiver_are_told() -> None:
+    found = verdict("layers.0", 0.5, worst="w")
+    plain = explain(found, check("drift"))
+    assert "limit from" not in plain
+    assert "waiver" not in plain
+    moved = msgspec.structs.replace(found, limit_from="override 1: agreed", waiver="until 2026-01-01: known")
+    told = explain(moved, check("drift"))
+    assert "limit from    override 1: agreed" in told
+    assert "waiver        until 2026-01-01: known" in told
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,210 @@
+"""`ckptaudit explain`: the limit in force for a check on a subject, who set it, and how the last result stood."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptaudit.errors import CheckpointError, ConfigError, ended, printable
+
+if TYPE_CHECKING:
+    from ckptaudit.checks import Check, CheckFile
+    from ckptaudit.config import Config
+    from ckptaudit.limits import Limit
+    from ckptaudit.pairing import ModelPair
+    from ckptaudit.result import AuditResult
+    from ckptaudit.selection import Part
+    from ckptaudit.terms import Terms
+
+HELP = "print the limit in force for a check on a layer or tensor, and where it comes from"
+LAST = "audit.json"
+RUN = ""
+"""The one pair there is; Terms keeps pairs by the path of the tuned side."""
+
+Row = tuple[str, str]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """A check, a subject, and where to look."""
+    parser.add_argument("check", help="the id of a check, such as spectral-drift")
+    parser.add_argument("subject", help="a subject of its verdicts, such as layers.3, or a tensor")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="default: what the gate finds in this folder")
+    parser.add_argument("--profile", metavar="NAME", default="", help="default: the configuration's, else rlvr")
+    parser.add_argument("--base", metavar="PATH", help="checkpoint with the subject; default: the result's base")
+    parser.add_argument("--result", metavar="FILE", type=Path, help=f"JSON of an audit; default: {LAST}, if there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print it. Raises CkptAuditError, for unknown names with the nearest ones."""
+    from ckptaudit.config import Config, check_files, find_config, load_config
+
+    path = options.config or find_config([Path.cwd()])
+    config = load_config(path) if path else Config()
+    file, check = _chosen(options.check, check_files(config, options.profile))
+    path = options.result or (Path(LAST) if Path(LAST).is_file() else None)
+    result = _read(path) if path else None
+    pair = _pair(options.base, result)
+    terms = _terms(config, file, check, pair)
+    parts = _parts(check, options.subject, pair) if pair else []
+    rows = [("check", f"{check.id} on {printable(options.subject)}"), ("claim", check.claim)]
+    rows += [("severity", terms.effective(check).severity), *_chain(terms, file, check)]
+    rows += [*_in_force(terms, check, parts), *_waivers(terms, check, options.subject, parts)] if pair else []
+    rows += [] if pair else _unplaced(terms, check)
+    rows += _last(terms, check, options.subject, result, path, placed=pair is not None)
+    print("\n".join(line for label, text in rows for line in _wrapped(label, text)))
+    return 0
+
+
+def _chosen(name: str, files: tuple[CheckFile, ...]) -> tuple[CheckFile, Check]:
+    from ckptaudit.patterns import near
+
+    for file in files:
+        if name in file.by_id:
+            return file, file.by_id[name]
+    known = [check.id for file in files for check in file.checks]
+    where = " and ".join(file.path.name for file in files)
+    raise _named(f"{printable(name)}: no such check in {where}; {near(name, known)}")
+
+
+def _named(text: str) -> ConfigError:
+    return ConfigError(ended(text))
+
+
+def _read(path: Path) -> AuditResult:
+    import msgspec
+
+    from ckptaudit.report.json_file import read_json
+
+    try:
+        return read_json(path)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"{printable(path)}: not the JSON of an audit ({printable(error)}).") from error
+
+
+def _pair(base: str | None, result: AuditResult | None) -> ModelPair | None:
+    """The base with itself: every subject and tensor there is, read off its headers."""
+    from ckptaudit.checkpoints import open_checkpoint
+    from ckptaudit.pairing import pair_checkpoints
+
+    if base is None and result is None:
+        return None
+    try:
+        opened = open_checkpoint(base or (result.base if result else ""))
+    except CheckpointError:
+        if base is not None:
+            raise
+        return None  # the result's base has gone meanwhile; what its rows say is still worth telling
+    return pair_checkpoints(opened, opened)
+
+
+def _terms(config: Config, file: CheckFile, check: Check, pair: ModelPair | None) -> Terms:
+    from dataclasses import replace
+
+    from ckptaudit.terms import Terms
+
+    overrides = tuple(o for o in config.overrides if o.check == check.id)
+    waivers = tuple(w for w in config.waivers if w.check == check.id)
+    narrowed = replace(config, overrides=overrides, waivers=waivers)
+    return Terms(narrowed, [file], {RUN: pair} if pair else {})
+
+
+def _parts(check: Check, subject: str, pair: ModelPair) -> list[Part]:
+    """What the subject means to the check. Raises ConfigError with the nearest names."""
+    from ckptaudit.patterns import fits, near
+    from ckptaudit.selection import parts
+
+    owned = parts(check, pair)
+    if subject in owned:
+        return owned[subject]
+    everything = [part for its in owned.values() for part in its]
+    found = [p for p in everything if fits(subject, p.name, p.tensor.name, p.tensor.place.subject)]
+    if not found:
+        known = [*owned, *(p.tensor.name for p in everything)]
+        raise _named(f"{printable(subject)}: {check.id} judges nothing of this name; {near(subject, known)}")
+    return found
+
+
+def _chain(terms: Terms, file: CheckFile, check: Check) -> Iterator[Row]:
+    """Everything that sets a limit, the strongest last."""
+    from ckptaudit.policy import bundled_checks
+
+    profile = f", profile {file.path.stem}" if file.path == bundled_checks() / file.path.name else ""
+    yield "set by", f"check: {check.sign} {check.limit:g} in {file.home(check)}{profile}; {check.source}"
+    for override in terms.overrides_of(check):
+        if override.limit is not None:
+            yield (
+                "moved by",
+                f"{override.origin}: {check.sign} {override.limit:g} for {override.scope}; "
+                f"{override.label}: {printable(override.reason)}",
+            )
+
+
+def _in_force(terms: Terms, check: Check, parts: list[Part]) -> Iterator[Row]:
+    limits = terms.limits(check, RUN)
+    by_limit: dict[Limit, list[str]] = {}
+    for part in parts:
+        by_limit.setdefault(limits.of(part.name), []).append(part.name)
+    for limit, names in (by_limit or {limits.usual: []}).items():
+        who = f" for {_few(names)}" if len(by_limit) > 1 else ""
+        yield "in force", f"{check.sign} {limit.value:g}{who}, from {limit.origin}"
+
+
+def _unplaced(terms: Terms, check: Check) -> Iterator[Row]:
+    """What can be said of a subject where no checkpoint tells which tensors it has."""
+    moving = [o for o in terms.overrides_of(check) if o.limit is not None]
+    if not moving:
+        yield "in force", f"{check.sign} {check.limit:g}, from {terms.limits(check, RUN).usual.origin}"
+    elif not moving[-1].is_narrow:
+        yield "in force", f"{check.sign} {moving[-1].limit:g}, from {moving[-1].label}"
+    else:
+        yield "in force", "the last of these that names the tensor; --base PATH tells which"
+    for waiver in terms.config.waivers:
+        yield "waiver", f"{waiver.label} for {printable(waiver.subject)}, until {waiver.until}"
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(map(printable, names[:3]))}{more}"
+
+
+def _waivers(terms: Terms, check: Check, subject: str, parts: list[Part]) -> Iterator[Row]:
+    names = frozenset(part.name for part in parts)
+    for granted in terms.granted(check, RUN):
+        if granted.bears_on(subject, names) or granted.subjects & {p.tensor.place.subject for p in parts}:
+            yield "waiver", granted.sentence
+
+
+def _last(
+    terms: Terms, check: Check, subject: str, result: AuditResult | None, path: Path | None, *, placed: bool
+) -> Iterator[Row]:
+    from ckptaudit.report.failure import quantity
+
+    if result is None:
+        yield "last result", f"none: there is no {LAST} here, and --result names no other"
+    rows = [v for v in result.verdicts if v.check == check.id and v.subject == subject] if result else []
+    if result is not None and not rows:
+        yield "last result", f"{printable(path)} has no verdict of {check.id} on {printable(subject)}"
+    for row in rows:
+        if row.value is None:
+            yield "last result", f"{row.outcome}: {printable(row.reason)} ({printable(row.tuned)})"
+            continue
+        # Where no checkpoint tells what an override names, the limit is the one it was judged by.
+        limit = terms.limits(check, RUN).of(row.worst).value if placed else row.limit
+        margin = check.margin(row.value, limit)
+        bound = {"upper_bound": "at most ", "lower_bound": "at least "}.get(row.kind or "", "")
+        side = "inside" if margin >= 0 else "outside"
+        then = "" if row.limit == limit else f", judged then by {row.sign} {row.limit:g}"
+        yield (
+            "last result",
+            f"{row.outcome}: {bound}{quantity(check.metric, row.value)} in {printable(row.worst or subject)}, "
+            f"{abs(margin):.4g} {side} the limit {check.sign} {limit:g}{then} ({printable(row.tuned)})",
+        )
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        f"{label:<13}{text}", 100, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,83 @@
+"""`ckptaudit report`: every report from the JSON of an audit, without measuring again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptaudit.errors import ReportError, printable
+
+if TYPE_CHECKING:
+    from ckptaudit.result import AuditResult
+
+WRITERS = {
+    "junit": "junit.write_junit",
+    "junit_strict": "junit.write_strict_junit",
+    "html": "html.write_html",
+    "markdown": "markdown.write_markdown",
+    "parquet": "parquet.write_parquet",
+    "tensorboard": "tensorboard.log_to_tensorboard",
+    "mlflow": "mlflow.log_to_mlflow",
+}
+"""By option, the function of ckptaudit.report that takes the result and the option's value."""
+
+HELP = "make reports from the JSON of an audit"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The JSON, and where the reports go."""
+    parser.add_argument("result", type=Path, help="a file that --audit-json wrote")
+    add = parser.add_argument
+    add("--junit", metavar="FILE", type=Path, help="JUnit XML, as --junitxml writes it")
+    add("--junit-strict", metavar="FILE", type=Path, help="JUnit XML without properties of test cases")
+    add("--html", metavar="FILE", type=Path, help="one page that opens offline")
+    add("--markdown", metavar="FILE", type=Path, help="a page of Markdown")
+    add("--parquet", metavar="FILE", type=Path, help="the measurements as a table")
+    add("--github", action="store_true", help="annotations, and the step summary where GITHUB_STEP_SUMMARY is set")
+    add("--tensorboard", metavar="DIR", type=Path, help="event files for TensorBoard")
+    add("--mlflow", metavar="STORE", nargs="?", const="mlruns", help="MLflow runs: a folder or a URI (mlruns)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write what was asked for; print the summary if nothing was. Raises CkptAuditError."""
+    from ckptaudit.report.json_file import read_json
+
+    result = read_json(options.result)
+    asked = {name: given for name in WRITERS if (given := getattr(options, name)) is not None}
+    for name, given in asked.items():
+        _write(result, name, given)
+    if options.github:
+        _github(result)
+    if not asked and not options.github:
+        _print(result)
+    return 0
+
+
+def _write(result: AuditResult, name: str, given: object) -> None:
+    module, _, function = WRITERS[name].partition(".")
+    try:
+        getattr(import_module(f"ckptaudit.report.{module}"), function)(result, given)
+    except OSError as error:
+        option, why = name.replace("_", "-"), printable(error.strerror or error)
+        raise ReportError(f"--{option} {printable(given)}: cannot be written ({why}).") from None
+
+
+def _github(result: AuditResult) -> None:
+    from ckptaudit.report.github import annotation_lines, append_summary
+
+    if not append_summary(result, os.environ):
+        print("GITHUB_STEP_SUMMARY is not set: no step summary is written", file=sys.stderr)
+    for line in annotation_lines(result):
+        print(line)
+
+
+def _print(result: AuditResult) -> None:
+    from ckptaudit.report.terminal import render_summary
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(render_summary(result, width=shutil.get_terminal_size().columns, colour=colour))

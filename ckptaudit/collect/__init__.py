@@ -1,0 +1,119 @@
+"""Gradients and Fisher information of a causal language model on probes, for the checks that need them.
+
+Needs transformers, the extra `collect`. Nothing of the model's own code is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import msgspec
+
+from ckptaudit.checkpoints import fingerprint, open_checkpoint
+from ckptaudit.collect.probes import Probe, read_probes
+from ckptaudit.errors import CollectionError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ckptaudit.collect.language_model import LanguageModel
+    from ckptaudit.collect.partial import Sink
+
+What = Literal["gradients", "fisher"]
+T = TypeVar("T")
+Watch = Callable[[Sequence[T]], Iterable[T]]
+
+SAVE_EVERY = 8
+"""Samples between two points from which an interrupted run goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to collect: of which model's weights (globs of names), on which probes, stored how and where.
+
+    `samples` takes the first so many probes; `max_length` cuts each to its first so many tokens.
+    """
+
+    what: What
+    model: str
+    data: Path
+    output: Path
+    samples: int | None = None
+    include: tuple[str, ...] = ("*",)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_length: int = 1024
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection holds: the probes' mean loss in nats per scored token, and from where it went on."""
+
+    samples: int
+    tensors: int
+    mean_loss: float
+    resumed_at: int
+
+
+def collect(request: Request, watch: Watch[int] = lambda indices: indices) -> Collected:
+    """Collect, and write one safetensors file when all is done; a rerun goes on where the last one broke off.
+
+    "gradients": for each weight the gradient of each probe's mean token loss, `[samples, *shape]`, in the probes'
+    order. "fisher": the mean of their squares, the empirical Fisher information's diagonal: the labels are the
+    probes' own tokens and not drawn from the model.
+
+    `watch` wraps the indices of the probes still to do, for a progress display. Raises CollectionError or
+    CheckpointError, in one sentence.
+    """
+    probes = read_probes(request.data)[: request.samples]
+    if not Path(request.model).is_dir():
+        raise CollectionError(
+            f"--model {printable(request.model)}: no such folder; give one saved by transformers."
+        )
+    key = _key(request, probes)
+    # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
+    from ckptaudit.collect.language_model import load_model
+    from ckptaudit.collect.partial import open_sink
+
+    model = load_model(request.model, request.device)
+    weights = _chosen(model, request.include)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    try:
+        sink = open_sink(request.what, request.output, key, shapes, samples=len(probes), dtype=request.dtype)
+        resumed_at = sink.done
+        for index in watch(range(sink.done, len(probes))):
+            _take(model, probes[index], weights, sink, request)
+            if sink.done % SAVE_EVERY == 0:
+                sink.commit()
+        sink.finish()
+    except OSError as error:
+        where = f"--output {printable(request.output)}"
+        raise CollectionError(f"{where}: cannot be written ({printable(error.strerror or error)}).") from error
+    return Collected(len(probes), len(weights), sink.loss / len(probes), resumed_at)
+
+
+def _take(model: LanguageModel, probe: Probe, weights: dict[str, Tensor], sink: Sink, request: Request) -> None:
+    loss = model.loss(probe, max_length=request.max_length)
+    sink.add(model.gradients(loss, weights), float(loss.detach()))
+
+
+def _chosen(model: LanguageModel, include: Sequence[str]) -> dict[str, Tensor]:
+    weights = {n: w for n, w in model.weights.items() if any(fnmatch(n, glob) for glob in include)}
+    if not weights:
+        raise CollectionError(
+            f"--include {' '.join(map(printable, include))}: no weight is named so; there are, for example, "
+            f"{', '.join(map(printable, list(model.weights)[:3]))}."
+        )
+    return weights
+
+
+def _key(request: Request, probes: Sequence[Probe]) -> str:
+    """What a partial file must agree on to be gone on with."""
+    fixed = {k: v for k, v in asdict(request).items() if k in ("what", "include", "dtype", "max_length")}
+    content = (fixed, fingerprint(open_checkpoint(request.model)), [asdict(probe) for probe in probes])
+    return blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""Audits from inside other tools."""

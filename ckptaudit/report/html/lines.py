@@ -1,0 +1,230 @@
+"""What the gate decided, in the words and order of the page: one sentence, then one line for each check."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckptaudit.errors import printable
+from ckptaudit.report.failure import number
+from ckptaudit.result import AuditResult, CheckRow, VerdictRow
+from ckptaudit.verdict import Outcome, times_over
+
+GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
+SYMBOLS: dict[Outcome, str] = {"failed": "✕", "error": "!", "waived": "~", "passed": "✓", "skipped": "–"}
+WORDS: dict[Outcome, str] = {
+    "failed": "broken",
+    "error": "cannot judge",
+    "waived": "waived",
+    "passed": "holds",
+    "skipped": "skipped",
+}
+DRAWN = 10.0
+"""A bar of the strip is full at this many times over the limit, and gone at as many inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One subject in the strip of a check; `height` is 0 to 1, half at the limit."""
+
+    subject: str
+    outcome: Outcome
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A check over a run: its gravest verdict, and where the others stand."""
+
+    check: CheckRow | None
+    worst: VerdictRow
+    verdicts: tuple[VerdictRow, ...]
+
+    @property
+    def id(self) -> str:
+        """The check's id."""
+        return printable(self.worst.check)
+
+    @property
+    def outcome(self) -> Outcome:
+        """The gravest outcome."""
+        return self.worst.outcome
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut."""
+        return any(_closes(v) for v in self.verdicts)
+
+    @property
+    def word(self) -> str:
+        """The outcome in words; a broken claim that does not close the gate says so."""
+        return f"{WORDS[self.outcome]}{' (warns only)' if _only_warns(self.worst) else ''}"
+
+    @property
+    def share(self) -> str:
+        """`3 of 28` verdicts ended so; empty where there is one."""
+        same = sum(v.outcome == self.outcome for v in self.verdicts)
+        return f"{same} of {len(self.verdicts)}" if len(self.verdicts) > 1 else ""
+
+    @property
+    def value(self) -> str:
+        """The deciding value, a bound marked as one."""
+        mark = {"upper_bound": "≤ ", "lower_bound": "≥ "}.get(self.worst.kind or "", "")
+        return "none" if self.worst.value is None else f"{mark}{number(self.worst.value)}"
+
+    @property
+    def limit(self) -> str:
+        """The limit with its direction."""
+        return _bound(self.worst)
+
+    @property
+    def margin(self) -> str:
+        """How far beyond the limit or inside it, as a factor."""
+        return margin(self.worst)
+
+    @property
+    def where(self) -> str:
+        """The deciding tensor, or the subject if none decided."""
+        return printable(self.worst.worst or self.worst.subject)
+
+    @property
+    def reason(self) -> str:
+        """Why it could not be judged, was skipped, or what was found."""
+        return printable(self.worst.reason)
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """The strip, subject by subject in the order of the model."""
+        return tuple(Bar(printable(v.subject), v.outcome, _height(v)) for v in self.verdicts)
+
+    @property
+    def strip_text(self) -> str:
+        """The strip in words."""
+        counts = Counter(v.outcome for v in self.verdicts)
+        said = ", ".join(f"{counts[o]} {WORDS[o]}" for o in GRAVITY if counts[o])
+        broken = [printable(v.subject) for v in self.verdicts if v.outcome in ("failed", "error")]
+        return f"{len(self.verdicts)} subjects: {said}" + (f"; {shortened(broken)}" if broken else "")
+
+    @property
+    def broken_subjects(self) -> str:
+        """Where the claim is broken, in full."""
+        return ", ".join(printable(v.subject) for v in self.verdicts if v.outcome == "failed")
+
+
+def lines_of(result: AuditResult, run: str) -> tuple[Line, ...]:
+    """One line for each check of a run, the gravest and farthest beyond its limit first."""
+    rows = {row.id: row for row in result.checks}
+    groups: dict[str, list[VerdictRow]] = {}
+    for verdict in result.verdicts:
+        if verdict.tuned == run:
+            groups.setdefault(verdict.check, []).append(verdict)
+    lines = [Line(rows.get(check), min(group, key=_gravity), tuple(group)) for check, group in groups.items()]
+    return tuple(sorted(lines, key=lambda line: _gravity(line.worst)))
+
+
+def sentence(lines: Sequence[Line]) -> str:
+    """Open or closed, how many broken, the worst by factor, and where."""
+    verdicts = [v for line in lines for v in line.verdicts]
+    closing = [line for line in lines if line.closes]
+    if not closing:
+        return _open(lines, verdicts)
+    broken = [line for line in closing if line.outcome == "failed"]
+    blind = [line for line in lines if any(v.outcome == "error" for v in line.verdicts)]
+    parts = []
+    if broken:
+        where = f" in {printable(broken[0].worst.subject)}" if broken[0].worst.subject != "model" else ""
+        parts.append(
+            f"{len(broken)} of {len(lines)} checks {_are(len(broken))} broken; "
+            f"the worst is {broken[0].id}, {_of_its_limit(broken[0])}{where}"
+        )
+    if blind:
+        parts.append(f"{len(blind)} {_check(len(blind))} could not be judged ({shortened([b.id for b in blind])})")
+    return f"{'; '.join(parts)}."
+
+
+def is_open(verdicts: Sequence[VerdictRow]) -> bool:
+    """Whether something was judged and nothing closes the gate; as `AuditResult.passed`, for one run."""
+    return any(v.value is not None for v in verdicts) and not any(map(_closes, verdicts))
+
+
+def margin(verdict: VerdictRow) -> str:
+    """`21× over`, `3.4× inside`; a bound is at least so far inside."""
+    if verdict.value is None:
+        return "not measured"
+    over = times_over(verdict.value, verdict.limit, verdict.sign)
+    if verdict.outcome in ("failed", "waived"):
+        return (
+            f"{number(verdict.value)} where {_bound(verdict)} is asked"
+            if math.isinf(over)
+            else f"{_factor(over)} over"
+        )
+    inside = "inside" if over <= 0 else f"{_factor(1 / over)} inside"
+    return f"at least {inside}" if verdict.kind != "exact" and over > 0 else inside
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
+def _open(lines: Sequence[Line], verdicts: Sequence[VerdictRow]) -> str:
+    if all(v.value is None for v in verdicts):
+        return "Nothing was judged: every check was skipped."
+    holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
+    nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
+    waived = sum(v.outcome == "waived" for v in verdicts)
+    warned = [line for line in lines if _only_warns(line.worst)]
+    also = f"; {waived} waived" if waived else ""
+    also += (
+        f"; {len(warned)} {_check(len(warned))} only warn ({shortened([w.id for w in warned])})" if warned else ""
+    )
+    return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} verdicts hold{nearest}{also}."
+
+
+def _of_its_limit(line: Line) -> str:
+    return f"{line.margin} its limit" if line.margin.endswith(("over", "inside")) else f"{line.margin},"
+
+
+def _bound(verdict: VerdictRow) -> str:
+    return f"{ {'<=': '≤', '>=': '≥'}.get(verdict.sign, '') } {number(verdict.limit)}".strip()
+
+
+def _closes(verdict: VerdictRow) -> bool:
+    return verdict.outcome == "error" or (verdict.outcome == "failed" and verdict.severity == "gate")
+
+
+def _only_warns(verdict: VerdictRow) -> bool:
+    return verdict.outcome == "failed" and verdict.severity != "gate"
+
+
+def _gravity(verdict: VerdictRow) -> tuple[float, float]:
+    over = 0.0 if verdict.value is None else times_over(verdict.value, verdict.limit, verdict.sign)
+    # A broken claim that only warns stands after all that closes the gate.
+    return GRAVITY.index(verdict.outcome) + 1.5 * _only_warns(verdict), -over
+
+
+def _height(verdict: VerdictRow) -> float:
+    if verdict.value is None:
+        return 0.5 if verdict.outcome == "error" else 0.0
+    over = times_over(verdict.value, verdict.limit, verdict.sign)
+    if over <= 0 or math.isinf(over):
+        return 0.04 if over <= 0 else 1.0
+    return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))
+
+
+def _factor(times: float) -> str:
+    """`21.1×`; a factor that would read 1 is told in a word."""
+    if times < 1.005:
+        return "just"
+    return "more than 1000×" if times > 1000 else f"{times:.3g}×"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _check(count: int) -> str:
+    return "check" if count == 1 else "checks"

@@ -1,0 +1,191 @@
+"""A result to one HTML file. Strangers chose its names and paths: they are escaped, and no script but ours runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ckptaudit.errors import printable
+from ckptaudit.report.failure import number
+from ckptaudit.report.html.cells import Names, grids_of
+from ckptaudit.report.html.lines import SYMBOLS, WORDS, Line, is_open, lines_of, margin, sentence
+from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
+from ckptaudit.result import AuditResult, CheckRow, SpectrumRow
+
+HERE = Path(__file__).parent
+SCRIPTS = ("grid.js", "charts.js", "page.js")
+CHARTS = HERE / "vendor" / "echarts.common.min.js"
+LISTED = 500
+"""How many unaligned tensors the page names; the JSON has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One tuned checkpoint on the page."""
+
+    path: str
+    opened: bool
+    sentence: str
+    lines: tuple[Line, ...]
+    placed: tuple[Placed, ...]
+    likeness: Likeness
+
+
+def write_html(result: AuditResult, path: Path) -> None:
+    """Write the page to `path`, whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.part")
+    page = render_html(result)
+    try:
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def render_html(result: AuditResult) -> str:
+    """The page, from the result alone."""
+    runs = tuple(_run_view(result, run) for run in result.tuned)
+    script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
+    style = Markup((HERE / "page.css").read_text("utf-8"))
+    charts = Markup(CHARTS.read_text("utf-8").strip())
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            result=result,
+            runs=runs,
+            opened=result.passed,
+            regimes=REGIMES,
+            mapped={m.metric for m in result.measurements},
+            listed=LISTED,
+            data=_embedded(_data(result, runs)),
+            charts=charts,
+            script=script,
+            style=style,
+            policy=_policy(scripts=(charts, script), style=style),
+        )
+    )
+
+
+def _run_view(result: AuditResult, run: str) -> RunView:
+    lines, rows = lines_of(result, run), placed(result, run)
+    verdicts = [v for v in result.verdicts if v.tuned == run]
+    return RunView(printable(run), is_open(verdicts), sentence(lines), lines, rows, likeness(rows))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"printable": printable, "number": number, "margin": margin, "breakable": _breakable}
+    environment.globals |= {"symbols": SYMBOLS, "words": WORDS}
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may wrap behind its dots, slashes and underscores, and reads and copies as it was."""
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(name))))
+
+
+def _policy(*, scripts: tuple[str, ...], style: str) -> str:
+    """Nothing may be fetched and only these very scripts run, whatever a name smuggles into the page."""
+    allowed = " ".join(_digest(script) for script in scripts)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src {_digest(style)}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _data(result: AuditResult, runs: tuple[RunView, ...]) -> dict[str, object]:
+    names = Names()
+    views = [
+        {
+            "path": view.path,
+            "grids": grids_of(result, run, names),
+            "verdicts": _verdicts(result, run),
+            "spectra": [_spectrum(row) for row in result.spectra if row.tuned == run],
+            "placed": [_placed(row) for row in view.placed],
+            "first": next((line.worst.metric for line in view.lines), ""),
+        }
+        for run, view in zip(result.tuned, runs, strict=True)
+    ]
+    checks = {row.id: _check(row) for row in result.checks}
+    return {"runs": views, "names": names.listed(), "checks": checks, "symbols": SYMBOLS, "words": WORDS}
+
+
+def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object, ...]]]:
+    found: dict[str, dict[str, tuple[object, ...]]] = {}
+    for v in result.verdicts:
+        if v.tuned == run:
+            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin(v), printable(v.reason))
+            found.setdefault(v.check, {})[printable(v.subject)] = row
+    return found
+
+
+def _check(row: CheckRow) -> dict[str, object]:
+    return {"claim": row.claim, "metric": row.metric, "judge_by": row.judge_by, "remedy": row.remedy}
+
+
+def _placed(row: Placed) -> dict[str, object]:
+    quantity = row.quantity
+    return {
+        "name": quantity.name,
+        "scale": quantity.scale,
+        "regimes": row.regimes,
+        "value": row.value,
+        "bound": row.is_bound,
+        "words": row.words,
+    }
+
+
+def _spectrum(row: SpectrumRow) -> dict[str, object]:
+    both = zip(row.base_singular_values, row.tuned_singular_values, strict=True)
+    return {
+        "tensor": printable(row.tensor),
+        "shape": row.shape,
+        "k": row.k,
+        "gap": row.gap,
+        "ranks": row.ranks,
+        "base": row.base_singular_values,
+        "tuned": row.tuned_singular_values,
+        # Taken before the numbers are shortened: the drift of a gentle run is in the sixth digit.
+        "shift": [abs(after - before) for before, after in both],
+        "angleRanks": row.angle_ranks,
+        "left": row.left_angles,
+        "right": row.right_angles,
+    }
+
+
+def _embedded(data: dict[str, object]) -> Markup:
+    """JSON that cannot end the element it stands in, whatever it says."""
+    text = msgspec.json.encode(_shortened(msgspec.to_builtins(data))).decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _shortened(value: object) -> object:
+    """Every number to six digits: a page is read, the JSON file is computed with."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(inner) for inner in value]
+    return value

@@ -1,0 +1,165 @@
+"""The audit as a page of GitHub-flavoured Markdown, for step summaries and merge requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ckptaudit.errors import printable
+from ckptaudit.report.failure import compared, number
+from ckptaudit.report.files import write_whole
+from ckptaudit.report.heatmap import broken_checks, grids
+from ckptaudit.report.heatmap_text import heatmap_lines
+from ckptaudit.report.margin import margin
+from ckptaudit.report.table import WORDS, shortened
+from ckptaudit.report.worst import by_check, closing, worst_of
+from ckptaudit.result import AuditResult, VerdictRow
+
+LIMIT = 1024 * 1024
+"""What GitHub takes as a step summary, in bytes."""
+
+MAP_WIDTH, NAME, SENTENCE = 100, 120, 400
+CHECKS_SHOWN, VERDICTS_SHOWN, RUNS_SHOWN = 300, 200, 4
+
+
+def write_markdown(result: AuditResult, path: Path) -> None:
+    """Write the page, whole or not at all. Raises OSError."""
+    write_whole(path, markdown(result).encode())
+
+
+def markdown(result: AuditResult, limit: int = LIMIT) -> str:
+    """The page in at most `limit` bytes; what does not fit any more is left out from the end and said."""
+    told: list[str] = []
+    room = limit - len(CUT.encode()) - 1
+    for block in _blocks(result):
+        room -= len(block.encode()) + 1
+        if room < 0:
+            return "\n".join([*told, CUT])
+        told.append(block)
+    return "\n".join(told)
+
+
+CUT = "\nThe rest is left out: the page has reached its limit of size. The JSON has everything.\n"
+
+
+def escaped(text: object) -> str:
+    """The text as Markdown that shows exactly it: no markup, no link, no mention, no end of a table cell."""
+    clean = re.sub(r"[\\`*<>&|\[\]#@~!$(){}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", _entity, printable(text))
+    return re.sub(r"(?i)(?<=[a-z]):(?=//)|(?<=www)\.|^[-+](?=\s|$)|^(?<=\d)\.", _entity, clean)
+
+
+def _entity(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
+
+
+def _blocks(result: AuditResult) -> Iterator[str]:
+    yield f"## Checkpoint audit: {headline(result)}\n"
+    yield from _checks(result)
+    yield from _claims(result)
+    yield from _maps(result)
+    yield from _details(result)
+    yield from _about(result)
+
+
+def headline(result: AuditResult) -> str:
+    """The answer in one line."""
+    shut = closing(result)
+    if shut:
+        worst = shut[0]
+        beyond = "" if worst.value is None else f", {margin(worst.value, worst.limit, worst.sign)}"
+        return f"gate closed, worst {worst.check} at {escaped(shortened(worst.subject, NAME))}{beyond}"
+    judged = any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts)
+    return "gate open" if judged else "gate closed, nothing was judged"
+
+
+def _checks(result: AuditResult) -> Iterator[str]:
+    groups = list(by_check(result.verdicts).values())
+    several = len(result.tuned) > 1
+    columns = ["run"] * several + ["check", "verdict", "worst", "limit", "margin", "worst tensor"]
+    rows = [_check_cells(group)[not several :] for group in groups[:CHECKS_SHOWN]]
+    yield _table(columns, rows)
+    if len(groups) > CHECKS_SHOWN:
+        yield f"and {len(groups) - CHECKS_SHOWN} more rows\n"
+
+
+def _check_cells(group: Sequence[VerdictRow]) -> list[str]:
+    worst = worst_of(group)
+    counted = sum(v.outcome == worst.outcome for v in group)
+    word = WORDS[worst.outcome]
+    if worst.outcome == "failed" and not worst.closes:
+        word = f"broken ({worst.severity})"
+    bold = f"**{word}**" if worst.closes else word
+    where = worst.worst or worst.reason or worst.subject
+    beyond = "" if worst.value is None else margin(worst.value, worst.limit, worst.sign)
+    return [
+        escaped(shortened(worst.tuned, NAME)),
+        escaped(worst.check),
+        f"{bold} {counted}/{len(group)}" if len(group) > 1 else bold,
+        "" if worst.value is None else escaped(_bounded(worst) + number(worst.value)),
+        escaped(f"{worst.sign} {number(worst.limit)}"),
+        beyond,
+        escaped(shortened(where, NAME)),
+    ]
+
+
+def _bounded(verdict: VerdictRow) -> str:
+    return {"upper_bound": "<= ", "lower_bound": ">= "}.get(verdict.kind or "", "")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _claims(result: AuditResult) -> Iterator[str]:
+    broken = {v.check for v in result.verdicts if v.outcome == "failed"}
+    for check in result.checks:
+        if check.id in broken:
+            claim, remedy = (shortened(" ".join(t.split()), SENTENCE) for t in (check.claim, check.remedy))
+            yield f"- **{escaped(check.id)}**: {escaped(claim)} {escaped(remedy)}"
+
+
+def _maps(result: AuditResult) -> Iterator[str]:
+    runs = [run for run in result.tuned if broken_checks(result, run)]
+    for run in runs[:RUNS_SHOWN]:
+        lines = heatmap_lines(grids(result, run, broken_checks(result, run)), MAP_WIDTH)
+        if lines:
+            # The letters of the map are of our own; roles come from names, and a fence must not end early.
+            drawn = "\n".join(line.plain.replace("`", "'") for line in lines)
+            whose = f" in {escaped(run)}" if len(result.tuned) > 1 else ""
+            yield f"\nWhere it broke{whose}:\n\n```text\n{drawn}\n```\n"
+
+
+def _details(result: AuditResult) -> Iterator[str]:
+    shut = closing(result)
+    if shut:
+        rows = [
+            [
+                escaped(shortened(v.test or f"{v.check}[{v.subject}]", NAME)),
+                escaped(compared(v) if v.value is not None else shortened(v.reason, SENTENCE)),
+                escaped(shortened(v.worst or "", NAME)),
+            ]
+            for v in shut[:VERDICTS_SHOWN]
+        ]
+        more = f"\nand {len(shut) - len(rows)} more\n" if len(shut) > len(rows) else ""
+        table = _table(["test", "measured", "worst tensor"], rows)
+        yield f"\n<details><summary>{len(shut)} verdicts close the gate</summary>\n\n{table}{more}\n</details>\n"
+
+
+def _about(result: AuditResult) -> Iterator[str]:
+    s = result.summary
+    yield (
+        f"\n{len(result.verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, "
+        f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn.\n"
+    )
+    prints = {c.path: f" (`{c.fingerprint}`)" for c in result.checkpoints}
+    for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):
+        yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
+    for note in (*result.unaligned[:5], *result.notes[:5]):
+        yield f"- {escaped(shortened(note, SENTENCE))}"
+    if result.about:
+        versions = ", ".join(f"{name} {version}" for name, version in result.about.versions.items())
+        took = f"{result.about.seconds:.1f} s on {result.about.device}"
+        yield f"- {escaped(result.about.started)}, {took}; {escaped(versions)}"
+    yield ""

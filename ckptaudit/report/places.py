@@ -1,0 +1,47 @@
+"""Where a measured tensor sits, for reports that are made from the result alone."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ckptaudit.naming.places import Place, in_groups, place
+from ckptaudit.result import MeasurementRow
+
+
+def subject_of(row: MeasurementRow) -> str:
+    """The subject that a per-layer verdict about this tensor carries."""
+    where = row.role.removesuffix(".bias") if row.layer is None else f"layers.{row.layer}"
+    stack = stack_of(row.tensor)
+    return f"{stack}.{where}" if stack else where
+
+
+def stack_of(tensor: str) -> str:
+    """The stack a tensor belongs to, such as a vision tower; empty for a plain decoder."""
+    return _place(tensor).stack
+
+
+def is_selected(row: MeasurementRow, roles: tuple[str, ...]) -> bool:
+    """Whether a check with these roles is about the tensor."""
+    return _selected(row.role, roles, len(row.shape) > 1, _place(row.tensor).in_experts)
+
+
+def short_name(tensor: str) -> str:
+    """`L3 down_proj`, `L3 expert 7 up_proj`: a tensor's place in few letters."""
+    where = place(tensor)
+    layer = "" if where.layer is None else f"L{where.layer} "
+    expert = "" if where.expert is None else f"expert {where.expert} "
+    return f"{where.stack + ' ' if where.stack else ''}{layer}{expert}{where.role}"
+
+
+def _place(tensor: str) -> Place:
+    # Which number stands in a name says nothing about the stack; a model of experts has few names but for them.
+    return _place_of_pattern(re.sub(r"[0-9]{1,9}", "0", tensor))
+
+
+_place_of_pattern = lru_cache(maxsize=4096)(place)
+
+
+@lru_cache(maxsize=4096)
+def _selected(role: str, roles: tuple[str, ...], is_matrix: bool, in_experts: bool) -> bool:
+    return in_groups(role, roles, is_matrix=is_matrix, in_experts=in_experts)

@@ -1,0 +1,124 @@
+"""The checks as aligned columns; as blocks of short lines where the terminal is too narrow for columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from ckptaudit.errors import printable
+from ckptaudit.report.failure import number
+from ckptaudit.report.margin import margin
+from ckptaudit.report.places import short_name
+from ckptaudit.report.worst import worst_of
+from ckptaudit.result import VerdictRow
+
+WORDS = {"passed": "holds", "failed": "BROKEN", "waived": "waived", "error": "CANNOT JUDGE", "skipped": "skipped"}
+COLOURS = {
+    "passed": "green",
+    "failed": "bold red",
+    "waived": "yellow",
+    "error": "bold magenta",
+    "skipped": "yellow",
+}
+SETTLED = {"exact": "exact", "upper_bound": "bound", "lower_bound": "bound", None: ""}
+LEAST_FOR_WHERE = {2: 16, 1: 8}
+"""By the gap between columns."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check: its worst verdict in words, cell by cell."""
+
+    check: str
+    verdict: str
+    colour: str
+    worst: str
+    limit: str
+    margin: str
+    how: str
+    where: str
+    short_where: str
+
+
+HEADINGS = Row("check", "verdict", "bold", "worst", "limit", "margin", "how", "where", "where")
+RIGHT = ("worst", "margin")
+
+
+def check_lines(groups: Sequence[Sequence[VerdictRow]], width: int) -> list[Text]:
+    """A heading and a line for each group of verdicts, no wider than the terminal where that can be."""
+    rows = [_row(group) for group in groups]
+    if not rows:
+        return []
+    columns = ["check", "verdict", "worst", "limit", "margin"]
+    for gap in (2, 1):
+        sizes = {name: max(len(getattr(row, name)) for row in (HEADINGS, *rows)) for name in (*columns, "how")}
+        taken = sum(sizes[name] + gap for name in columns)
+        if taken + sizes["how"] + gap + 24 <= width:
+            return _columns(rows, {name: sizes[name] for name in (*columns, "how")}, gap, width)
+        if taken + LEAST_FOR_WHERE[gap] <= width:
+            return _columns(rows, {name: sizes[name] for name in columns}, gap, width)
+    return [line for row in rows for line in _block(row, width)]
+
+
+def _columns(rows: Sequence[Row], sizes: dict[str, int], gap: int, width: int) -> list[Text]:
+    left = width - sum(size + gap for size in sizes.values())
+    return [_column_line(row, sizes, gap, left) for row in (HEADINGS, *rows)]
+
+
+def _column_line(row: Row, sizes: dict[str, int], gap: int, left: int) -> Text:
+    line = Text()
+    for name, size in sizes.items():
+        cell = getattr(row, name)
+        padded = cell.rjust(size) if name in RIGHT else cell.ljust(size)
+        line.append(padded, style=row.colour if name == "verdict" or row is HEADINGS else "")
+        line.append(" " * gap)
+    where = row.where if len(row.where) <= left else row.short_where
+    line.append(shortened(where, left), style="bold" if row is HEADINGS else "")
+    return line
+
+
+def _block(row: Row, width: int) -> list[Text]:
+    line = Text(row.check)
+    together = len(row.check) + 2 + len(row.verdict) <= width
+    lines = (
+        [line.append(": ").append(row.verdict, style=row.colour)]
+        if together
+        else [
+            line,
+            Text(f"  {row.verdict}", style=row.colour),
+        ]
+    )
+    numbers = f"  {row.worst}, limit {row.limit}"
+    beside = f"{numbers}, {row.margin}"
+    lines += [Text(beside)] if len(beside) <= width else [Text(numbers), Text(f"  {row.margin}")]
+    return [*lines, Text(f"  {shortened(row.short_where, max(width - 2, 8))}")]
+
+
+def _row(group: Sequence[VerdictRow]) -> Row:
+    worst = worst_of(group)
+    counted = sum(v.outcome == worst.outcome for v in group)
+    share = "" if len(group) == 1 else f" {counted}/{len(group)}"
+    only_warns = worst.outcome == "failed" and not worst.closes
+    bound = "<= " if worst.kind == "upper_bound" else ">= " if worst.kind == "lower_bound" else ""
+    where = printable(worst.worst or worst.reason or worst.subject)
+    return Row(
+        check=printable(worst.check),
+        verdict=(f"broken ({worst.severity})" if only_warns else WORDS[worst.outcome]) + share,
+        colour="yellow" if only_warns else COLOURS[worst.outcome],
+        worst="-" if worst.value is None else bound + number(worst.value),
+        limit=f"{worst.sign} {number(worst.limit)}",
+        margin="-" if worst.value is None else margin(worst.value, worst.limit, worst.sign),
+        how=SETTLED[worst.kind],
+        where=where,
+        short_where=printable(short_name(worst.worst)) if worst.worst else where,
+    )
+
+
+def shortened(text: str, width: int) -> str:
+    """The text, its middle left out if it does not fit."""
+    if len(text) <= width:
+        return text
+    tail = (width - 2) * 2 // 3
+    return f"{text[: width - 2 - tail]}..{text[len(text) - tail :]}"
