@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 from torch import Tensor
 
-from ckptaudit import __version__
 from ckptaudit.linalg import bounds
 from ckptaudit.linalg.differences import Difference, difference, square_sum
 from ckptaudit.linalg.followed import (
@@ -47,7 +47,7 @@ SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 
 LEAST_UPDATE = 1e-25
 
-FACTS_VERSION = f"{__version__}/2"
+FACTS_VERSION = f"{version('ckptaudit')}/2"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
