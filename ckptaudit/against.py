@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checks import Check
 from ckptaudit.errors import BaselineError, printable
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY
 from ckptaudit.metrics.scales import COUNTS, badness
 from ckptaudit.policy import FACTOR
-from ckptaudit.result import SCHEMA, AgainstRow, AuditResult, VerdictRow
+from ckptaudit.report.json_file import read_json
+from ckptaudit.result import AgainstRow, AuditResult, VerdictRow
 from ckptaudit.verdict import Verdict
 
 
@@ -92,30 +91,18 @@ class Released:
 def load_released(path: Path, base: Checkpoint, *, factor: float = FACTOR) -> Released:
     """Read the JSON of an earlier audit of the same base.
 
-    Raises BaselineError if there is no such file, it is no audit, is of several runs, or of another base.
+    Raises ReportError if there is no such file or it is no audit, BaselineError if it is of several runs or of
+    another base.
     """
     if not factor >= 1:
         raise BaselineError(f"--audit-against-factor {factor:g}: a factor of at least 1 is required.")
-    result = _read(path)
-    if result.schema != SCHEMA:
-        raise BaselineError(f"{printable(path)}: schema {printable(result.schema)!r}, where {SCHEMA!r} is read.")
+    result = read_json(path)
     if len(result.tuned) != 1:
         raise BaselineError(
             f"{printable(path)}: an audit of {len(result.tuned)} runs; make one of the released checkpoint alone."
         )
     _refuse_other_base(path, result, base)
     return Released(str(path), result.tuned[0], factor, {(v.check, v.subject): v for v in result.verdicts})
-
-
-def _read(path: Path) -> AuditResult:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=AuditResult)
-    except OSError as error:
-        raise BaselineError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BaselineError(
-            f"{printable(path)}: not the JSON of an audit ({printable(error)}); pass what --audit-json wrote."
-        ) from error
 
 
 def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> None:

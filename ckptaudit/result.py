@@ -12,7 +12,7 @@ from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.metrics import described
 from ckptaudit.metrics.measurement import Kind, Measurement
-from ckptaudit.verdict import Outcome, Ranked, Verdict
+from ckptaudit.verdict import Outcome, Ranked, Verdict, deciding_limit
 
 SCHEMA = "ckptaudit/1"
 
@@ -126,6 +126,11 @@ class VerdictRow(msgspec.Struct, frozen=True):
     test: str = ""
     released: float | None = None
     released_limit: float | None = None
+
+    @property
+    def bar(self) -> float:
+        """The limit that a value has to keep in the end: the check's, or what a released run allows."""
+        return deciding_limit(self.limit, self.released_limit, self.sign)
 
     @property
     def closes(self) -> bool:

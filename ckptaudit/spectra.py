@@ -104,7 +104,7 @@ def _first_the_worst(verdict: Verdict) -> tuple[bool, bool, float]:
     metric = REGISTRY.get(verdict.metric)
     about_spectra = metric is not None and metric.needs == "spectrum"
     assert verdict.value is not None  # the caller has set aside what was not measured
-    return verdict.outcome == "passed", not about_spectra, -times_over(verdict.value, verdict.limit, verdict.sign)
+    return verdict.outcome == "passed", not about_spectra, -times_over(verdict.value, verdict.bar, verdict.sign)
 
 
 def _read(matrix: Matrix, side: TensorHandle) -> Tensor:

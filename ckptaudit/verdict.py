@@ -53,9 +53,21 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     released_limit: float | None = None
 
     @property
+    def bar(self) -> float:
+        """The limit that a value has to keep in the end."""
+        return deciding_limit(self.limit, self.released_limit, self.sign)
+
+    @property
     def closes(self) -> bool:
         """Whether it keeps the gate shut; a broken claim that only warns does not."""
         return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
+
+
+def deciding_limit(limit: float, released_limit: float | None, sign: str) -> float:
+    """The stricter of a check's limit and of what the released run's value allows."""
+    if released_limit is None:
+        return limit
+    return min(limit, released_limit) if sign == "<=" else max(limit, released_limit)
 
 
 def times_over(value: float, limit: float, sign: str) -> float:

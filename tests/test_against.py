@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import ckptaudit
-from ckptaudit.errors import BaselineError
+from ckptaudit.errors import BaselineError, CkptAuditError
 from ckptaudit.report.json_file import write_json
 
 Pair = tuple[Path, Path]
@@ -118,7 +118,7 @@ def strange(small_pair: Pair, tmp_path: Path, change: str) -> Path:
         ("no base", "does not say which base"),
         ("two runs", "an audit of 2 runs"),
         ("another schema", "schema 'other/9'"),
-        ("no JSON", "not the JSON of an audit"),
+        ("no JSON", "not the result of an audit"),
         ("no file", "cannot be read"),
     ],
 )
@@ -126,7 +126,7 @@ def test_what_is_no_audit_of_this_base_is_refused(
     small_pair: Pair, tmp_path: Path, change: str, words: str
 ) -> None:
     file = strange(small_pair, tmp_path, change)
-    with pytest.raises(BaselineError) as refused:
+    with pytest.raises(CkptAuditError) as refused:
         audited(small_pair, small_pair[1], file)
     assert words in str(refused.value)
 

@@ -74,14 +74,9 @@ def _named(text: str) -> ConfigError:
 
 
 def _read(path: Path) -> AuditResult:
-    import msgspec
-
     from ckptaudit.report.json_file import read_json
 
-    try:
-        return read_json(path)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{printable(path)}: not the JSON of an audit ({printable(error)}).") from error
+    return read_json(path)
 
 
 def _pair(base: str | None, result: AuditResult | None) -> ModelPair | None:

@@ -30,6 +30,8 @@ def quantity(metric: str, value: float) -> str:
 def compared(verdict: Verdict | VerdictRow) -> str:
     """`0.0023, limit <= 0.001`: measured against limit, in one phrase."""
     limit = f"limit {verdict.sign} {number(verdict.limit)}"
+    if verdict.bar != verdict.limit:
+        limit = f"{limit}, released run allows {verdict.sign} {number(verdict.bar)}"
     if verdict.value is None:
         return f"not measured, {limit}"
     bound = {"upper_bound": "at most ", "lower_bound": "at least "}.get(verdict.kind or "", "")

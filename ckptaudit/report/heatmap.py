@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ckptaudit.report.margin import excess
 from ckptaudit.report.places import is_selected, stack_of, subject_of
 from ckptaudit.result import AuditResult, CheckRow, MeasurementRow, VerdictRow
 
@@ -101,7 +100,7 @@ def _shade(row: MeasurementRow, verdict: VerdictRow) -> Shade:
         return Shade.HOLDS
     if row.value is None or not math.isfinite(row.value):
         return Shade.UNKNOWN
-    beyond = excess(row.value, verdict.limit, verdict.sign)
+    beyond = times_over(row.value, verdict.bar, verdict.sign)
     if beyond <= 1:
         return Shade.HOLDS
     if verdict.outcome == "waived":

@@ -29,6 +29,9 @@ def case_properties(verdict: Verdict | VerdictRow) -> Iterator[tuple[str, str]]:
     yield "source", printable(verdict.source)
     yield "severity", verdict.severity
     yield "limit_from", printable(verdict.limit_from)
+    if verdict.released is not None:
+        yield "released", repr(verdict.released)
+        yield "released_limit", f"{verdict.sign} {verdict.released_limit!r}"
     if verdict.waiver:
         yield "waiver", printable(verdict.waiver)
 

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-
-def excess(value: float, limit: float, sign: str) -> float:
-    """How many times beyond the limit: 1 at the limit, above it broken, below it holding.
-
-    `value / limit` for an upper limit, `limit / value` for a lower one. Where either is not above zero
-    there is no such factor: infinity for a broken limit, 0 for one that holds.
-    """
-    good, bad = (limit, value) if sign == "<=" else (value, limit)
-    if good > 0 and bad > 0:
-        return bad / good
-    return 0.0 if bad <= good else math.inf
+from ckptaudit.verdict import times_over
 
 
 def margin(value: float, limit: float, sign: str) -> str:
@@ -22,7 +10,7 @@ def margin(value: float, limit: float, sign: str) -> str:
     if value == limit:
         return "at limit"
     beyond = "over" if sign == "<=" else "under"
-    where = beyond if excess(value, limit, sign) > 1 else "inside"
+    where = beyond if times_over(value, limit, sign) > 1 else "inside"
     if value > 0 and limit > 0:
         return f"x{_factor(max(value, limit) / min(value, limit))} {where}"
     return f"{abs(value - limit):.3g} {where}"

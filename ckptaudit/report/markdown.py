@@ -67,7 +67,7 @@ def headline(result: AuditResult) -> str:
     shut = closing(result)
     if shut:
         worst = shut[0]
-        beyond = "" if worst.value is None else f", {margin(worst.value, worst.limit, worst.sign)}"
+        beyond = "" if worst.value is None else f", {margin(worst.value, worst.bar, worst.sign)}"
         return f"gate closed, worst {worst.check} at {escaped(shortened(worst.subject, NAME))}{beyond}"
     judged = any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts)
     return "gate open" if judged else "gate closed, nothing was judged"
@@ -91,7 +91,7 @@ def _check_cells(group: Sequence[VerdictRow]) -> list[str]:
         word = f"broken ({worst.severity})"
     bold = f"**{word}**" if worst.closes else word
     where = worst.worst or worst.reason or worst.subject
-    beyond = "" if worst.value is None else margin(worst.value, worst.limit, worst.sign)
+    beyond = "" if worst.value is None else margin(worst.value, worst.bar, worst.sign)
     return [
         escaped(shortened(worst.tuned, NAME)),
         escaped(worst.check),

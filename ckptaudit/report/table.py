@@ -35,6 +35,7 @@ class Row:
     verdict: str
     colour: str
     worst: str
+    released: str
     limit: str
     margin: str
     how: str
@@ -42,8 +43,8 @@ class Row:
     short_where: str
 
 
-HEADINGS = Row("check", "verdict", "bold", "worst", "limit", "margin", "how", "where", "where")
-RIGHT = ("worst", "margin")
+HEADINGS = Row("check", "verdict", "bold", "worst", "released", "limit", "margin", "how", "where", "where")
+RIGHT = ("worst", "released", "margin")
 
 
 def check_lines(groups: Sequence[Sequence[VerdictRow]], width: int) -> list[Text]:
@@ -51,7 +52,8 @@ def check_lines(groups: Sequence[Sequence[VerdictRow]], width: int) -> list[Text
     rows = [_row(group) for group in groups]
     if not rows:
         return []
-    columns = ["check", "verdict", "worst", "limit", "margin"]
+    released = ["released"] if any(row.released for row in rows) else []
+    columns = ["check", "verdict", "worst", *released, "limit", "margin"]
     for gap in (2, 1):
         sizes = {name: max(len(getattr(row, name)) for row in (HEADINGS, *rows)) for name in (*columns, "how")}
         taken = sum(sizes[name] + gap for name in columns)
@@ -90,7 +92,7 @@ def _block(row: Row, width: int) -> list[Text]:
             Text(f"  {row.verdict}", style=row.colour),
         ]
     )
-    numbers = f"  {row.worst}, limit {row.limit}"
+    numbers = f"  {row.worst}, limit {row.limit}" + (f", released {row.released}" if row.released else "")
     beside = f"{numbers}, {row.margin}"
     lines += [Text(beside)] if len(beside) <= width else [Text(numbers), Text(f"  {row.margin}")]
     return [*lines, Text(f"  {shortened(row.short_where, max(width - 2, 8))}")]
@@ -108,8 +110,9 @@ def _row(group: Sequence[VerdictRow]) -> Row:
         verdict=(f"broken ({worst.severity})" if only_warns else WORDS[worst.outcome]) + share,
         colour="yellow" if only_warns else COLOURS[worst.outcome],
         worst="-" if worst.value is None else bound + number(worst.value),
+        released="" if worst.released is None else number(worst.released),
         limit=f"{worst.sign} {number(worst.limit)}",
-        margin="-" if worst.value is None else margin(worst.value, worst.limit, worst.sign),
+        margin="-" if worst.value is None else margin(worst.value, worst.bar, worst.sign),
         how=SETTLED[worst.kind],
         where=where,
         short_where=printable(short_name(worst.worst)) if worst.worst else where,

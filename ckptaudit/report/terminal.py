@@ -136,7 +136,7 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
 def _by(verdict: VerdictRow) -> str:
     if verdict.value is None:
         return ", which cannot be judged"
-    return f", {margin(verdict.value, verdict.limit, verdict.sign)}"
+    return f", {margin(verdict.value, verdict.bar, verdict.sign)}"
 
 
 def _shortlist(label: str, texts: Sequence[str]) -> Iterator[Text]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ckptaudit.report.margin import excess
 from ckptaudit.result import AuditResult, VerdictRow
 
 GRAVITY = ("error", "failed", "waived", "passed", "skipped")
@@ -34,6 +33,6 @@ def severity(verdict: VerdictRow) -> tuple[bool, int, float, float]:
     rank = GRAVITY.index(verdict.outcome)
     if verdict.value is None:
         return (not verdict.closes, rank, 0.0, 0.0)
-    beyond = excess(verdict.value, verdict.limit, verdict.sign)
-    room = verdict.limit - verdict.value if verdict.sign == "<=" else verdict.value - verdict.limit
+    beyond = times_over(verdict.value, verdict.bar, verdict.sign)
+    room = verdict.bar - verdict.value if verdict.sign == "<=" else verdict.value - verdict.bar
     return (not verdict.closes, rank, -beyond, room if math.isfinite(room) else 0.0)

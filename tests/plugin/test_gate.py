@@ -138,7 +138,11 @@ def test_the_json_has_every_metric_of_every_matrix(pytester: pytest.Pytester, go
         "update_hill_alpha",
         "nonfinite_entries",
     } <= metrics
-    assert {r["kind"] for r in rows} == {"exact"}
+    assert {r["kind"] for r in rows} == {"exact", "upper_bound", "lower_bound"}
+    pytester.runpytest(*good, "--audit-exact", "--audit-json", "exact.json")
+    exact = json.loads(pytester.path.joinpath("exact.json").read_text())["measurements"]
+    assert {r["kind"] for r in exact} == {"exact"}
+    assert {(r["tensor"], r["metric"]) for r in exact} == {(r["tensor"], r["metric"]) for r in rows}
 
 
 def test_the_junit_file_has_a_case_for_each_verdict_with_its_numbers(

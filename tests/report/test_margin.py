@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.report.margin import excess, margin
+from ckptaudit.report.margin import margin
+from ckptaudit.verdict import times_over
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -41,9 +42,9 @@ def test_a_margin_in_words(value: float, limit: float, sign: str, words: str) ->
 def test_beyond_one_is_broken_and_nothing_else_is(sign: str, value: float, limit: float) -> None:
     broken = value > limit if sign == "<=" else value < limit
     # Two numbers may be so close that their quotient rounds to one.
-    assert (excess(value, limit, sign) > 1) == broken or math.isclose(value, limit, rel_tol=1e-12)
+    assert (times_over(value, limit, sign) > 1) == broken or math.isclose(value, limit, rel_tol=1e-12)
 
 
 @given(value=st.floats(1e-6, 1e6), limit=st.floats(1e-6, 1e6))
 def test_the_two_signs_mirror_each_other(value: float, limit: float) -> None:
-    assert excess(value, limit, "<=") == excess(limit, value, ">=")
+    assert times_over(value, limit, "<=") == times_over(limit, value, ">=")

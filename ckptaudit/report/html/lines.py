@@ -153,7 +153,7 @@ def margin(verdict: VerdictRow) -> str:
     """`21× over`, `3.4× inside`; a bound is at least so far inside."""
     if verdict.value is None:
         return "not measured"
-    over = times_over(verdict.value, verdict.limit, verdict.sign)
+    over = times_over(verdict.value, verdict.bar, verdict.sign)
     if verdict.outcome in ("failed", "waived"):
         return (
             f"{number(verdict.value)} where {_bound(verdict)} is asked"
@@ -201,7 +201,7 @@ def _only_warns(verdict: VerdictRow) -> bool:
 
 
 def _gravity(verdict: VerdictRow) -> tuple[float, float]:
-    over = 0.0 if verdict.value is None else times_over(verdict.value, verdict.limit, verdict.sign)
+    over = 0.0 if verdict.value is None else times_over(verdict.value, verdict.bar, verdict.sign)
     # A broken claim that only warns stands after all that closes the gate.
     return GRAVITY.index(verdict.outcome) + 1.5 * _only_warns(verdict), -over
 
@@ -209,7 +209,7 @@ def _gravity(verdict: VerdictRow) -> tuple[float, float]:
 def _height(verdict: VerdictRow) -> float:
     if verdict.value is None:
         return 0.5 if verdict.outcome == "error" else 0.0
-    over = times_over(verdict.value, verdict.limit, verdict.sign)
+    over = times_over(verdict.value, verdict.bar, verdict.sign)
     if over <= 0 or math.isinf(over):
         return 0.04 if over <= 0 else 1.0
     return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))
