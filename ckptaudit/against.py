@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checks import Check
 from ckptaudit.errors import BaselineError, printable

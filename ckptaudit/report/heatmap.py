@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from ckptaudit.report.places import is_selected, stack_of, subject_of
 from ckptaudit.result import AuditResult, CheckRow, MeasurementRow, VerdictRow
+from ckptaudit.verdict import times_over
 
 
 class Shade(IntEnum):

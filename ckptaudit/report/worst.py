@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ckptaudit.result import AuditResult, VerdictRow
+from ckptaudit.verdict import times_over
 
 GRAVITY = ("error", "failed", "waived", "passed", "skipped")
 
