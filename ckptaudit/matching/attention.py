@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ckptaudit.errors import MeasurementError
@@ -45,6 +44,9 @@ def assignment(gain: Float[Tensor, "n n"]) -> Int[Tensor, "n"]:
     """
     if not bool(gain.isfinite().all()):
         raise MeasurementError("units cannot be matched: a weight of either side has NaN or infinite entries")
+    # Imported late: every audit loads this module, few match anything, and SciPy takes a while.
+    from scipy.optimize import linear_sum_assignment
+
     _, columns = linear_sum_assignment(gain.cpu().numpy(), maximize=True)
     return torch.from_numpy(columns)
 
