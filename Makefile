@@ -10,8 +10,8 @@ READY = $(VENV)/ready
 audit: $(READY)  ## gate the bundled pair
 	$(BIN)/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/pytest
+test: $(READY)  ## the whole test suite, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 check: lint test  ## everything a change must pass
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
+from itertools import chain
 from platform import python_version
 
 from ckptaudit.against import Released
@@ -161,6 +162,20 @@ class AuditSession:
     def measured(self, run: Run, subject: str) -> tuple[Measurement, ...]:
         """The measurements of one subject, taken now if they have not been yet."""
         return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
+
+    def measure_together(self, units: Sequence[tuple[Run, str]]) -> None:
+        """Take the measurements of several units at once: the layers of a run keep all lanes of the engine busy.
+
+        Raises CkptAuditError if one of them cannot be measured, and none of the others is then kept.
+        """
+        for run in {run.path: run for run, _ in units}.values():
+            jobs = {subject: self._jobs(run, subject) for of, subject in units if of is run}
+            found: dict[str, list[Measurement]] = {subject: [] for subject in jobs}
+            owner = {n: s for s, its in jobs.items() for job in its for n in job.tensor.matrix_names()}
+            for m in measure(chain.from_iterable(jobs.values()), self._route):
+                found[owner[m.tensor]].append(m)
+            for subject, rows in found.items():
+                self.store.take(run.path, subject, partial(list, rows))
 
     def verdict(self, request: Request) -> Verdict:
         """Measure what is missing, decide, and forgive what a waiver forgives."""
