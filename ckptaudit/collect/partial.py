@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import torch
@@ -30,7 +30,7 @@ class State(msgspec.Struct):
     key: str
     done: int = 0
     loss: float = 0.0
-    size: int = 1
+    size: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class Sink(Protocol):

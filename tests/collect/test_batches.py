@@ -1,4 +1,4 @@
-"""Batched gradients against autograd on transformers' own loss, one sample at a time; what cannot be batched."""
+"""Batched gradients against autograd on transformers' logits, one sample at a time; what cannot be batched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadMo
 
 from ckptaudit.cli import main
 from ckptaudit.collect import Request, collect
-from ckptaudit.collect.batches import longest_first, settled_size, taken
+from ckptaudit.collect.batches import default_size, longest_first, settled_size, taken
 from ckptaudit.collect.language_model import LanguageModel, Sample
 from ckptaudit.errors import CollectionError
 
@@ -45,7 +45,7 @@ def gpt2(kind: type[GPT2LMHeadModel] = GPT2LMHeadModel) -> Any:
 
 
 def one_by_one(model: Any, samples: Sequence[Sample]) -> tuple[list[dict[str, torch.Tensor]], list[float]]:
-    """transformers' own loss and its backward pass, nothing padded."""
+    """Cross-entropy of transformers' logits and its backward pass, nothing padded."""
     gradients, losses = [], []
     for sample in samples:
         tokens = torch.tensor([sample.tokens])
@@ -120,6 +120,13 @@ def test_neighbours_are_of_like_length(samples: list[Sample]) -> None:
     assert lengths == sorted(LENGTHS, reverse=True)
 
 
+@pytest.mark.parametrize(("length", "size"), [(24, 8), (20_000, 1)])
+def test_the_default_size_heeds_what_the_longest_probe_takes(length: int, size: int, samples: list[Sample]) -> None:
+    model = LanguageModel(llama(), None)
+    longest = Sample(9, (0,) * length, 1)
+    assert default_size(model, [*samples, longest], model.weights) == size
+
+
 class LooksAhead(GPT2LMHeadModel):  # type: ignore[misc]
     """Every token sees the mean of all, padding included."""
 
@@ -186,6 +193,37 @@ def test_a_batch_that_does_not_fit_is_halved(samples: list[Sample]) -> None:
     expected, _ = one_by_one(gpt2(), samples)
     for result, gradients in zip(results, expected, strict=True):
         assert all(off(result.gradients[name], true) < 1e-10 for name, true in gradients.items())
+
+
+def test_an_interrupted_collection_remembers_what_did_not_fit(
+    tmp_path: Path, fixture_pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    class Watched(Cramped):
+        def gradients(self, samples: Sequence[Sample], weights: Any) -> Any:
+            tried.append(len(samples))
+            return super().gradients(samples, weights)
+
+    class Interrupted(Exception):
+        pass
+
+    def breaking_off(indices: Sequence[int]) -> Iterator[int]:
+        yield from indices[:5]
+        raise Interrupted
+
+    monkeypatch.setattr("ckptaudit.collect.language_model.LanguageModel", Watched)
+    monkeypatch.setattr("ckptaudit.collect.SAVE_EVERY", 1)
+    known: Any = {"what": "fisher", "model": str(fixture_pairs / "base"), "include": ("*.1.mlp.*",), "samples": 9}
+    known |= {"data": fixture_pairs / "probes" / "task.jsonl", "batch_size": 8}
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    collect(Request(output=whole, **known))
+    with pytest.raises(Interrupted):
+        collect(Request(output=broken, **known), breaking_off)
+    tried.clear()
+    assert collect(Request(output=broken, **known)).resumed_at == 4
+    assert tried == [2, 2, 1]
+    assert broken.read_bytes() == whole.read_bytes()
 
 
 def test_a_probe_that_does_not_fit_by_itself_is_an_error(samples: list[Sample]) -> None:
