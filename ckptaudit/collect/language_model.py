@@ -63,7 +63,7 @@ class LanguageModel:
         for sample, loss in zip(samples, losses.tolist(), strict=True):
             if not bool(torch.isfinite(torch.tensor(loss))):
                 raise CollectionError(f"--data, line {sample.line}: the model's loss is {loss}; check the model.")
-        broken = next((name for name, g in gradients.items() if not bool(g.isfinite().all())), None)
+        broken = next((name for name, g in gradients.items() if not _finite(g)), None)
         if broken is not None:
             raise CollectionError(f"the gradient of {printable(broken)} is not finite; check the model.")
         return gradients, losses.tolist()
@@ -133,6 +133,11 @@ def _padded(samples: Sequence[Sample], device: torch.device) -> tuple[Tensor, Te
         mask[row, :length] = 1
         labels[row, sample.first : length] = tokens[row, sample.first : length]
     return tokens.to(device), mask.to(device), labels.to(device)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """The same as `isfinite().all()` in one pass over the memory: NaN goes through to both extremes."""
+    return not tensor.numel() or all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

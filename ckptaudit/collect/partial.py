@@ -113,7 +113,7 @@ class _Stacks(_Files):
             for name, gradient in gradients.items():
                 file.seek(self._starts[name] + index * self._sizes[name])
                 stored = gradient.to("cpu", self._dtype).contiguous()
-                file.write(stored.flatten().view(torch.uint8).numpy().tobytes())
+                file.write(stored.flatten().view(torch.uint8).numpy().data)
         self.done, self.loss = self.done + 1, self.loss + loss
 
     def commit(self) -> None:
@@ -145,7 +145,8 @@ class _Squares(_Files):
 
     def add(self, index: int, gradients: Mapping[str, Tensor], loss: float) -> None:
         for name, gradient in gradients.items():
-            self._sums[name] += gradient.to("cpu", torch.float64).square()
+            wide = gradient.to("cpu", torch.float64)
+            self._sums[name].addcmul_(wide, wide)
         self.done, self.loss = self.done + 1, self.loss + loss
 
     def commit(self) -> None:
