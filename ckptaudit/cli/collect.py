@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=int, default=1024, metavar="N", help="tokens of a probe (default: 1024)"
     )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="probes in one pass (default: 8, or as many as take about 4 GiB)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -43,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     """Collect and say what was written. Raises CkptAuditError."""
     from ckptaudit.collect import Request, collect
 
-    for name in ("samples", "max_length"):
+    for name in ("samples", "max_length", "batch_size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise CollectionError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1.")
     request = Request(
@@ -56,8 +63,9 @@ def run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         max_length=options.max_length,
         device=options.device,
+        batch_size=options.batch_size,
     )
-    done = collect(request, _drawn)
+    done = collect(request, _drawn, lambda note: print(f"NOTE: {note}", file=sys.stderr))
     resumed = f", the first {done.resumed_at} from an earlier run" if done.resumed_at else ""
     print(
         f"{printable(options.output)}: {options.what} of {done.tensors} weights on {done.samples} probes{resumed}; "

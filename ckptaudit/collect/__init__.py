@@ -5,6 +5,7 @@ Needs transformers, the extra `collect`. Nothing of the model's own code is run.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -21,6 +22,7 @@ from ckptaudit.errors import CollectionError, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ckptaudit.collect.batches import Taken
     from ckptaudit.collect.language_model import LanguageModel
     from ckptaudit.collect.partial import Sink
 
@@ -29,7 +31,7 @@ T = TypeVar("T")
 Watch = Callable[[Sequence[T]], Iterable[T]]
 
 SAVE_EVERY = 8
-"""Samples between two points from which an interrupted run goes on."""
+"""Samples, at least, between two points from which an interrupted run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Request:
     """What to collect: of which model's weights (globs of names), on which probes, stored how and where.
 
     `samples` takes the first so many probes; `max_length` cuts each to its first so many tokens.
+    `batch_size` probes are taken in one pass, or 8, and fewer if those would take more than about 4 GiB.
     """
 
     what: What
@@ -48,6 +51,7 @@ class Request:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_length: int = 1024
     device: str = "cpu"
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,19 @@ class Collected:
     resumed_at: int
 
 
-def collect(request: Request, watch: Watch[int] = lambda indices: indices) -> Collected:
+def collect(
+    request: Request,
+    watch: Watch[int] = lambda indices: indices,
+    say: Callable[[str], None] = warnings.warn,
+) -> Collected:
     """Collect, and write one safetensors file when all is done; a rerun goes on where the last one broke off.
 
     "gradients": for each weight the gradient of each probe's mean token loss, `[samples, *shape]`, in the probes'
     order. "fisher": the mean of their squares, the empirical Fisher information's diagonal: the labels are the
     probes' own tokens and not drawn from the model.
 
-    `watch` wraps the indices of the probes still to do, for a progress display. Raises CollectionError or
-    CheckpointError, in one sentence.
+    `watch` wraps the indices of the probes still to do, for a progress display; `say` is told, in a sentence, why
+    probes are taken one at a time. Raises CollectionError or CheckpointError, in one sentence.
     """
     probes = read_probes(request.data)[: request.samples]
     if not Path(request.model).is_dir():
@@ -77,19 +85,28 @@ def collect(request: Request, watch: Watch[int] = lambda indices: indices) -> Co
         )
     key = _key(request, probes)
     # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
+    from ckptaudit.collect.batches import default_size, longest_first, settled_size, taken
     from ckptaudit.collect.language_model import load_model
     from ckptaudit.collect.partial import open_sink
 
     model = load_model(request.model, request.device)
     weights = _chosen(model, request.include)
+    samples = [model.sample(probe, max_length=request.max_length) for probe in probes]
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
         sink = open_sink(request.what, request.output, key, shapes, samples=len(probes), dtype=request.dtype)
         resumed_at = sink.done
-        for index in watch(range(sink.done, len(probes))):
-            _take(model, probes[index], weights, sink, request)
-            if sink.done % SAVE_EVERY == 0:
+        if not sink.done:
+            size = request.batch_size or default_size(model, samples, weights)
+            sink.size = settled_size(model, samples, weights, size, say)
+        rest = longest_first(samples)[sink.done :]
+        results = taken(model, [samples[index] for index in rest], weights, sink.size, say)
+        saved = sink.done
+        for index in watch(rest):
+            ends = _put(index, next(results), sink)
+            if ends and sink.done - saved >= SAVE_EVERY:
                 sink.commit()
+                saved = sink.done
         sink.finish()
     except OSError as error:
         where = f"--output {printable(request.output)}"
@@ -97,9 +114,11 @@ def collect(request: Request, watch: Watch[int] = lambda indices: indices) -> Co
     return Collected(len(probes), len(weights), sink.loss / len(probes), resumed_at)
 
 
-def _take(model: LanguageModel, probe: Probe, weights: dict[str, Tensor], sink: Sink, request: Request) -> None:
-    loss = model.loss(probe, max_length=request.max_length)
-    sink.add(model.gradients(loss, weights), float(loss.detach()))
+def _put(index: int, result: Taken, sink: Sink) -> bool:
+    """Whether an interrupted run can go on from here: batches are never taken up in their middle."""
+    sink.add(index, result.gradients, result.loss)
+    sink.size = result.size
+    return result.ends
 
 
 def _chosen(model: LanguageModel, include: Sequence[str]) -> dict[str, Tensor]:
@@ -114,6 +133,7 @@ def _chosen(model: LanguageModel, include: Sequence[str]) -> dict[str, Tensor]:
 
 def _key(request: Request, probes: Sequence[Probe]) -> str:
     """What a partial file must agree on to be gone on with."""
-    fixed = {k: v for k, v in asdict(request).items() if k in ("what", "include", "dtype", "max_length")}
+    settings = ("what", "include", "dtype", "max_length", "batch_size")
+    fixed = {k: v for k, v in asdict(request).items() if k in settings}
     content = (fixed, fingerprint(open_checkpoint(request.model)), [asdict(probe) for probe in probes])
     return blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()

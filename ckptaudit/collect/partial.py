@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import torch
@@ -22,21 +22,26 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class State(msgspec.Struct):
-    """How far a collection came; `key` tells which one it is, `loss` sums the losses so far."""
+    """How far a collection came; `key` tells which one it is, `loss` sums the losses so far.
+
+    `size` is that of the next batch: a rerun must not find out anew what did not fit.
+    """
 
     key: str
     done: int = 0
     loss: float = 0.0
+    size: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
 class Sink(Protocol):
-    """Where samples go, one after another."""
+    """Where samples go, one after another, in any order of theirs that a rerun keeps to."""
 
     done: int
     loss: float
+    size: int
 
-    def add(self, gradients: Mapping[str, Tensor], loss: float) -> None:
-        """Take the next sample."""
+    def add(self, index: int, gradients: Mapping[str, Tensor], loss: float) -> None:
+        """Take the sample that stands at `index` in the order of the file."""
 
     def commit(self) -> None:
         """Make what was taken so far outlive this process."""
@@ -69,14 +74,17 @@ class _Files:
         self._state = output.with_name(f"{output.name}.part.json")
         found = self._read() if self.part.is_file() else None
         state = found if found is not None and found.key == key else State(key)
-        self.key, self.done, self.loss = key, state.done, state.loss
+        self.key, self.done, self.loss, self.size = key, state.done, state.loss, state.size
 
     def commit(self) -> None:
-        _replace(self._state, msgspec.json.encode(State(self.key, self.done, self.loss)))
+        _replace(self._state, msgspec.json.encode(self._now()))
 
     def finish(self) -> None:
         os.replace(self.part, self.output)
         self._state.unlink(missing_ok=True)
+
+    def _now(self) -> State:
+        return State(self.key, self.done, self.loss, self.size)
 
     def _read(self) -> State | None:
         try:
@@ -100,12 +108,12 @@ class _Stacks(_Files):
                 file.write(header)
                 file.truncate(length)
 
-    def add(self, gradients: Mapping[str, Tensor], loss: float) -> None:
+    def add(self, index: int, gradients: Mapping[str, Tensor], loss: float) -> None:
         with self.part.open("r+b") as file:
             for name, gradient in gradients.items():
-                file.seek(self._starts[name] + self.done * self._sizes[name])
+                file.seek(self._starts[name] + index * self._sizes[name])
                 stored = gradient.to("cpu", self._dtype).contiguous()
-                file.write(stored.flatten().view(torch.uint8).numpy().tobytes())
+                file.write(stored.flatten().view(torch.uint8).numpy().data)
         self.done, self.loss = self.done + 1, self.loss + loss
 
     def commit(self) -> None:
@@ -131,17 +139,18 @@ class _Squares(_Files):
             with safe_open(self.part, framework="pt") as file:
                 state = msgspec.json.decode((file.metadata() or {}).get("state", ""), type=State)
                 self._sums = {name: file.get_tensor(name) for name in self._sums}
-                self.done, self.loss = state.done, state.loss
+                self.done, self.loss, self.size = state.done, state.loss, state.size
         except (SafetensorError, OSError, msgspec.MsgspecError):
             self.done, self.loss = 0, 0.0
 
-    def add(self, gradients: Mapping[str, Tensor], loss: float) -> None:
+    def add(self, index: int, gradients: Mapping[str, Tensor], loss: float) -> None:
         for name, gradient in gradients.items():
-            self._sums[name] += gradient.to("cpu", torch.float64).square()
+            wide = gradient.to("cpu", torch.float64)
+            self._sums[name].addcmul_(wide, wide)
         self.done, self.loss = self.done + 1, self.loss + loss
 
     def commit(self) -> None:
-        self._save(self._sums, {"state": msgspec.json.encode(State(self.key, self.done, self.loss)).decode()})
+        self._save(self._sums, {"state": msgspec.json.encode(self._now()).decode()})
         super().commit()
 
     def finish(self) -> None:

@@ -124,29 +124,40 @@ def breaking_off(after: int):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("what", ["gradients", "fisher"])
+@pytest.mark.parametrize(("batch_size", "after", "resumed_at"), [(1, 2, 2), (2, 1, 0), (2, 2, 2)])
 def test_an_interrupted_collection_goes_on_to_the_same_bits(
-    tmp_path: Path, fixture_pairs: Path, probes: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    fixture_pairs: Path,
+    probes: Path,
+    what: str,
+    batch_size: int,
+    after: int,
+    resumed_at: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A batch of which a part is done is begun again: taken by parts, its numbers would be rounded otherwise."""
     monkeypatch.setattr("ckptaudit.collect.SAVE_EVERY", 1)
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    collect(request(fixture_pairs, probes, whole, what))
+    collect(request(fixture_pairs, probes, whole, what, batch_size=batch_size))
     with pytest.raises(Interrupted):
-        collect(request(fixture_pairs, probes, broken, what), breaking_off(2))
+        collect(request(fixture_pairs, probes, broken, what, batch_size=batch_size), breaking_off(after))
     assert not broken.exists()
-    done = collect(request(fixture_pairs, probes, broken, what))
-    assert done.resumed_at == 2
+    done = collect(request(fixture_pairs, probes, broken, what, batch_size=batch_size))
+    assert done.resumed_at == resumed_at
     assert broken.read_bytes() == whole.read_bytes()
     assert [p.name for p in tmp_path.glob("*.part*")] == []
 
 
+@pytest.mark.parametrize("change", [{"max_length": 12}, {"batch_size": 2}])
 def test_a_partial_file_of_another_request_is_not_gone_on_with(
-    tmp_path: Path, fixture_pairs: Path, probes: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fixture_pairs: Path, probes: Path, change: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ckptaudit.collect.SAVE_EVERY", 1)
     output = tmp_path / "g.safetensors"
     with pytest.raises(Interrupted):
-        collect(request(fixture_pairs, probes, output), breaking_off(1))
-    assert collect(request(fixture_pairs, probes, output, max_length=12)).resumed_at == 0
+        collect(request(fixture_pairs, probes, output, batch_size=1), breaking_off(1))
+    assert output.with_name("g.safetensors.part.json").exists()
+    assert collect(request(fixture_pairs, probes, output, **{"batch_size": 1, **change})).resumed_at == 0
 
 
 @pytest.mark.parametrize(
@@ -182,6 +193,7 @@ def test_a_bad_probe_file_ends_in_one_line_and_code_4(
         ("--output=missing/g.safetensors", ["--output", "no file can be written"]),
         ("--include=nothing*", ["--include nothing*", "for example"]),
         ("--samples=0", ["--samples 0", "at least 1"]),
+        ("--batch-size=0", ["--batch-size 0", "at least 1"]),
         ("--data=missing.jsonl", ["missing.jsonl", "No such file"]),
     ],
 )
