@@ -166,7 +166,7 @@ def _machine(results: tables.Results) -> str:
         f"{os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}, torch {version('torch')}; "
         f"importing torch alone takes {min(run.seconds for run in results.torch):.1f} s and "
         f"{min(run.peak_bytes for run in results.torch) / 2**20:.0f} MiB. The load average before the runs was "
-        f" {min(loads):.1f} to {max(loads):.1f}, the runs' own share included."
+        f"{min(loads):.1f} to {max(loads):.1f}, the runs' own share included."
     )
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from ckptaudit.linalg.leading import blocks, mirrored
 from ckptaudit.linalg.parts import cached_property
 
-NEXT_TERM = 8e-3
-"""Largest third-order share of a spectral shift that is left out."""
+NEXT_TERM = 5e-3
+"""Largest share of a spectral shift that the terms left out may be estimated at."""
 
-LAST_TERM = 4e-2
+LAST_TERM = 2e-2
 """Largest third-order share at which the series may end with it."""
 
 SAMPLE = 64
@@ -124,10 +124,10 @@ class Followed:
         """
         second = (self._off * self._mixing).sum(dim=1, dtype=torch.float64)
         squares = self.s.square() + self.change.diagonal().double() + second
-        third, moved = self._third(), self._moved(_descending(squares))
-        if third <= NEXT_TERM * moved:
+        third, fourth, moved = self._third(), self._fourth(second), self._moved(_descending(squares))
+        if third + fourth <= NEXT_TERM * moved:
             return _descending(squares)
-        if third <= LAST_TERM * moved:
+        if third <= LAST_TERM * moved and fourth <= NEXT_TERM * moved:
             more = (self._mixing * (self._off @ self._mixing)).sum(dim=0, dtype=torch.float64)
             return _descending(squares + more)
         whole = self.change.double()
@@ -159,6 +159,16 @@ class Followed:
         sample = torch.arange(0, r, max(1, r // SAMPLE), device=self.s.device)
         squares = [self._third_squares(columns) for columns in (worst, sample)]
         return math.sqrt(squares[0] + squares[1] * r / len(sample))
+
+    def _fourth(self, second: Float64[Tensor, "r"]) -> float:
+        """Estimate of the norm of the fourth-order terms: the second, times the squared mixing of a direction.
+
+        Its strongest partner is left out, since each pair of directions is solved exactly. The third-order
+        terms can vanish where these do not: an update of a single entry is an example.
+        """
+        mixed = self._mixing.square()
+        beyond = (mixed.sum(dim=0) - mixed.amax(dim=0)).double()
+        return float(torch.linalg.vector_norm(second * beyond / (2 * self.s).clamp_min(1e-300)))
 
     def _third_squares(self, columns: Int[Tensor, "_"]) -> float:
         x = self._mixing[:, columns]

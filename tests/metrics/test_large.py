@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from adversarial import KINDS, UPDATES, base_of, stored, update_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, large
@@ -34,6 +34,10 @@ def values(pair: PairBatch) -> dict[str, float]:
     return {name: float(metric.compute(pair)) for name, metric in REGISTRY.items()}
 
 
+SHARE_ERROR = 2 * (200 + 2) * 2.0**-24
+"""What squares of float32 products over a side of up to 200 may err by, relative (Higham 2002, section 3.5)."""
+
+
 def close(seen: dict[str, float], expected: dict[str, float], *, angles: bool = True) -> None:
     """The accuracy that is promised: 1 % on the shift, 1 % or a hundredth of a degree on angles, else digits."""
     for name, value in expected.items():
@@ -45,6 +49,9 @@ def close(seen: dict[str, float], expected: dict[str, float], *, angles: bool = 
         elif name == "principal_mask_overlap":
             # Entries whose magnitudes agree in float32 may change places at the threshold.
             assert seen[name] == pytest.approx(value, abs=0.02), name
+        elif name.startswith("off_principal_energy"):
+            # One minus a share: where nearly all is captured, what is left is as uncertain as the share.
+            assert seen[name] == pytest.approx(value, rel=1e-3, abs=SHARE_ERROR), name
         else:
             assert seen[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
 
@@ -69,6 +76,10 @@ def test_at_the_scale_of_training(shape: tuple[int, int], size: float, dtype: to
     st.sampled_from([(32, 48), (48, 32), (40, 40)]),
     st.sampled_from([(torch.bfloat16, 1.0), (torch.float32, 1.0), (torch.float32, 1e-12), (torch.float32, 1e25)]),
 )
+# Third-order terms vanish here, and those of fourth order are over a hundredth of the shift.
+@example(1, "one row apart", "one entry", 0.1, (32, 48), (torch.bfloat16, 1.0))
+# Nearly all of the update is captured, and the rest is a small difference.
+@example(2460, "random", "principal", 3.0, (32, 48), (torch.bfloat16, 1.0))
 def test_whatever_cannot_be_followed_is_decomposed(
     seed: int, kind: str, change: str, size: float, shape: tuple[int, int], form: tuple[torch.dtype, float]
 ) -> None:
