@@ -181,18 +181,13 @@ def judge_group(check: Check, subject: str, tuned: str, measured: Measurement, l
     )
 
 
-def left_out(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
-    """The verdict of a check that was not given what it needs."""
-    return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
-
-
 def undecidable(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
     """The verdict of a check that something outside its claim kept from being judged."""
     return _undecided(check, subject, tuned, "error", reason, limits or Limits.own(check))
 
 
 def skipped(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
-    """The verdict of a check that has nothing here to judge by, and is right to have nothing."""
+    """The verdict of a check that has nothing here to judge by, or was not given what it needs."""
     return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
 
 
