@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ckptaudit.cache import FactorCache, entry_key
 from ckptaudit.errors import MeasurementError, printable
+from ckptaudit.linalg.threads import blas_threads
 from ckptaudit.metrics import (
     NARROW,
     REGISTRY,
@@ -161,7 +162,10 @@ def _measure_large(jobs: Sequence[Job], route: Route) -> list[Measurement]:
     threads = torch.get_num_threads()
     ordered = sorted(jobs, key=lambda job: -prod(job.tensor.shape))
     try:
-        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)) as pool:
+        with (
+            blas_threads(threads // lanes),
+            ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)) as pool,
+        ):
             return [m for rows in pool.map(lambda job: _measure_job(job, _read(job), route), ordered) for m in rows]
     finally:
         torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from ckptaudit.linalg.leading import Leading
+from ckptaudit.linalg.products import multiply
 
 UNIT = 2.0**-24
 """Half a unit in the last place of float32, relative."""
@@ -85,12 +86,11 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
     A float32 product of length l is right within l units, relative to the absolute values (Higham 2002,
     section 3.5), and the vectors themselves are rounded by one: hence (l + 2) UNIT norm_F(D) for a unit column.
     """
-    right, left = update @ base.right, update.mT @ base.left
-    inside = base.left[:, :k].double().mT @ right[:, :k].double()
-    grams = [w.double() for w in (right, left)]
+    right, left = (multiply(update, base.right).double(), multiply(update.mT, base.left).double())
+    inside = multiply(base.left[:, :k].double().mT, right[:, :k])
     return Images(
-        right=grams[0].mT @ grams[0],
-        left=grams[1].mT @ grams[1],
+        right=multiply(right.mT, right),
+        left=multiply(left.mT, left),
         captured=float(inside.square().sum()),
         size=size,
         slack=(max(update.shape) + 2) * UNIT * size,

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.masks import visibly_changed
+from ckptaudit.linalg.products import empty
 
 PIECE = 2**19
 """Entries in a piece: two megabytes of float32."""
@@ -41,8 +42,8 @@ def difference(base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], *, eta
     Two different numbers never have a float32 difference of zero, so the update tells which entries differ;
     and where both sides are bf16 those are the entries that changed visibly.
     """
-    update = torch.empty(base.shape, dtype=torch.float32, device=base.device)
-    changed = torch.empty(base.shape, dtype=torch.bool, device=base.device)
+    update = empty(*base.shape, dtype=torch.float32, device=base.device)
+    changed = empty(*base.shape, dtype=torch.bool, device=base.device)
     narrow = base.dtype == tuned.dtype == torch.bfloat16
     differing, visible = 0, 0
     squares = torch.zeros((), dtype=torch.float64, device=base.device)

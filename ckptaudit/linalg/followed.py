@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float32, Float64, Int, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.leading import blocks, mirrored
 from ckptaudit.linalg.parts import cached_property
+from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.symmetric import add_gram, eigenvalues, mirrored
 
 NEXT_TERM = 5e-3
 """Largest share of a spectral shift that the terms left out may be estimated at."""
@@ -46,6 +47,8 @@ ACCEPTED = 1e-4
 """Relative size of the last correction to a subspace: where to stop, and what is still good enough."""
 
 ROWS = 1024
+STRIP = 64
+"""Rows at a time: for products, and for passes that are to stay in the processor's cache."""
 
 
 def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
@@ -61,10 +64,7 @@ def own_product(update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
     """D'D."""
     r = update.shape[1]
     product = torch.zeros(r, r, dtype=torch.float32, device=update.device)
-    for start in range(0, update.shape[0], ROWS):
-        d = update[start : start + ROWS]
-        for a, b in blocks(r):
-            product[a:b, a:].addmm_(d[:, a:b].mT, d[:, a:])
+    add_gram(update, product)
     return mirrored(product)
 
 
@@ -88,7 +88,7 @@ class Followed:
         own: Float32[Tensor, "r r"],
     ) -> None:
         self.s, self.v, self._own = s, v, own
-        self._cross = v.mT @ (cross @ v)
+        self._cross = multiply(v.mT, multiply(cross, v))
 
     @cached_property
     def change(self) -> Float32[Tensor, "r r"]:
@@ -99,7 +99,10 @@ class Followed:
     def _gaps(self) -> Float32[Tensor, "r r"]:
         """Differences of the first-order squares, row minus column."""
         squares = self.s.square() + self.change.diagonal().double()
-        return (squares[:, None] - squares[None, :]).float()
+        gaps = torch.empty_like(self.change)
+        for start in range(0, len(gaps), STRIP):
+            gaps[start : start + STRIP] = squares[start : start + STRIP, None] - squares[None, :]
+        return gaps
 
     @cached_property
     def _off(self) -> Float32[Tensor, "r r"]:
@@ -110,10 +113,14 @@ class Followed:
     @cached_property
     def _mixing(self) -> Float32[Tensor, "r r"]:
         """Tangents of the angles that diagonalize each pair of directions by itself: C_ij / gap, 1 for a tie."""
-        root = (self._gaps.square() + 4 * self._off.square()).sqrt()
-        return (
-            2 * self._off / (self._gaps + torch.copysign(root, self._gaps)).where(root > 0, torch.ones_like(root))
-        )
+        mixing = torch.empty_like(self._off)
+        # By strips that stay in the processor's cache.
+        for start in range(0, len(mixing), STRIP):
+            off, gaps = (matrix[start : start + STRIP] for matrix in (self._off, self._gaps))
+            root = gaps.square().addcmul_(off, off, value=4).sqrt_()
+            sum_ = torch.copysign(root, gaps).add_(gaps)
+            torch.div(2 * off, sum_.where(root > 0, 1.0), out=mixing[start : start + STRIP])
+        return mixing
 
     @cached_property
     def tuned_squares(self) -> Float64[Tensor, "r"]:
@@ -132,8 +139,7 @@ class Followed:
             return _descending(squares + more)
         whole = self.change.double()
         whole.diagonal().add_(self.s.square())
-        exact: Tensor = torch.linalg.eigvalsh(whole).flip(0).clamp(min=0)
-        return exact
+        return eigenvalues(whole).clamp(min=0)
 
     def shift(self) -> float:
         """norm(s(W0 + D) - s(W0))."""
@@ -215,10 +221,10 @@ class Followed:
         self, y: Float32[Tensor, "q l"], size: int
     ) -> tuple[Float64[Tensor, "l l"], Float64[Tensor, "r l"]]:
         """(D V [I; Y])'(D V [I; Y]) and V'W0'D V [I; Y]."""
-        v = self.v[:, :size] + self.v[:, size:] @ y
-        images = self._own @ v
-        crossed = self._cross[:, :size] + self._cross[:, size:] @ y - 0.5 * (self.v.mT @ images)
-        return (v.mT @ images).double(), crossed.double()
+        v = self.v[:, :size] + multiply(self.v[:, size:], y)
+        images = multiply(self._own, v)
+        crossed = self._cross[:, :size] + multiply(self._cross[:, size:], y) - 0.5 * multiply(self.v.mT, images)
+        return multiply(v.mT, images).double(), crossed.double()
 
     def _planes(
         self, slopes: Float32[Tensor, "q l"], images: Float64[Tensor, "l l"], moved: Float64[Tensor, "r l"]
@@ -273,7 +279,7 @@ def _slopes(
     y = lower / gaps
     step, length = math.inf, 0.0
     for _ in range(STEPS):
-        following = (lower + outer @ y - y @ (inner + upper @ y)) / gaps
+        following = (lower + multiply(outer, y)).sub_(multiply(y, inner + multiply(upper, y))).div_(gaps)
         step, length = (float(torch.linalg.matrix_norm(w)) for w in (following - y, following))
         y = following
         if not step > CONVERGED * length:
@@ -286,10 +292,10 @@ def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tenso
 
     The eigensolver errs by a few units of the largest eigenvalue, the product by less than a unit of the trace.
     """
-    squares = torch.linalg.eigvalsh(own).flip(0).double()
+    squares = eigenvalues(own).double()
     last = float(squares[min(trusted, len(squares)) - 1])
     if not last * VALUE_ERROR > 10 * UNIT * float(squares[0]):
-        squares = torch.linalg.eigvalsh(own.double()).flip(0)
+        squares = eigenvalues(own.double())
     if not last * VALUE_ERROR > UNIT * float(own.diagonal().double().sum()):
         return None
     values: Tensor = squares.clamp(min=0).sqrt()
@@ -297,21 +303,26 @@ def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tenso
 
 
 def change_error(
-    followed: Followed, base: Shaped[Tensor, "m r"], tuned: Shaped[Tensor, "m r"], *, probes: int = 2
+    followed: Followed,
+    base: Shaped[Tensor, "m r"],
+    tuned: Shaped[Tensor, "m r"],
+    update: Float32[Tensor, "m r"],
+    *,
+    probes: int = 2,
 ) -> float:
-    """norm_F of the error of C, estimated from what it does to random vectors, in float64.
+    """norm_F of the error of C, estimated from what it does to random vectors.
 
     The mean square of norm(E z) over Gaussian z is norm_F(E)^2. Rounding errors have no preferred direction, so
-    that few vectors tell.
+    that few vectors tell. What C should do to them is found as W0'D + D'W1, in which nothing cancels: float32 adds
+    errors of the kind that are being measured, no larger.
     """
     random = torch.Generator().manual_seed(0)
-    z = torch.randn(len(followed.s), probes, generator=random, dtype=torch.float64).to(followed.s.device)
-    v = followed.v.double()
     # As rows, which run at the speed of memory.
-    x = (v @ z).mT.contiguous()
+    z = torch.randn(probes, len(followed.s), generator=random).to(followed.s.device)
+    x = multiply(z, followed.v.mT)
     grown = torch.zeros_like(x)
-    for start in range(0, base.shape[0], ROWS):
-        before, after = (side[start : start + ROWS].double() for side in (base, tuned))
-        grown += (x @ after.mT) @ after - (x @ before.mT) @ before
-    error = v.mT @ grown.mT - followed.change.double() @ z
-    return float(torch.linalg.matrix_norm(error)) / math.sqrt(probes)
+    for start in range(0, base.shape[0], 4 * STRIP):
+        before, after, d = (side[start : start + 4 * STRIP].float() for side in (base, tuned, update))
+        grown += multiply(multiply(x, d.mT), before) + multiply(multiply(x, after.mT), d)
+    error = multiply(grown, followed.v) - multiply(z, followed.change)
+    return float(torch.linalg.matrix_norm(error.double())) / math.sqrt(probes)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Float32, Float64, Shaped
+from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
+
+from ckptaudit.linalg.products import empty, multiply
+from ckptaudit.linalg.symmetric import add_gram, eigenvectors, leading_vectors, mirrored
 
 EPS = torch.finfo(torch.float64).eps
 
 CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
+
+SKEW = 1e-10
+"""How far from orthonormal leading vectors may be before all of them are computed, which keeps them so."""
 
 ROWS = 1024
 """Rows that are widened to float64 at a time."""
@@ -31,38 +36,35 @@ class Leading:
     left: Float32[Tensor, "m c"]
     right: Float32[Tensor, "n c"]
     error: float
-    all_s: Float64[Tensor, "r"]
-    short: Float32[Tensor, "r _"]
-    """All singular values, and all singular vectors of the short side."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """All singular values of a matrix, descending, and the singular vectors of its short side, in float32."""
+
+    s: Float64[Tensor, "r"]
+    short: Float32[Tensor, "r r"]
 
 
 def rows_of(tall: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
-    """Blocks of rows in float64, each with the index of its first."""
-    for start in range(0, tall.shape[0], ROWS):
-        yield start, tall[start : start + ROWS].double()
+    """Blocks of rows in float64, each with the index of its first; they lie in one place, one after the other."""
+    m, n = tall.shape
+    by_rows = tall.stride(1) == 1
+    shape = (min(m, ROWS), n) if by_rows else (n, min(m, ROWS))
+    place = empty(*shape, dtype=torch.float64, device=tall.device)
+    for start in range(0, m, ROWS):
+        rows = tall[start : start + ROWS]
+        here = place[: len(rows)] if by_rows else place[:, : len(rows)].mT
+        yield start, here.copy_(rows)
 
 
 def gram(tall: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
-    """W'W in float64, its upper triangle computed by blocks and mirrored."""
+    """W'W in float64."""
     n = tall.shape[1]
     product = torch.zeros(n, n, dtype=torch.float64, device=tall.device)
     for _, rows in rows_of(tall):
-        for a, b in blocks(n):
-            product[a:b, a:].addmm_(rows[:, a:b].mT, rows[:, a:])
+        add_gram(rows, product)
     return mirrored(product)
-
-
-def blocks(n: int) -> list[tuple[int, int]]:
-    """Ranges of columns: four, which spare three eighths of a symmetric product."""
-    edges = [n * i // 4 for i in range(5)] if n >= 64 else [0, n]
-    return list(pairwise(edges))
-
-
-def mirrored(upper: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """A matrix of which only the blocks on and above the diagonal have been computed, made symmetric."""
-    for a, b in blocks(upper.shape[0]):
-        upper[b:, a:b] = upper[a:b, b:].mT
-    return upper
 
 
 def gram_error(rows: int, columns: int, squares: Float64[Tensor, "n"]) -> float:
@@ -72,6 +74,23 @@ def gram_error(rows: int, columns: int, squares: Float64[Tensor, "n"]) -> float:
     eigensolver's backward error a modest multiple of `columns` eps times the largest eigenvalue.
     """
     return EPS * (rows * float(squares.clamp(min=0).sum()) + 10 * columns * max(float(squares[0]), 0.0))
+
+
+def spectrum(weight: Shaped[Tensor, "m n"], trusted: int) -> Spectrum | None:
+    """The whole decomposition, one side's vectors; None where the first `trusted` values drown in rounding.
+
+    From the Gram matrix of the short side where that is accurate enough, else from a decomposition of the
+    matrix itself.
+    """
+    tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
+    m, n = tall.shape
+    squares, vectors = eigenvectors(gram(tall))
+    if float(squares[trusted - 1]) * CERTAIN > gram_error(m, n, squares):
+        return Spectrum(squares.clamp(min=0).sqrt(), vectors.float().contiguous())
+    _, s, vh = torch.linalg.svd(tall.double().contiguous(), full_matrices=False)
+    if not float(s[trusted - 1]) * CERTAIN > m * EPS * float(s[0]):
+        return None
+    return Spectrum(s, vh.mT.float().contiguous())
 
 
 def leading(weight: Shaped[Tensor, "m n"], count: int) -> Leading | None:
@@ -91,46 +110,53 @@ def leading(weight: Shaped[Tensor, "m n"], count: int) -> Leading | None:
 def _by_gram(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     m, n = tall.shape
     product = gram(tall)
-    values, vectors = torch.linalg.eigh(product)
-    squares = values.flip(0)
+    squares, v = leading_vectors(product, count)
+    if _skew(v) > SKEW:
+        squares, v = eigenvectors(product)
+        v = v[:, :count].contiguous()
     doubt = gram_error(m, n, squares)
-    last = float(squares[count - 1])
-    if not last * CERTAIN > doubt:
+    squares = squares[:count]
+    if not float(squares[-1]) * CERTAIN > doubt:
         return None
-    v = vectors.flip(1)[:, :count].contiguous()
-    s = squares[:count].sqrt()
+    s = squares.sqrt()
     u, skew = _images(tall, v, s)
-    residual = _size(product @ v - v * squares[:count])
+    residual = _size(multiply(product, v) - v * squares)
     # W v_i = s_i u_i holds by construction; W'u_i - s_i v_i is the eigenvector's residual over s_i.
-    error = (residual + doubt) / float(s[-1]) + 2 * skew * float(s[0]) + _rounding(m, n, s)
-    return Leading(s, u, v.float(), error, squares.clamp(min=0).sqrt(), vectors.flip(1).float().contiguous())
+    error = (residual + doubt) / float(s[-1]) + 2 * (skew + _skew(v)) * float(s[0]) + _rounding(m, n, s)
+    return Leading(s, u, v.float(), error)
 
 
 def _images(
     tall: Shaped[Tensor, "m n"], v: Float64[Tensor, "n c"], s: Float64[Tensor, "c"]
 ) -> tuple[Float32[Tensor, "m c"], float]:
     """W v_i / s_i, and how far these vectors are from orthonormal (norm_F of U'U - I)."""
-    u = torch.empty(tall.shape[0], len(s), dtype=torch.float32, device=tall.device)
+    u = empty(tall.shape[0], len(s), dtype=torch.float32, device=tall.device)
     inner = torch.zeros(len(s), len(s), dtype=torch.float64, device=tall.device)
     for start, rows in rows_of(tall):
-        part = (rows @ v) / s
-        inner.addmm_(part.mT, part)
+        part = multiply(rows, v).div_(s)
+        inner += multiply(part.mT, part)
         u[start : start + len(part)] = part
     inner.diagonal().sub_(1)
     return u, _size(inner)
+
+
+def _skew(v: Float64[Tensor, "n c"]) -> float:
+    """norm_F(V'V - I): how far columns are from orthonormal."""
+    inner = multiply(v.mT, v)
+    inner.diagonal().sub_(1)
+    return _size(inner)
 
 
 def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     matrix = tall.double()
     m, n = matrix.shape
     u, s, vh = torch.linalg.svd(matrix.contiguous(), full_matrices=False)
-    all_s, short = s, vh.mT.float().contiguous()
     u, s, v = u[:, :count], s[:count], vh[:count].mT
     if not float(s[-1]) * CERTAIN > m * EPS * float(s[0]):
         return None
     residual = _size(matrix @ v - u * s) + _size(matrix.mT @ u - v * s)
-    skew = sum(_size(w.mT @ w - torch.eye(count).to(w)) for w in (u, v))
-    return Leading(s, u.float(), v.float(), residual + 2 * skew * float(s[0]) + _rounding(m, n, s), all_s, short)
+    skew = _skew(u) + _skew(v)
+    return Leading(s, u.float(), v.float(), residual + 2 * skew * float(s[0]) + _rounding(m, n, s))
 
 
 def _size(matrix: Float64[Tensor, "a b"]) -> float:

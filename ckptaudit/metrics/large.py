@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ckptaudit.linalg import bounds
 from ckptaudit.linalg.differences import Difference, difference, square_sum
+from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
 from ckptaudit.linalg.followed import (
     SHIFT_ERROR,
     Followed,
@@ -23,9 +24,9 @@ from ckptaudit.linalg.followed import (
     own_product,
     update_values,
 )
-from ckptaudit.linalg.leading import Leading, leading
-from ckptaudit.linalg.masks import count_inside, packed, top_mask
+from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum
 from ckptaudit.linalg.parts import cached_property
+from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.metrics.batch import ALPHA, ETA, Angles, PairBatch, Side
 
@@ -47,11 +48,12 @@ SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 
 LEAST_UPDATE = 1e-25
 
-FACTS_VERSION = f"{version('ckptaudit')}/2"
+FACTS_VERSION = f"{version('ckptaudit')}/3"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
 Tensors = Mapping[str, Tensor]
+NOTHING = {"s": torch.empty(0, dtype=torch.float64)}
 Recall = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
 """(a stored matrix, what is wanted of it, how to make it) to the tensors wanted; a cache may answer."""
 
@@ -63,9 +65,10 @@ def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tens
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What the gate has to know of a base matrix: leading directions, and two masks, eight entries to the byte."""
+    """What is kept of a base matrix: leading directions or all of them, and two sets of entries."""
 
-    top: Leading
+    top: Leading | None
+    spectrum: Spectrum | None
     principal: UInt8[Tensor, "_"]
     low_magnitude: UInt8[Tensor, "_"]
     norm: float
@@ -106,43 +109,57 @@ class LargePair(PairBatch):
     @cached_property
     def facts(self) -> BaseFacts | None:
         """What is known of the base; None where the gate's fast ways are not certified for it."""
-        return self._whole if self._exact and self._may_follow else self._facts("leading")
+        return self._whole if self._exact and self._may_follow else self._led
+
+    @cached_property
+    def _led(self) -> BaseFacts | None:
+        """Leading directions of both sides, for the bounds."""
+        kept = self._recalled("leading", self._make_led)
+        if kept is None:
+            return None
+        top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]))
+        return BaseFacts(top, None, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
 
     @cached_property
     def _whole(self) -> BaseFacts | None:
-        """The same with the whole decomposition of the base."""
-        return self._facts("whole")
-
-    def _facts(self, extent: str) -> BaseFacts | None:
-        definition = f"{extent}/{FACTS_VERSION} k={self.k} rank={self.mask_rank} alpha={ALPHA}"
-        kept = self._recall(self.stored_base, definition, lambda: self._make_facts(extent))
-        if not len(kept["s"]):
+        """All directions of the short side, from which the tuned decomposition is followed."""
+        kept = self._recalled("whole", self._make_whole)
+        if kept is None:
             return None
-        here = {name: tensor.to(self.stored_base.device) for name, tensor in kept.items()}
-        error, norm = float(here["error"]), float(here["norm"])
-        top = Leading(here["s"], here["left"], here["right"], error, here["all_s"], here["short"])
-        return BaseFacts(top, here["principal"], here["low_magnitude"], norm)
+        found = Spectrum(kept["s"], kept["short"])
+        return BaseFacts(None, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
+
+    def _recalled(self, extent: str, make: Callable[[], Tensors]) -> Tensors | None:
+        definition = f"{extent}/{FACTS_VERSION} k={self.k} rank={self.mask_rank} alpha={ALPHA}"
+        kept = self._recall(self.stored_base, definition, make)
+        return (
+            {name: tensor.to(self.stored_base.device) for name, tensor in kept.items()} if len(kept["s"]) else None
+        )
 
     @cached_property
     def images(self) -> bounds.Images | None:
         """The base's leading directions under the update."""
-        if self.facts is None or not (self.size == 0 or self.size > LEAST_UPDATE):
+        if self._top is None or not (self.size == 0 or self.size > LEAST_UPDATE):
             return None
-        return bounds.images(self.difference.update, self.facts.top, k=self.k, size=self.size)
+        return bounds.images(self.difference.update, self._top, k=self.k, size=self.size)
 
     @cached_property
     def angle_sines(self) -> tuple[float, float] | None:
         """Bounds on the largest and the root mean square sine between the top-k subspaces of either side."""
-        if self.facts is None or self.images is None:
+        if self._top is None or self.images is None:
             return None
-        return bounds.angle_sines(self.images, self.facts.top, k=self.k)
+        return bounds.angle_sines(self.images, self._top, k=self.k)
 
     @cached_property
     def turned(self) -> float | None:
         """Bound on the sine of the rotation of either side."""
-        if self.facts is None or self.images is None:
+        if self._top is None or self.images is None:
             return None
-        return bounds.turned(self.images, self.facts.top, k=self.k, share=1.0 - SEPARATION)
+        return bounds.turned(self.images, self._top, k=self.k, share=1.0 - SEPARATION)
+
+    @property
+    def _top(self) -> Leading | None:
+        return self.facts.top if self.facts is not None else None
 
     @property
     def size(self) -> float:
@@ -192,7 +209,7 @@ class LargePair(PairBatch):
         """Of the changed entries, the share among the floor(alpha m n) smallest of the base."""
         if (known := self.__dict__.get("facts")) is not None:
             return self._share(known.low_magnitude)
-        return self._share(packed(self._smallest()))
+        return self._share(self._smallest())
 
     @cached_property
     def principal_share(self) -> Float64[Tensor, "batch"]:
@@ -211,7 +228,9 @@ class LargePair(PairBatch):
         """(s_k(W0) - s_{k+1}(W0)) / s_k(W0)."""
         if self.facts is None:
             return super().gap
-        s = self.facts.top.s
+        known = self.facts.top or self.facts.spectrum
+        assert known is not None  # one of the two
+        s = known.s
         return ((s[self.k - 1] - s[self.k]) / s[self.k - 1])[None] if self.k < len(s) else self._one(1.0)
 
     @cached_property
@@ -222,19 +241,20 @@ class LargePair(PairBatch):
     @cached_property
     def followed(self) -> Followed | None:
         """The tuned decomposition seen from the base's; None where its arithmetic does not stand the test."""
-        if not self._may_follow or self._whole is None or not _within(float(self._whole.top.s[0]), SQUARABLE_BASE):
+        known = self._whole.spectrum if self._may_follow and self._whole is not None else None
+        if known is None or not _within(float(known.s[0]), SQUARABLE_BASE):
             return None
         if not (self.size == 0 or _within(self.size, SQUARABLE)):
             return None
-        base, top = self._tall(self.stored_base[0]), self._whole.top
-        cross = cross_product(base, self._tall(self.difference.update))
-        return Followed(top.all_s, top.short, cross=cross, own=self.own)
+        cross = cross_product(self._tall(self.stored_base[0]), self._tall(self.difference.update))
+        return Followed(known.s, known.short, cross=cross, own=self.own)
 
     @cached_property
     def change_error(self) -> float:
         """Error of what `followed` rests on."""
         assert self.followed is not None  # asked for by those who have looked
-        return change_error(self.followed, self._tall(self.stored_base[0]), self._tall(self.stored_tuned[0]))
+        sides = (self.stored_base[0], self.stored_tuned[0], self.difference.update)
+        return change_error(self.followed, *(self._tall(side) for side in sides))
 
     @cached_property
     def shift(self) -> Float64[Tensor, "batch"]:
@@ -290,32 +310,50 @@ class LargePair(PairBatch):
 
     def _share(self, bits: UInt8[Tensor, "_"]) -> Float64[Tensor, "1"]:
         total = self.difference.changed_count
-        inside = count_inside(bits, self.difference.changed.flatten())
+        inside = count_common(bits, self._marks)
         return self._one(inside / total if total else ALPHA)
 
-    def _smallest(self) -> Bool[Tensor, "_"]:
-        return top_mask(self.stored_base.flatten().abs(), count=self._half, largest=False)
+    @cached_property
+    def _marks(self) -> UInt8[Tensor, "_"]:
+        return packed(self.difference.changed.flatten())
+
+    def _smallest(self) -> UInt8[Tensor, "_"]:
+        return smallest(self.stored_base.flatten().abs(), self._half)
 
     @property
     def _half(self) -> int:
         return int(ALPHA * self.m * self.n)
 
-    def _make_facts(self, extent: str) -> Tensors:
+    def _make_led(self) -> Tensors:
         top = leading(self.stored_base[0], min(self.k + 1, self.m, self.n))
         if top is None or not _within(float(top.s[0]), ORDINARY):
-            return {"s": torch.empty(0, dtype=torch.float64)}
-        part = (top.left[:, : self.mask_rank] * top.s[: self.mask_rank].float()) @ top.right[:, : self.mask_rank].mT
+            return NOTHING
+        scaled = top.left[:, : self.mask_rank] * top.s[: self.mask_rank].float()
         return {
             "s": top.s,
             "left": top.left,
             "right": top.right,
-            "all_s": top.all_s,
-            # Much the largest part, of no use to bounds.
-            "short": top.short if extent == "whole" else top.short[:, :0],
             "error": torch.tensor(top.error, dtype=torch.float64),
+            **self._make_masks(multiply(scaled, top.right[:, : self.mask_rank].mT)),
+        }
+
+    def _make_whole(self) -> Tensors:
+        found = spectrum(self.stored_base[0], min(self.k + 1, self.m, self.n))
+        if found is None or not _within(float(found.s[0]), ORDINARY):
+            return NOTHING
+        v = found.short[:, : self.mask_rank]
+        part = multiply(multiply(self._tall(self.stored_base[0]).float(), v), v.mT)
+        return {
+            "s": found.s,
+            "short": found.short,
+            **self._make_masks(part if self.m >= self.n else part.mT.contiguous()),
+        }
+
+    def _make_masks(self, part: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
+        return {
             "norm": torch.tensor(math.sqrt(square_sum(self.stored_base[0])), dtype=torch.float64),
-            "principal": packed(top_mask(part.abs_().flatten(), count=self._half)),
-            "low_magnitude": packed(self._smallest()),
+            "principal": largest(part.abs_().flatten(), self._half),
+            "low_magnitude": self._smallest(),
         }
 
 
