@@ -11,12 +11,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Float64, Int, Shaped
+from jaxtyping import Float32, Float64, Int
 from torch import Tensor
 
+from ckptaudit.linalg.changes import ANGLE_ERROR, UNIT, Turn, moved, spread
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
-from ckptaudit.linalg.symmetric import add_gram, eigenvalues, mirrored
+from ckptaudit.linalg.symmetric import eigenvalues
 
 NEXT_TERM = 5e-3
 """Largest share of a spectral shift that the terms left out may be estimated at."""
@@ -30,42 +31,13 @@ SAMPLE = 64
 STEEPEST = 0.5
 """Largest entry of a subspace's slopes up to which it counts as followed."""
 
-SHIFT_ERROR = 5e-3
-"""Largest error of a spectral shift, relative, that rounding may cause."""
-
-VALUE_ERROR = 2e-4
-"""Largest relative error of the square of a singular value of the update."""
-
-UNIT = 2.0**-24
-
-ANGLE_ERROR = 1e-4
-"""Largest error in radians that rounding may cause in an angle on the left: six thousandths of a degree."""
-
 STEPS = 16
 CONVERGED = 1e-5
 ACCEPTED = 1e-4
 """Relative size of the last correction to a subspace: where to stop, and what is still good enough."""
 
-ROWS = 1024
 STRIP = 64
-"""Rows at a time: for products, and for passes that are to stay in the processor's cache."""
-
-
-def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
-    """(W0 + D/2)'D: with its transpose, what D adds to the Gram matrix W0'W0."""
-    product = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
-    for start in range(0, base.shape[0], ROWS):
-        d = update[start : start + ROWS]
-        product.addmm_(torch.add(base[start : start + ROWS].float(), d, alpha=0.5).mT, d)
-    return product
-
-
-def own_product(update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
-    """D'D."""
-    r = update.shape[1]
-    product = torch.zeros(r, r, dtype=torch.float32, device=update.device)
-    add_gram(update, product)
-    return mirrored(product)
+"""Rows at a time for passes that are to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -131,29 +103,27 @@ class Followed:
         """
         second = (self._off * self._mixing).sum(dim=1, dtype=torch.float64)
         squares = self.s.square() + self.change.diagonal().double() + second
-        third, fourth, moved = self._third(), self._fourth(second), self._moved(_descending(squares))
-        if third + fourth <= NEXT_TERM * moved:
+        third, fourth, shift = self._third(), self._fourth(second), moved(self.s, _descending(squares))
+        if third + fourth <= NEXT_TERM * shift:
             return _descending(squares)
-        if third <= LAST_TERM * moved and fourth <= NEXT_TERM * moved:
+        if third <= LAST_TERM * shift and fourth <= NEXT_TERM * shift:
             more = (self._mixing * (self._off @ self._mixing)).sum(dim=0, dtype=torch.float64)
             return _descending(squares + more)
         whole = self.change.double()
         whole.diagonal().add_(self.s.square())
         return eigenvalues(whole).clamp(min=0)
 
+    def act(self, rows: Float32[Tensor, "p r"]) -> Float32[Tensor, "p r"]:
+        """Rows times C, in the coordinates of the matrix."""
+        return multiply(multiply(multiply(rows, self.v), self.change), self.v.mT)
+
     def shift(self) -> float:
         """norm(s(W0 + D) - s(W0))."""
-        return self._moved(self.tuned_squares)
+        return moved(self.s, self.tuned_squares)
 
     def shift_error(self, error: float) -> float:
-        """Three times what an error of C, given by its norm_F and spread evenly, is expected to do to the shift."""
-        spread = 3 * error / math.sqrt(len(self.s))
-        return spread * float(torch.linalg.vector_norm(0.5 / self.s.clamp_min(1e-300)))
-
-    def _moved(self, squares: Float64[Tensor, "r"]) -> float:
-        # As a quotient: the difference of two roots would lose what the difference of the squares still has.
-        total = (squares.sqrt() + self.s).clamp_min(1e-300)
-        return float(torch.linalg.vector_norm((squares - self.s.square()) / total))
+        """What an error of C, given by its norm_F, may do to the shift."""
+        return spread(self.s, error)
 
     def _third(self) -> float:
         """Estimate of the norm of the third-order terms of the singular values, x_i' C x_i / (2 s_i).
@@ -185,8 +155,18 @@ class Followed:
         """norm_F(C21), which turns the top `size` directions."""
         return float(torch.linalg.matrix_norm(self._off[size:, :size]))
 
-    def planes(self, k: int, size: int) -> tuple[Planes, Planes] | None:
-        """How the top-k and the top `size` subspaces turned, size >= k; None where no iteration finds them."""
+    def turns(self, k: int, size: int) -> tuple[Turn, Turn] | None:
+        """How the base's top k directions turned against the tuned top k and the tuned top `size`, size >= k.
+
+        None where no iteration finds these subspaces.
+        """
+        found = self._tangents(k, size)
+        if found is None:
+            return None
+        narrow, wide = (Turn(angles(planes.left, k), angles(planes.right, k)) for planes in found)
+        return narrow, wide
+
+    def _tangents(self, k: int, size: int) -> tuple[Planes, Planes] | None:
         if size >= len(self.s):
             return None
         cross = self._off[size:, :size]
@@ -285,44 +265,3 @@ def _slopes(
         if not step > CONVERGED * length:
             break
     return y if step <= ACCEPTED * length and float(y.abs().amax()) <= STEEPEST else None
-
-
-def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tensor, "r"] | None:
-    """Singular values of D, descending, from D'D; None where the `trusted`-th may err by a ten-thousandth.
-
-    The eigensolver errs by a few units of the largest eigenvalue, the product by less than a unit of the trace.
-    """
-    squares = eigenvalues(own).double()
-    last = float(squares[min(trusted, len(squares)) - 1])
-    if not last * VALUE_ERROR > 10 * UNIT * float(squares[0]):
-        squares = eigenvalues(own.double())
-    if not last * VALUE_ERROR > UNIT * float(own.diagonal().double().sum()):
-        return None
-    values: Tensor = squares.clamp(min=0).sqrt()
-    return values
-
-
-def change_error(
-    followed: Followed,
-    base: Shaped[Tensor, "m r"],
-    tuned: Shaped[Tensor, "m r"],
-    update: Float32[Tensor, "m r"],
-    *,
-    probes: int = 2,
-) -> float:
-    """norm_F of the error of C, estimated from what it does to random vectors.
-
-    The mean square of norm(E z) over Gaussian z is norm_F(E)^2. Rounding errors have no preferred direction, so
-    that few vectors tell. What C should do to them is found as W0'D + D'W1, in which nothing cancels: float32 adds
-    errors of the kind that are being measured, no larger.
-    """
-    random = torch.Generator().manual_seed(0)
-    # As rows, which run at the speed of memory.
-    z = torch.randn(probes, len(followed.s), generator=random).to(followed.s.device)
-    x = multiply(z, followed.v.mT)
-    grown = torch.zeros_like(x)
-    for start in range(0, base.shape[0], 4 * STRIP):
-        before, after, d = (side[start : start + 4 * STRIP].float() for side in (base, tuned, update))
-        grown += multiply(multiply(x, d.mT), before) + multiply(multiply(x, after.mT), d)
-    error = multiply(grown, followed.v) - multiply(z, followed.change)
-    return float(torch.linalg.matrix_norm(error.double())) / math.sqrt(probes)

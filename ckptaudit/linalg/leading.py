@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.products import empty, multiply
-from ckptaudit.linalg.symmetric import add_gram, eigenvectors, leading_vectors, mirrored
+from ckptaudit.linalg.symmetric import Eigen, add_gram, eigenvectors, mirrored, skew
 
 EPS = torch.finfo(torch.float64).eps
 
 CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
 
-SKEW = 1e-10
-"""How far from orthonormal leading vectors may be before all of them are computed, which keeps them so."""
+SHORT_SIDE = 1536
+"""Up to this short side a Gram matrix in float64 stays in a processor's cache, and is quick to decompose."""
 
 ROWS = 1024
 """Rows that are widened to float64 at a time."""
@@ -40,10 +40,15 @@ class Leading:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """All singular values of a matrix, descending, and the singular vectors of its short side, in float32."""
+    """All singular values of a matrix, descending, and what it takes to find those of the tuned side.
+
+    Up to SHORT_SIDE that is the Gram matrix W'W of the tall matrix, with leading vectors of its short side; beyond,
+    all of those vectors, in float32, and no Gram matrix.
+    """
 
     s: Float64[Tensor, "r"]
-    short: Float32[Tensor, "r r"]
+    short: Float[Tensor, "r c"]
+    gram: Float64[Tensor, "r r"] | None
 
 
 def rows_of(tall: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
@@ -76,21 +81,26 @@ def gram_error(rows: int, columns: int, squares: Float64[Tensor, "n"]) -> float:
     return EPS * (rows * float(squares.clamp(min=0).sum()) + 10 * columns * max(float(squares[0]), 0.0))
 
 
-def spectrum(weight: Shaped[Tensor, "m n"], trusted: int) -> Spectrum | None:
-    """The whole decomposition, one side's vectors; None where the first `trusted` values drown in rounding.
+def spectrum(weight: Shaped[Tensor, "m n"], count: int) -> Spectrum | None:
+    """All singular values; None where the first `count` drown in rounding.
 
     From the Gram matrix of the short side where that is accurate enough, else from a decomposition of the
     matrix itself.
     """
     tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
     m, n = tall.shape
-    squares, vectors = eigenvectors(gram(tall))
-    if float(squares[trusted - 1]) * CERTAIN > gram_error(m, n, squares):
-        return Spectrum(squares.clamp(min=0).sqrt(), vectors.float().contiguous())
+    product = gram(tall)
+    if n <= SHORT_SIDE:
+        found = Eigen(product)
+        certain = float(found.values[count - 1]) * CERTAIN > gram_error(m, n, found.values)
+        return Spectrum(found.values.clamp(min=0).sqrt(), found.vectors(count), product) if certain else None
+    squares, vectors = eigenvectors(product)
+    if float(squares[count - 1]) * CERTAIN > gram_error(m, n, squares):
+        return Spectrum(squares.clamp(min=0).sqrt(), vectors.float().contiguous(), None)
     _, s, vh = torch.linalg.svd(tall.double().contiguous(), full_matrices=False)
-    if not float(s[trusted - 1]) * CERTAIN > m * EPS * float(s[0]):
+    if not float(s[count - 1]) * CERTAIN > m * EPS * float(s[0]):
         return None
-    return Spectrum(s, vh.mT.float().contiguous())
+    return Spectrum(s, vh.mT.float().contiguous(), None)
 
 
 def leading(weight: Shaped[Tensor, "m n"], count: int) -> Leading | None:
@@ -110,19 +120,15 @@ def leading(weight: Shaped[Tensor, "m n"], count: int) -> Leading | None:
 def _by_gram(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     m, n = tall.shape
     product = gram(tall)
-    squares, v = leading_vectors(product, count)
-    if _skew(v) > SKEW:
-        squares, v = eigenvectors(product)
-        v = v[:, :count].contiguous()
-    doubt = gram_error(m, n, squares)
-    squares = squares[:count]
+    found = Eigen(product)
+    doubt, squares = gram_error(m, n, found.values), found.values[:count]
     if not float(squares[-1]) * CERTAIN > doubt:
         return None
-    s = squares.sqrt()
-    u, skew = _images(tall, v, s)
+    v, s = found.vectors(count), squares.sqrt()
+    u, left_skew = _images(tall, v, s)
     residual = _size(multiply(product, v) - v * squares)
     # W v_i = s_i u_i holds by construction; W'u_i - s_i v_i is the eigenvector's residual over s_i.
-    error = (residual + doubt) / float(s[-1]) + 2 * (skew + _skew(v)) * float(s[0]) + _rounding(m, n, s)
+    error = (residual + doubt) / float(s[-1]) + 2 * (left_skew + skew(v)) * float(s[0]) + _rounding(m, n, s)
     return Leading(s, u, v.float(), error)
 
 
@@ -140,13 +146,6 @@ def _images(
     return u, _size(inner)
 
 
-def _skew(v: Float64[Tensor, "n c"]) -> float:
-    """norm_F(V'V - I): how far columns are from orthonormal."""
-    inner = multiply(v.mT, v)
-    inner.diagonal().sub_(1)
-    return _size(inner)
-
-
 def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     matrix = tall.double()
     m, n = matrix.shape
@@ -155,8 +154,8 @@ def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     if not float(s[-1]) * CERTAIN > m * EPS * float(s[0]):
         return None
     residual = _size(matrix @ v - u * s) + _size(matrix.mT @ u - v * s)
-    skew = _skew(u) + _skew(v)
-    return Leading(s, u.float(), v.float(), residual + 2 * skew * float(s[0]) + _rounding(m, n, s))
+    tilt = skew(u) + skew(v)
+    return Leading(s, u.float(), v.float(), residual + 2 * tilt * float(s[0]) + _rounding(m, n, s))
 
 
 def _size(matrix: Float64[Tensor, "a b"]) -> float:

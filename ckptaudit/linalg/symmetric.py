@@ -7,9 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ckptaudit.linalg import lapack
+from ckptaudit.linalg.products import multiply
 
 SMALL = 128
 """Below this size torch's own functions are as quick."""
+
+SKEW = 1e-10
+"""How far from orthonormal a few eigenvectors may be before all of them are computed, which keeps them so."""
 
 BLOCK = 64
 """Rows that are mirrored at a time."""
@@ -24,6 +28,22 @@ def mirrored(upper: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
         corner.copy_(corner.triu() + corner.triu(1).mT)
         upper[b:, a:b] = upper[a:b, b:].mT
     return upper
+
+
+def triangle(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "_"]:
+    """The blocks on and above the diagonal, row after row of them: little more than half of a symmetric matrix."""
+    n = len(matrix)
+    return torch.cat([matrix[a : a + BLOCK, a:].reshape(-1) for a in range(0, n, BLOCK)])
+
+
+def from_triangle(blocks: Float[Tensor, "_"], n: int) -> Float[Tensor, "n n"]:
+    """The symmetric matrix of which `triangle` kept the blocks."""
+    matrix, start = blocks.new_empty(n, n), 0
+    for a in range(0, n, BLOCK):
+        part = matrix[a : a + BLOCK, a:]
+        part.copy_(blocks[start : start + part.numel()].view(part.shape))
+        start += part.numel()
+    return mirrored(matrix)
 
 
 def add_gram(rows: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> None:
@@ -46,23 +66,42 @@ def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
     return values
 
 
-def leading_vectors(matrix: Float[Tensor, "n n"], count: int) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
-    """All eigenvalues, descending, and the eigenvectors of the first `count`.
+class Eigen:
+    """All eigenvalues of a matrix, descending, and eigenvectors of the first ones on request."""
 
-    Each pair fulfils A x = l x up to rounding; eigenvectors of nearly equal eigenvalues may be a little less than
-    orthogonal. Who relies on more has to look.
-    """
-    if not _by_lapack(matrix):
-        return _leading_of_all(matrix, count)
-    try:
-        reflectors = matrix.clone()
-        diagonal, off, factors = lapack.tridiagonal(reflectors)
-        values = lapack.tridiagonal_values(diagonal, off)
-        vectors = lapack.tridiagonal_vectors(diagonal, off, values[-count:].contiguous())
-        lapack.turn_back(reflectors, factors, vectors)
-    except lapack.Unsolved:
-        return _leading_of_all(matrix, count)
-    return values.flip(0), vectors.flip(0).mT.contiguous()
+    def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
+        self._matrix = matrix
+        self._reduced: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.values: Float[Tensor, "n"] = self._reduce() if _by_lapack(matrix) else self._solve()[0]
+
+    def vectors(self, count: int) -> Float[Tensor, "n c"]:
+        """The eigenvectors of the first `count` eigenvalues, orthonormal to 1e-10."""
+        few = count <= len(self._matrix) // 4
+        found = self._iterated(count) if few and self._reduced is not None else None
+        return self._solve()[1][:, :count].contiguous() if found is None or skew(found) > SKEW else found
+
+    def _reduce(self) -> Float[Tensor, "n"]:
+        reflectors = self._matrix.clone()
+        try:
+            diagonal, off, factors = lapack.tridiagonal(reflectors)
+            values = lapack.tridiagonal_values(diagonal, off)
+        except lapack.Unsolved:
+            return self._solve()[0]
+        self._reduced = reflectors, diagonal, off, factors
+        return values.flip(0)
+
+    def _iterated(self, count: int) -> Float[Tensor, "n c"] | None:
+        assert self._reduced is not None  # asked for where it is not
+        reflectors, diagonal, off, factors = self._reduced
+        try:
+            vectors = lapack.tridiagonal_vectors(diagonal, off, self.values[:count].flip(0))
+            lapack.turn_back(reflectors, factors, vectors)
+        except lapack.Unsolved:
+            return None
+        return vectors.flip(0).mT.contiguous()
+
+    def _solve(self) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
+        return eigenvectors(self._matrix)
 
 
 def eigenvectors(matrix: Float[Tensor, "n n"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
@@ -78,9 +117,11 @@ def eigenvectors(matrix: Float[Tensor, "n n"]) -> tuple[Float[Tensor, "n"], Floa
     return values.flip(0), vectors.flip(1)
 
 
-def _leading_of_all(matrix: Float[Tensor, "n n"], count: int) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
-    values, vectors = torch.linalg.eigh(matrix)
-    return values.flip(0), vectors.flip(1)[:, :count].contiguous()
+def skew(vectors: Float[Tensor, "n c"]) -> float:
+    """norm_F(V'V - I): how far columns are from orthonormal."""
+    inner = multiply(vectors.mT, vectors)
+    inner.diagonal().sub_(1)
+    return float(torch.linalg.matrix_norm(inner))
 
 
 def _by_lapack(matrix: Float[Tensor, "n n"]) -> bool:

@@ -12,23 +12,17 @@ from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 from torch import Tensor
 
 from ckptaudit.linalg import bounds
+from ckptaudit.linalg.changes import Turn, change_error, cross_product, own_product, update_values
 from ckptaudit.linalg.differences import Difference, difference, square_sum
 from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
-from ckptaudit.linalg.followed import (
-    SHIFT_ERROR,
-    Followed,
-    Planes,
-    angles,
-    change_error,
-    cross_product,
-    own_product,
-    update_values,
-)
+from ckptaudit.linalg.followed import Followed
 from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.subspaces import SEPARATION
-from ckptaudit.metrics.batch import ALPHA, ETA, Angles, PairBatch, Side
+from ckptaudit.linalg.symmetric import from_triangle, triangle
+from ckptaudit.linalg.tuned_gram import TunedGram
+from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, PairBatch, Side
 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
@@ -126,7 +120,8 @@ class LargePair(PairBatch):
         kept = self._recalled("whole", self._make_whole)
         if kept is None:
             return None
-        found = Spectrum(kept["s"], kept["short"])
+        gram = from_triangle(kept["gram"], len(kept["s"])) if len(kept["gram"]) else None
+        found = Spectrum(kept["s"], kept["short"], gram)
         return BaseFacts(None, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
 
     def _recalled(self, extent: str, make: Callable[[], Tensors]) -> Tensors | None:
@@ -239,49 +234,57 @@ class LargePair(PairBatch):
         return own_product(self._tall(self.difference.update))
 
     @cached_property
-    def followed(self) -> Followed | None:
-        """The tuned decomposition seen from the base's; None where its arithmetic does not stand the test."""
+    def followed(self) -> Followed | TunedGram | None:
+        """The tuned decomposition as what the update makes of the base's; None outside of float32's range."""
         known = self._whole.spectrum if self._may_follow and self._whole is not None else None
         if known is None or not _within(float(known.s[0]), SQUARABLE_BASE):
             return None
         if not (self.size == 0 or _within(self.size, SQUARABLE)):
             return None
         cross = cross_product(self._tall(self.stored_base[0]), self._tall(self.difference.update))
-        return Followed(known.s, known.short, cross=cross, own=self.own)
+        if known.gram is None:
+            return Followed(known.s, known.short, cross=cross, own=self.own)
+        return TunedGram(known.s, known.short, known.gram, cross=cross, own=self.own)
 
     @cached_property
     def change_error(self) -> float:
         """Error of what `followed` rests on."""
         assert self.followed is not None  # asked for by those who have looked
         sides = (self.stored_base[0], self.stored_tuned[0], self.difference.update)
-        return change_error(self.followed, *(self._tall(side) for side in sides))
+        return change_error(self.followed.act, *(self._tall(side) for side in sides))
 
     @cached_property
     def shift(self) -> Float64[Tensor, "batch"]:
         """norm(s(W1) - s(W0))."""
+        if self.size == 0:
+            return self._one(0.0)
         if self.followed is not None:
             shift = self.followed.shift()
-            if self.followed.shift_error(self.change_error) <= SHIFT_ERROR * shift or self.size == 0:
+            if self.followed.shift_error(self.change_error) <= SHIFT_ERROR * shift:
                 return self._one(shift)
         return super().shift
 
     @cached_property
-    def planes(self) -> tuple[Planes, Planes] | None:
-        """How the base's top subspaces turned: those of size k, and those that take near-ties at k in."""
+    def turns(self) -> tuple[Turn, Turn] | None:
+        """How the base's top-k subspaces turned against the tuned ones: of size k, and near-ties at k taken in."""
         if self.followed is None:
             return None
-        if self.size > 0 and not self.change_error <= CHANGE_ERROR * self.followed.coupling(self.k):
+        if not self.change_error <= CHANGE_ERROR * self.followed.coupling(self.k):
             return None
         above = self.followed.tuned_squares.sqrt() > (1.0 - SEPARATION) * self.followed.s[self.k - 1]
-        return self.followed.planes(self.k, max(self.k, int(above.sum())))
+        return self.followed.turns(self.k, max(self.k, int(above.sum())))
 
     def angles(self, side: Side) -> Angles:
         """Angles between the top-k subspaces of one side."""
-        return super().angles(side) if self.planes is None else self._turns(self.planes[0], side)
+        if self.size == 0:
+            return self._one(0.0), self._one(0.0)
+        return super().angles(side) if self.turns is None else self._turned(self.turns[0], side)
 
     def rotation(self, side: Side) -> Angles:
         """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in."""
-        return super().rotation(side) if self.planes is None else self._turns(self.planes[1], side)
+        if self.size == 0:
+            return self._one(0.0), self._one(0.0)
+        return super().rotation(side) if self.turns is None else self._turned(self.turns[1], side)
 
     @cached_property
     def update_s(self) -> Float[Tensor, "batch r"]:
@@ -292,10 +295,9 @@ class LargePair(PairBatch):
                 return values[None]
         return super().update_s
 
-    def _turns(self, planes: Planes, side: Side) -> Angles:
-        # On the short side live the vectors that are known in full, and they are the right ones of a tall matrix.
-        tall = self.m >= self.n
-        found = angles(planes.right if (side == "right") is tall else planes.left, self.k)
+    def _turned(self, turn: Turn, side: Side) -> Angles:
+        # The right vectors are those of a tall matrix, which a wide one is when transposed.
+        found = turn.right if (side == "right") is (self.m >= self.n) else turn.left
         return found[-1:], found.mean()[None]
 
     @property
@@ -341,11 +343,12 @@ class LargePair(PairBatch):
         found = spectrum(self.stored_base[0], min(self.k + 1, self.m, self.n))
         if found is None or not _within(float(found.s[0]), ORDINARY):
             return NOTHING
-        v = found.short[:, : self.mask_rank]
+        v = found.short[:, : self.mask_rank].float()
         part = multiply(multiply(self._tall(self.stored_base[0]).float(), v), v.mT)
         return {
             "s": found.s,
             "short": found.short,
+            "gram": triangle(found.gram) if found.gram is not None else found.s[:0],
             **self._make_masks(part if self.m >= self.n else part.mT.contiguous()),
         }
 

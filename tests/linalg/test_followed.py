@@ -1,6 +1,8 @@
-"""Following the tuned decomposition from the base's gives what float64 decompositions of both sides give."""
+"""What the update makes of the base's decomposition is what float64 decompositions of both sides give."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,14 +11,9 @@ from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from ckptaudit.linalg.followed import (
-    Followed,
-    angles,
-    change_error,
-    cross_product,
-    own_product,
-    update_values,
-)
+from ckptaudit.linalg.changes import change_error, cross_product, own_product, update_values
+from ckptaudit.linalg.followed import Followed
+from ckptaudit.linalg.tuned_gram import TunedGram
 
 R, K = 120, 15
 SHAPES = [(R, R), (300, R)]
@@ -46,11 +43,24 @@ def pair(
     return base.to(dtype), (base + size * base.norm() / step.norm() * step).to(dtype)
 
 
-def followed(base: Tensor, tuned: Tensor) -> Followed:
+def followed(base: Tensor, tuned: Tensor, *, spoilt: float = 0.0) -> Followed:
     _, s, vh = torch.linalg.svd(base.double(), full_matrices=False)
     update = tuned.float() - base.float()
-    cross, own = cross_product(base, update), own_product(update)
+    cross, own = (1 + spoilt) * cross_product(base, update), own_product(update)
     return Followed(s, vh.mT.float().contiguous(), cross=cross, own=own)
+
+
+def by_gram(base: Tensor, tuned: Tensor, *, spoilt: float = 0.0) -> TunedGram:
+    gram = base.double().mT @ base.double()
+    squares, v = torch.linalg.eigh(gram)
+    update = tuned.float() - base.float()
+    cross, own = (1 + spoilt) * cross_product(base, update), own_product(update)
+    return TunedGram(squares.flip(0).sqrt(), v.flip(1)[:, : K + 1], gram, cross=cross, own=own)
+
+
+WAYS = [followed, by_gram]
+Way = Callable[..., Followed | TunedGram]
+each_way = pytest.mark.parametrize("way", WAYS)
 
 
 def decomposed(base: Tensor, tuned: Tensor) -> list[tuple[NDArray[np.float64], ...]]:
@@ -60,80 +70,81 @@ def decomposed(base: Tensor, tuned: Tensor) -> list[tuple[NDArray[np.float64], .
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", SPECTRA)
-def test_the_shift_is_within_one_per_cent(kind: str, shape: tuple[int, int], size: float) -> None:
+@each_way
+def test_the_shift_is_within_one_per_cent(way: Way, kind: str, shape: tuple[int, int], size: float) -> None:
     base, tuned = pair(kind, shape, size)
     (_, before, _), (_, after, _) = decomposed(base, tuned)
-    seen = followed(base, tuned)
+    seen = way(base, tuned)
     assert seen.shift() == pytest.approx(np.linalg.norm(after - before), rel=0.01)
-    assert seen.shift_error(change_error(seen, base, tuned, (tuned - base).float())) < 0.01 * seen.shift()
+    assert seen.shift_error(change_error(seen.act, base, tuned, (tuned - base).float())) < 0.01 * seen.shift()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["heavy", "steep"])
 @pytest.mark.parametrize("wider", [0, 4])
+@each_way
 def test_angles_are_right_to_one_per_cent_or_a_hundredth_of_a_degree(
-    kind: str, shape: tuple[int, int], size: float, wider: int
+    way: Way, kind: str, shape: tuple[int, int], size: float, wider: int
 ) -> None:
     base, tuned = pair(kind, shape, size)
     (u0, _, v0), (u1, _, v1) = decomposed(base, tuned)
-    found = followed(base, tuned).planes(K, K + wider)
+    found = way(base, tuned).turns(K, K + wider)
     assert found is not None
-    for planes, top in zip(found, (K, K + wider), strict=True):
-        for tangents, before, after in ((planes.left, u0, u1), (planes.right, v0.T, v1.T)):
+    for turn, top in zip(found, (K, K + wider), strict=True):
+        for seen, before, after in ((turn.left, u0, u1), (turn.right, v0.T, v1.T)):
             expected = np.degrees(subspace_angles(before[:, :K], after[:, :top]))
-            seen = angles(tangents, K)
             assert seen[-1].item() == pytest.approx(expected.max(), rel=0.01, abs=1e-5)
             assert seen.mean().item() == pytest.approx(expected.mean(), rel=0.01, abs=1e-5)
 
 
-def test_bf16_rounding_is_part_of_the_update() -> None:
+@each_way
+def test_bf16_rounding_is_part_of_the_update(way: Way) -> None:
     base, tuned = pair("heavy", (300, R), 1e-3, torch.bfloat16)
     (u0, before, v0), (_, after, v1) = decomposed(base, tuned)
-    seen = followed(base, tuned)
+    seen = way(base, tuned)
     assert seen.shift() == pytest.approx(np.linalg.norm(after - before), rel=0.01)
     inside = u0[:, :K].T @ (tuned.double() - base.double()).numpy() @ v0[:K].T
     assert seen.captured(K) == pytest.approx(np.linalg.norm(inside) ** 2, rel=1e-3)
-    found = seen.planes(K, K)
+    found = seen.turns(K, K)
     assert found is not None
     expected = np.degrees(subspace_angles(v0[:K].T, v1[:K].T)).max()
-    assert angles(found[0].right, K)[-1].item() == pytest.approx(expected, rel=0.01, abs=1e-3)
+    assert found[0].right[-1].item() == pytest.approx(expected, rel=0.01, abs=1e-3)
 
 
-def test_no_update_moves_nothing() -> None:
+@each_way
+def test_no_update_moves_nothing(way: Way) -> None:
     base, _ = pair("heavy", (300, R), 1e-3)
-    seen = followed(base, base)
-    assert seen.shift() == 0
-    found = seen.planes(K, K + 2)
+    seen = way(base, base)
+    assert seen.shift() == pytest.approx(0, abs=1e-12)
+    found = seen.turns(K, K + 2)
     assert found is not None
-    assert max(angles(t, K).max().item() for p in found for t in (p.left, p.right)) == 0
+    assert max(angles.max().item() for turn in found for angles in (turn.left, turn.right)) < 1e-9
 
 
 def test_a_subspace_without_a_gap_is_not_followed() -> None:
     base, tuned = pair("in pairs", (300, R), 4e-4)
     # K is odd: the cut goes through a pair of equal singular values.
-    assert followed(base, tuned).planes(K, K) is None
+    assert followed(base, tuned).turns(K, K) is None
 
 
-def test_a_large_update_is_solved_whole() -> None:
+@each_way
+def test_a_large_update_is_solved_whole(way: Way) -> None:
     base, tuned = pair("heavy", (300, R), 0.05)
     (_, before, _), (_, after, _) = decomposed(base, tuned)
-    seen = followed(base, tuned)
+    seen = way(base, tuned)
     assert torch.allclose(seen.tuned_squares.sqrt(), torch.from_numpy(after), rtol=1e-4)
     assert seen.shift() == pytest.approx(np.linalg.norm(after - before), rel=1e-3)
 
 
-def test_an_error_in_the_products_is_noticed() -> None:
+@each_way
+def test_an_error_in_the_products_is_noticed(way: Way) -> None:
     base, tuned = pair("heavy", (300, R), 4e-4)
     update = tuned.float() - base.float()
-    _, s, vh = torch.linalg.svd(base.double(), full_matrices=False)
     planted = 0.01 * cross_product(base, update)
-    spoilt = Followed(
-        s, vh.mT.float().contiguous(), cross=cross_product(base, update) + planted, own=own_product(update)
-    )
     truth = torch.linalg.matrix_norm(planted + planted.mT).item()
-    assert change_error(followed(base, tuned), base, tuned, (tuned - base).float()) < 0.01 * truth
-    assert change_error(spoilt, base, tuned, (tuned - base).float()) == pytest.approx(truth, rel=0.7)
+    assert change_error(way(base, tuned).act, base, tuned, update) < 0.01 * truth
+    assert change_error(way(base, tuned, spoilt=0.01).act, base, tuned, update) == pytest.approx(truth, rel=0.7)
 
 
 @pytest.mark.parametrize(("fall", "found"), [(1, True), (2, True), (7, False)])
