@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,8 +23,16 @@ SLACK = 1.0 + 1e-9
 GRAM_SLACK = 1e-9
 """Allowance for an eigenvalue of a float64 Gram matrix, as a share of its trace: (rows + 10 columns) eps."""
 
+SLACK_ROW = 1.0 + 1e-4
+"""Allowance for the length of rows that were made orthonormal in float32."""
+
 GAP_SLACK = 1.0 + 1e-5
 """Allowance for the base's singular values, right to a relative CERTAIN / 2, in a difference of a tenth of one."""
+
+
+ROWS = 1024
+STRIP = 2**16
+"""Rows widened at a time, and entries that stay in a core's cache while they are used twice."""
 
 
 def rounding_margin(m: int, n: int) -> float:
@@ -86,15 +95,23 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
     A float32 product of length l is right within l units, relative to the absolute values (Higham 2002,
     section 3.5), and the vectors themselves are rounded by one: hence (l + 2) UNIT norm_F(D) for a unit column.
     """
-    right, left = (multiply(update, base.right).double(), multiply(update.mT, base.left).double())
-    inside = multiply(base.left[:, :k].double().mT, right[:, :k])
+    right, left = multiply(update, base.right), multiply(update.mT, base.left)
+    inside = multiply(base.left[:, :k].mT, right[:, :k]).double()
     return Images(
-        right=multiply(right.mT, right),
-        left=multiply(left.mT, left),
+        right=_gram(right),
+        left=_gram(left),
         captured=float(inside.square().sum()),
         size=size,
         slack=(max(update.shape) + 2) * UNIT * size,
     )
+
+
+def _gram(images: Float32[Tensor, "m c"]) -> Float64[Tensor, "c c"]:
+    total = images.new_zeros(images.shape[1], images.shape[1], dtype=torch.float64)
+    for start in range(0, len(images), ROWS):
+        rows = images[start : start + ROWS].double()
+        total += multiply(rows.mT, rows)
+    return total
 
 
 def turned(found: Images, base: Leading, *, k: int, share: float) -> float:
@@ -173,11 +190,24 @@ def norm_floor(update: Float32[Tensor, "m n"], *, size: float, rounds: int = 2) 
     # As rows: a few rows times a matrix run at the speed of memory, a matrix times a few columns does not.
     x = torch.randn(width, update.shape[1], generator=torch.Generator().manual_seed(0)).to(update.device)
     for _ in range(rounds):
-        y = torch.linalg.qr((x @ update.mT).mT).Q.mT
-        x = torch.linalg.qr((y @ update).mT).Q.mT
-    found = (x @ update.mT).double()
-    best = (torch.linalg.eigh(found @ found.mT).eigenvectors[:, -1:].mT @ x.double()).float()
-    length = float(torch.linalg.vector_norm(best.double()))
-    norm = float(torch.linalg.vector_norm((best @ update.mT).double()))
-    rounding = (update.shape[1] + 2) * UNIT * size * length
-    return max(0.0, (norm - rounding) / length / SLACK) if length > 0 else 0.0
+        grown = torch.zeros_like(x)
+        for d in _strips(update):
+            grown += multiply(multiply(x, d.mT), d)
+        x = torch.linalg.qr(grown.mT).Q.mT.contiguous()
+    inner = torch.zeros(width, width, dtype=torch.float64, device=update.device)
+    for d in _strips(update):
+        y = multiply(x, d.mT).double()
+        inner += multiply(y, y.mT)
+    best = torch.linalg.eigh(inner).eigenvectors[:, -1]
+    norm = math.sqrt(max(float(best @ (inner @ best)), 0.0))
+    length = float(torch.linalg.vector_norm(best @ x.double()))
+    # Each row of x is unit to rounding, and its image right within (n + 2) units of norm_F(D); `best` mixes them.
+    rounding = (update.shape[1] + 2) * UNIT * size * SLACK_ROW * float(best.abs().sum())
+    return max(0.0, (norm * (1 - GRAM_SLACK) - rounding) / length / SLACK) if length > 0 else 0.0
+
+
+def _strips(update: Float32[Tensor, "m n"]) -> Iterator[Float32[Tensor, "_ n"]]:
+    """A few rows at a time."""
+    height = max(1, STRIP // update.shape[1])
+    for start in range(0, len(update), height):
+        yield update[start : start + height]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.masks import visibly_changed
-from ckptaudit.linalg.products import empty
+from ckptaudit.linalg.products import empty, mark_nonzero
 
 PIECE = 2**19
 """Entries in a piece: two megabytes of float32."""
@@ -49,7 +49,7 @@ def difference(base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], *, eta
     squares = torch.zeros((), dtype=torch.float64, device=base.device)
     for w0, w1, d, mark in pieces(base, tuned, update, changed):
         torch.sub(w1.float(), w0.float(), out=d)
-        torch.ne(d, 0, out=mark)
+        mark_nonzero(d, mark)
         squares += _square_sum(d)
         differing += int(torch.count_nonzero(mark))
         if not narrow:

@@ -85,7 +85,7 @@ def _threshold(keys: Keys, count: int) -> Any:
     doubt = SPREAD / 2 * math.sqrt(len(sample))
     low, high = (sample[int(min(max(at, 0), len(sample) - 1))] for at in (rank - doubt, rank + doubt))
     above = int(np.count_nonzero(keys > high))
-    between = keys[(keys >= low) & (keys <= high)]
+    between = np.compress((keys >= low) & (keys <= high), keys)
     if above < count <= above + len(between):
         keys, count = between, count - above
     return np.partition(keys, len(keys) - count)[len(keys) - count]

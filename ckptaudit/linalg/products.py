@@ -1,10 +1,10 @@
-"""Matrix products and large arrays as the processor does them best."""
+"""Matrix products, large arrays and comparisons as the processor does them best."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bool: np.bool_}
@@ -30,3 +30,11 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.empty(*shape, dtype=dtype, device=device)
     return torch.from_numpy(np.empty(shape, dtype=NUMPY_TYPES[dtype]))
+
+
+def mark_nonzero(values: Float[Tensor, "*shape"], mark: Bool[Tensor, "*shape"]) -> None:
+    """Mark entries that are not zero, NaN among them. Equals `torch.ne(values, 0, out=mark)`, only faster."""
+    if values.device.type != "cpu":
+        torch.ne(values, 0, out=mark)
+    else:
+        np.not_equal(values.numpy(), 0, out=mark.numpy())

@@ -7,6 +7,7 @@ to W0'W0 is the same on both; C is computed from D, its error relative to the up
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float32, Float64
@@ -34,7 +35,7 @@ class TunedGram:
     ) -> None:
         self.s, self._v, self._cross, self._own = s, v, cross, own
         self._change = cross + cross.mT
-        self._gram = gram + self._change
+        self._gram = self._change.double().add_(gram)
 
     def act(self, rows: Float32[Tensor, "p r"]) -> Float32[Tensor, "p r"]:
         """Rows times C."""
@@ -60,11 +61,18 @@ class TunedGram:
         """
         return spread(self.s, error + 2 * len(self.s) * EPS * float(self.s[0].square()))
 
+    @cached_property
+    def _images(self) -> tuple[Float32[Tensor, "r c"], Float32[Tensor, "r c"]]:
+        """D'D V and W0'D V, for the leading directions of the base."""
+        v = self._v.float()
+        own = multiply(self._own, v)
+        return own, multiply(self._cross, v) - 0.5 * own
+
     def coupling(self, size: int) -> float:
         """norm_F of what C turns the top `size` directions by: C V less its part along V."""
         v = self._v[:, :size].float()
-        image = self._change @ v
-        return float(torch.linalg.matrix_norm(image - v @ (v.mT @ image)))
+        image = multiply(self._change, v)
+        return float(torch.linalg.matrix_norm(image - multiply(v, multiply(v.mT, image))))
 
     def turns(self, k: int, size: int) -> tuple[Turn, Turn] | None:
         """How the base's top k directions turned against the tuned top k and the tuned top `size`, size >= k."""
@@ -72,42 +80,55 @@ class TunedGram:
             return None
         v, w = self._v[:, :k], self._tuned.vectors(size)
         s0, s1 = self.s[:k], self.tuned_squares[:size].sqrt()
-        images = multiply(v.float().mT, multiply(self._own, v.float())).double()
+        own, cross = (image[:, :k].double() for image in self._images)
+        inside = multiply(v.mT, own)
         # On the left, what stays across is a difference of squares as large as the images of D.
-        lost = 4 * UNIT * float(torch.linalg.matrix_norm(images, 2))
+        lost = 4 * UNIT * float(torch.linalg.matrix_norm(inside, 2))
         if not math.sqrt(lost) <= ANGLE_ERROR * min(float(s0[-1]), float(s1[-1])):
             return None
-        crossed = (multiply(self._cross, v.float()) + 0.5 * multiply(self._own, v.float())).double()
-        narrow, wide = (self._turn(v, w[:, :cut], s0, s1[:cut], images, crossed) for cut in (k, size))
-        return narrow, wide
-
-    def _turn(
-        self,
-        v: Float64[Tensor, "r k"],
-        w: Float64[Tensor, "r l"],
-        s0: Float64[Tensor, "k"],
-        s1: Float64[Tensor, "l"],
-        images: Float64[Tensor, "k k"],
-        crossed: Float64[Tensor, "r k"],
-    ) -> Turn:
-        """Angles between base directions and the span of tuned ones, from what of those lies across these.
-
-        With Q = V0 - V1 V1'V0 on the right, the left directions W0 V0 = W1 V0 - D V0 leave W1 Q - (I - U1 U1')D V0
-        across U1, and its Gram matrix follows from those of W1 and D and from W1'D V0.
-        """
-        across = v - multiply(w, multiply(w.mT, v))
-        mixed = multiply(across.mT, crossed)
-        inside = multiply(w.mT, crossed) / s1[:, None]
-        left = multiply(across.mT, multiply(self._gram, across)) - mixed - mixed.mT + images
-        left -= multiply(inside.mT, inside)
-        return Turn(left=_angles(left / s0 / s0[:, None]), right=_angles(multiply(across.mT, across)))
+        seen = _Seen(v, s0, crossed=cross + own, images=inside)
+        across = v - multiply(w[:, :k], multiply(w[:, :k].mT, v))
+        pulled = multiply(self._gram, across)
+        narrow = seen.turn(across, pulled, w[:, :k], s1[:k])
+        if size == k:
+            return narrow, narrow
+        # What more tuned directions take away are eigenvectors of the Gram matrix: it need not be applied again.
+        part = multiply(w[:, k:].mT, v)
+        across = across - multiply(w[:, k:], part)
+        pulled = pulled - multiply(w[:, k:], s1[k:, None].square() * part)
+        return narrow, seen.turn(across, pulled, w, s1)
 
     def captured(self, size: int) -> float:
         """norm_F(U'D V)^2 over the top `size` directions of both sides."""
-        v = self._v[:, :size].float()
-        crossed = multiply(self._cross, v) - 0.5 * multiply(self._own, v)
-        block = multiply(v.mT, crossed).double()
+        block = multiply(self._v[:, :size].mT, self._images[1][:, :size].double())
         return float((block / self.s[:size, None]).square().sum())
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Base directions V0 and what the update makes of them: W1'D V0 and (D V0)'(D V0)."""
+
+    v: Float64[Tensor, "r k"]
+    s: Float64[Tensor, "k"]
+    crossed: Float64[Tensor, "r k"]
+    images: Float64[Tensor, "k k"]
+
+    def turn(
+        self,
+        across: Float64[Tensor, "r k"],
+        pulled: Float64[Tensor, "r k"],
+        w: Float64[Tensor, "r l"],
+        s: Float64[Tensor, "l"],
+    ) -> Turn:
+        """Angles to tuned directions V1 = w, from what of the base's lies across them.
+
+        `across` is Q = V0 - V1 V1'V0, `pulled` is W1'W1 Q. The left directions W0 V0 = W1 V0 - D V0 leave
+        W1 Q - (I - U1 U1')D V0 across U1 = W1 V1 / s.
+        """
+        mixed = multiply(across.mT, self.crossed)
+        inside = multiply(w.mT, self.crossed) / s[:, None]
+        left = multiply(across.mT, pulled) - mixed - mixed.mT + self.images - multiply(inside.mT, inside)
+        return Turn(left=_angles(left / self.s / self.s[:, None]), right=_angles(multiply(across.mT, across)))
 
 
 def _angles(sines: Float64[Tensor, "k k"]) -> Float64[Tensor, "k"]:
