@@ -1,132 +1,53 @@
-"""Aligned tensors to measurements: which matrices go into one batch, on which device, and by which route."""
+"""Jobs to measurements: which tensors go together, and in which order and how many at once they are measured."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from ckptaudit.cache import FactorCache, entry_key
-from ckptaudit.errors import MeasurementError, printable
+from ckptaudit.batches import is_large, measure_alike, measure_large
+from ckptaudit.errors import CkptAuditError
 from ckptaudit.linalg.threads import blas_threads
-from ckptaudit.metrics import (
-    NARROW,
-    REGISTRY,
-    SHORT_SIDE,
-    Kind,
-    LargePair,
-    Measurement,
-    Metric,
-    PairBatch,
-    Tensors,
-)
-from ckptaudit.pairing import AlignedTensor
-from ckptaudit.policy import DEFAULT_MEMORY
-from ckptaudit.sizes import parse_size
-
-BATCH_BYTES = parse_size(DEFAULT_MEMORY)
-"""Default budget for the float64 copies and factors of one batch of small matrices."""
+from ckptaudit.metrics import Measurement
+from ckptaudit.route import Job, Route, Unit
 
 LANES = 2
 """Large matrices that a CPU measures at once; each takes a few times its own size of memory."""
 
-COPIES = 12
-"""float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""
-
-Settled = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One tensor and the metrics wanted of it."""
-
-    tensor: AlignedTensor
-    metrics: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """How to measure: the device, the memory budget, which bounds are good enough, and where factors are kept.
-
-    `settled` maps a metric to the limit within which its bound decides every check that asks for it, infinite
-    where none does; a metric that is not there is always computed. Empty when every number is to be computed.
-    """
-
-    device: torch.device
-    batch_bytes: int = BATCH_BYTES
-    settled: Settled = field(default_factory=dict)
-    cache: FactorCache | None = None
-
-    def recall(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
-        """What rests on a base matrix alone: from the cache, or made now and kept there."""
-        if self.cache is None:
-            return make()
-        key = entry_key(stored, definition=definition)
-        found: Tensors | None = self.cache.read(key)
-        if found is None:
-            found = make()
-            self.cache.write(key, found)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A named matrix of both sides, as stored."""
-
-    name: str
-    tensor: AlignedTensor
-    base: Tensor
-    tuned: Tensor
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu`, `cuda` or `cuda:N`. Raises MeasurementError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise _no_device(name, "auto, cpu, cuda and cuda:N are allowed") from None
-    if device.type not in ("cpu", "cuda"):
-        raise _no_device(name, "auto, cpu, cuda and cuda:N are allowed")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise _no_device(name, "no CUDA device is visible to torch here; use auto or cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise _no_device(name, f"torch sees {torch.cuda.device_count()} CUDA device(s), counted from 0")
-    return device
-
-
-def batch_budget(text: str) -> int:
-    """The bytes of `--audit-memory`. Raises MeasurementError saying how a size is written."""
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise MeasurementError(f"--audit-memory {printable(text)}: not a size; {error}.") from None
-    if size < 1:
-        raise MeasurementError(f"--audit-memory {printable(text)}: nothing fits in there; give some memory.")
-    return size
-
-
-def applies(metric: str, tensor: AlignedTensor) -> bool:
-    """Whether a metric means anything for this tensor: spectra are for matrices alone."""
-    # What compares runs looks at their updates' directions.
-    return tensor.is_matrix or (metric in REGISTRY and REGISTRY[metric].needs == "entries")
+Outcome = list[Measurement] | CkptAuditError
 
 
 def measure(jobs: Iterable[Job], route: Route) -> list[Measurement]:
-    """Every wanted metric of every job's matrices: large ones one by one, small ones of equal shape together."""
-    large: list[Job] = []
+    """Every wanted metric of every job's matrices, in the order of the jobs.
+
+    Raises CkptAuditError if one of them cannot be measured.
+    """
+    jobs, found = list(jobs), list[Measurement]()
+    for _, outcome in outcomes(jobs, route):
+        if isinstance(outcome, CkptAuditError):
+            raise outcome
+        found += outcome
+    return _in_order(found, jobs)
+
+
+def outcomes(jobs: Iterable[Job], route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+    """The same bit by bit: large matrices one by one, small ones of equal shape together.
+
+    What cannot be measured comes as an error in its place, and stops none of the others.
+    """
+    large: list[_Task] = []
     groups: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
         tensor = job.tensor
-        if _is_large(tensor):
-            large.append(job)
+        if is_large(tensor):
+            large.append(_Task([job], prod(tensor.shape)))
             continue
         alike = (
             tensor.matrix_shape[1:],
@@ -134,40 +55,101 @@ def measure(jobs: Iterable[Job], route: Route) -> list[Measurement]:
             tensor.tuned.dtype,
             job.metrics,
             tensor.is_matrix,
+            # Two runs have tensors of the same name.
+            job.unit[0],
         )
         groups.setdefault(alike, []).append(job)
-    small = (m for group in groups.values() for m in _measure_alike(group, route))
-    return [*small, *_measure_large(large, route)]
+    small = [_Task(group, sum(prod(job.tensor.shape) for job in group)) for group in groups.values()]
+    lanes = min(LANES, len(large) + len(small), torch.get_num_threads()) if route.device.type == "cpu" else 1
+    if lanes > 1:
+        # The largest first, so that in the end no lane waits long for the other.
+        ordered = sorted([*large, *small], key=lambda task: -task.size)
+        yield from _in_lanes(ordered, lanes, replace(route, batch_bytes=max(1, route.batch_bytes // lanes)))
+        return
+    for task in small:
+        yield from _one_by_one(task, _tried(task.measure, route), route)
+    yield from _read_ahead(large, route)
 
 
-def _no_device(name: str, mend: str) -> MeasurementError:
-    return MeasurementError(f"--audit-device {printable(name)}: not a device of this machine; {mend}.")
+def by_unit(jobs: Sequence[Job], route: Route) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
+    """The same by the units that jobs belong to: how many jobs were just done, and which units are now complete.
+
+    A unit of which something cannot be measured never is.
+    """
+    jobs_of: dict[Unit, list[Job]] = {}
+    for job in jobs:
+        jobs_of.setdefault(job.unit, []).append(job)
+    missing = Counter(job.unit for job in jobs)
+    found: dict[Unit, list[Measurement]] = {unit: [] for unit in missing}
+    for measured, outcome in outcomes(jobs, route):
+        missing.subtract(job.unit for job in measured)
+        touched = {job.unit for job in measured}
+        if isinstance(outcome, CkptAuditError):
+            for unit in touched:
+                found.pop(unit, None)
+        else:
+            unit_of = {name: job.unit for job in measured for name in job.tensor.matrix_names()}
+            for m in outcome:
+                found.get(unit_of[m.tensor], []).append(m)
+        complete = [unit for unit in touched if not missing[unit] and unit in found]
+        yield len(measured), [(unit, _in_order(found.pop(unit), jobs_of[unit])) for unit in complete]
 
 
-def _is_large(tensor: AlignedTensor) -> bool:
-    _, m, n = tensor.matrix_shape
-    narrow = {str(dtype).removeprefix("torch.") for dtype in NARROW}
-    return tensor.is_matrix and min(m, n) >= SHORT_SIDE and {tensor.base.dtype, tensor.tuned.dtype} <= narrow
+def _in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]:
+    # Which matrix is named where several are equally bad must not depend on what was measured first.
+    names = {name: i for i, name in enumerate(name for job in jobs for name in job.tensor.matrix_names())}
+    return sorted(found, key=lambda m: names[m.tensor])
 
 
-def _measure_large(jobs: Sequence[Job], route: Route) -> list[Measurement]:
-    """Matrix by matrix. On a CPU two at once, the largest first, each with half of the threads.
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is measured in one go: a large matrix, or small ones alike."""
+
+    jobs: list[Job]
+    size: int
+
+    @property
+    def is_large(self) -> bool:
+        return is_large(self.jobs[0].tensor)
+
+    def measure(self, route: Route) -> list[Measurement]:
+        if self.is_large:
+            return measure_large(self.jobs[0], _read(self.jobs[0]), route)
+        return list(measure_alike(self.jobs, route))
+
+
+def _one_by_one(task: _Task, outcome: Outcome, route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+    """What came out of a task; where that is an error, each of its jobs by itself, so that it stays with one."""
+    if isinstance(outcome, CkptAuditError) and len(task.jobs) > 1:
+        for job in task.jobs:
+            yield [job], _tried(_Task([job], 0).measure, route)
+    else:
+        yield task.jobs, outcome
+
+
+def _tried(work: Callable[[Route], list[Measurement]], route: Route) -> Outcome:
+    try:
+        return work(route)
+    except CkptAuditError as error:
+        return error
+
+
+def _in_lanes(tasks: Sequence[_Task], lanes: int, route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+    """On a CPU several at once, each with its share of the threads.
 
     Decompositions use several threads badly: two that take one each finish sooner. And while one matrix is
     being read, another is measured.
     """
-    lanes = min(LANES, len(jobs), torch.get_num_threads()) if route.device.type == "cpu" else 1
-    if lanes < 2:
-        return [m for job, sides in _read_ahead(jobs) for m in _measure_job(job, sides, route)]
     threads = torch.get_num_threads()
-    ordered = sorted(jobs, key=lambda job: -prod(job.tensor.shape))
+    share = threads // lanes
+    pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(share,))
     try:
-        with (
-            blas_threads(threads // lanes),
-            ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)) as pool,
-        ):
-            return [m for rows in pool.map(lambda job: _measure_job(job, _read(job), route), ordered) for m in rows]
+        with blas_threads(share):
+            for task, future in [(task, pool.submit(_tried, task.measure, route)) for task in tasks]:
+                yield from _one_by_one(task, future.result(), route)
     finally:
+        # Whoever stops listening, or is interrupted, does not wait for what has not begun.
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
@@ -175,157 +157,15 @@ def _read(job: Job) -> tuple[Tensor, Tensor]:
     return job.tensor.base.read(), job.tensor.tuned.read()
 
 
-def _read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[Tensor, Tensor]]]:
-    """Both sides of each job, the next being read while one is measured."""
+def _read_ahead(tasks: Sequence[_Task], route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+    """Large matrices one after the other, the next being read while one is measured."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = [reader.submit(_read, job) for job in jobs[:1]]
-        for index, job in enumerate(jobs):
-            sides = pending.pop().result()
-            pending += [reader.submit(_read, following) for following in jobs[index + 1 : index + 2]]
-            yield job, sides
+        pending = [reader.submit(_read, task.jobs[0]) for task in tasks[:1]]
+        for index, task in enumerate(tasks):
+            reading = pending.pop()
+            pending += [reader.submit(_read, following.jobs[0]) for following in tasks[index + 1 : index + 2]]
+            yield task.jobs, _tried(partial(_measure_read, task.jobs[0], reading), route)
 
 
-def _measure_job(job: Job, sides: tuple[Tensor, Tensor], route: Route) -> list[Measurement]:
-    metrics = [REGISTRY[name] for name in sorted(job.metrics)]
-    matrices = _matrices(job.tensor, *sides)
-    return [m for matrix in matrices for m in _surviving(_measure_one, [matrix], metrics, route)]
-
-
-def _measure_one(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
-    (matrix,) = chunk
-    pair = LargePair(
-        matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall, exact=not route.settled
-    )
-    if not pair.is_finite:
-        yield from _measure_chunk(chunk, metrics, route)
-        return
-    if any(_needs_base(metric, route) for metric in metrics):
-        pair.prepare()
-    bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, route)) is not None}
-    for metric in metrics:
-        if metric.name in bounds:
-            yield _record(matrix, metric.name, bounds[metric.name], metric.bound_kind)
-        else:
-            (value,) = _values(metric.compute, pair, chunk, route)
-            yield _record(matrix, metric.name, value, "exact")
-
-
-def _needs_base(metric: Metric, route: Route) -> bool:
-    by_update = metric.name in route.settled and metric.bound_needs == "matrix"
-    return metric.needs == "spectrum" and not by_update
-
-
-def _settling(metric: Metric, pair: LargePair, route: Route) -> float | None:
-    """The metric's bound, if that is all that anybody needs to know."""
-    if metric.bound is None or metric.name not in route.settled:
-        return None
-    bound = metric.bound(pair)
-    value = None if bound is None else float(bound)
-    return value if value is not None and metric.settles(value, route.settled[metric.name]) else None
-
-
-def _surviving(
-    work: Callable[[list[Matrix], list[Metric], Route], Iterator[Measurement]],
-    chunk: list[Matrix],
-    metrics: list[Metric],
-    route: Route,
-) -> list[Measurement]:
-    """The work done; where the device's memory does not suffice, by halves, and a single matrix on the CPU."""
-    try:
-        return list(work(chunk, metrics, route))
-    except torch.OutOfMemoryError:
-        if len(chunk) == 1 and route.device.type == "cpu":
-            raise
-    # Outside the handler: the error holds on to the tensors that filled the memory.
-    if route.device.type == "cuda":
-        torch.cuda.empty_cache()
-    if len(chunk) == 1:
-        return _surviving(work, chunk, metrics, replace(route, device=torch.device("cpu")))
-    half = len(chunk) // 2
-    return [m for part in (chunk[:half], chunk[half:]) for m in _surviving(work, part, metrics, route)]
-
-
-def _measure_alike(group: Sequence[Job], route: Route) -> Iterator[Measurement]:
-    _, m, n = group[0].tensor.matrix_shape
-    size = max(1, route.batch_bytes // max(1, COPIES * 8 * m * n))
-    metrics = [REGISTRY[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
-    matrices = (x for job in group for x in _matrices(job.tensor, job.tensor.base.read(), job.tensor.tuned.read()))
-    while chunk := list(islice(matrices, size)):
-        yield from _surviving(_measure_chunk, chunk, metrics, route)
-
-
-def _matrices(tensor: AlignedTensor, base: Tensor, tuned: Tensor) -> Iterator[Matrix]:
-    shape = tensor.matrix_shape
-    base, tuned = base.reshape(shape), tuned.reshape(shape)
-    for index, name in enumerate(tensor.matrix_names()):
-        yield Matrix(name, tensor, base[index], tuned[index])
-
-
-def _measure_chunk(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
-    sound = [x for x in chunk if _is_finite(x.base) and _is_finite(x.tuned)]
-    unsound = [x for x in chunk if not any(x is y for y in sound)]
-    tolerant = [metric for metric in metrics if metric.tolerates_nonfinite]
-    intolerant = [metric for metric in metrics if not metric.tolerates_nonfinite]
-    if sound:
-        yield from _evaluate(sound, metrics, route)
-    if unsound:
-        yield from _evaluate(unsound, tolerant, route)
-        yield from (_record(x, metric.name, None, "exact") for metric in intolerant for x in unsound)
-
-
-def _is_finite(matrix: Tensor) -> bool:
-    return bool(matrix.isfinite().all())
-
-
-def _evaluate(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
-    batch = _batch(chunk, route)
-    bounded = _bounded(batch, metrics, route.settled)
-    for metric in metrics:
-        kind: Kind = metric.bound_kind if metric.name in bounded else "exact"
-        values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, route)
-        yield from (_record(x, metric.name, value, kind) for x, value in zip(chunk, values, strict=True))
-
-
-def _batch(chunk: list[Matrix], route: Route) -> PairBatch:
-    return PairBatch(
-        torch.stack([x.base for x in chunk]).to(route.device),
-        torch.stack([x.tuned for x in chunk]).to(route.device),
-    )
-
-
-def _bounded(batch: PairBatch, metrics: list[Metric], settled: Settled) -> dict[str, list[float]]:
-    """Metrics whose bound decides; only where that saves the decomposition that others would need anyway."""
-    bounds: dict[str, list[float]] = {}
-    for metric in (metric for metric in metrics if metric.needs == "spectrum"):
-        values = metric.bound(batch) if metric.bound and metric.name in settled else None
-        if values is None or not all(metric.settles(v, settled[metric.name]) for v in values.tolist()):
-            return {}
-        bounds[metric.name] = values.tolist()
-    return bounds
-
-
-def _values(
-    compute: Callable[[PairBatch], Tensor], batch: PairBatch, chunk: list[Matrix], route: Route
-) -> list[float | None]:
-    try:
-        values: list[float | None] = compute(batch).tolist()
-        return values
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # One matrix on which LAPACK fails must not take its neighbours along.
-        if len(chunk) == 1:
-            return [None]
-        return [value for x in chunk for value in _values(compute, _batch([x], route), [x], route)]
-
-
-def _record(matrix: Matrix, metric: str, value: float | None, kind: Kind) -> Measurement:
-    where = matrix.tensor.place
-    count, m, n = matrix.tensor.matrix_shape
-    return Measurement(
-        tensor=matrix.name,
-        layer=where.layer,
-        role=where.role,
-        shape=(m, n) if count > 1 else matrix.tensor.shape,
-        metric=metric,
-        value=value if value is not None and math.isfinite(value) else None,
-        kind=kind,
-    )
+def _measure_read(job: Job, reading: Future[tuple[Tensor, Tensor]], route: Route) -> list[Measurement]:
+    return measure_large(job, reading.result(), route)

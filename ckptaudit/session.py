@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.metadata import version
-from itertools import chain
 from platform import python_version
 
 from ckptaudit.against import Released
@@ -15,7 +14,7 @@ from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.checks import Check, CheckFile
 from ckptaudit.config import Config
-from ckptaudit.engine import BATCH_BYTES, Job, Route, applies, measure, pick_device
+from ckptaudit.engine import by_unit, measure
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.inputs import Inputs, open_inputs
 from ckptaudit.limits import Limits
@@ -35,6 +34,7 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
+from ckptaudit.route import BATCH_BYTES, Job, Route, applies, pick_device
 from ckptaudit.runs import Run, open_all
 from ckptaudit.selection import selected, subjects
 from ckptaudit.series import NO_GROUP, Series
@@ -163,19 +163,18 @@ class AuditSession:
         """The measurements of one subject, taken now if they have not been yet."""
         return self.store.take(run.path, subject, lambda: measure(self._jobs(run, subject), self._route))
 
-    def measure_together(self, units: Sequence[tuple[Run, str]]) -> None:
-        """Take the measurements of several units at once: the layers of a run keep all lanes of the engine busy.
+    def measure_together(self, units: Sequence[tuple[Run, str]]) -> Iterator[tuple[int, int]]:
+        """Take the measurements of many units in one go; tells how many tensors of how many are done.
 
-        Raises CkptAuditError if one of them cannot be measured, and none of the others is then kept.
+        A unit of which something cannot be measured is left out: who asks for it later gets to know why.
         """
-        for run in {run.path: run for run, _ in units}.values():
-            jobs = {subject: self._jobs(run, subject) for of, subject in units if of is run}
-            found: dict[str, list[Measurement]] = {subject: [] for subject in jobs}
-            owner = {n: s for s, its in jobs.items() for job in its for n in job.tensor.matrix_names()}
-            for m in measure(chain.from_iterable(jobs.values()), self._route):
-                found[owner[m.tensor]].append(m)
-            for subject, rows in found.items():
-                self.store.take(run.path, subject, partial(list, rows))
+        jobs = [job for run, subject in units for job in self._jobs(run, subject)]
+        done = 0
+        for count, finished in by_unit(jobs, self._route):
+            for unit, rows in finished:
+                self.store.take(*unit, partial(list, rows))
+            done += count
+            yield done, len(jobs)
 
     def verdict(self, request: Request) -> Verdict:
         """Measure what is missing, decide, and forgive what a waiver forgives."""
@@ -332,10 +331,10 @@ class AuditSession:
         tensors = run.pair.subjects[subject]
         if self._requests is None or self._everything:
             wanted_of_all = frozenset(n for n, metric in REGISTRY.items() if metric.standing or n in self._named)
-            return [Job(t, wanted_of_all) for t in tensors]
+            return [Job(t, wanted_of_all, (run.path, subject)) for t in tensors]
         wanted: dict[str, set[str]] = {}
         for request in self._requests:
             if request.run is run and subject in rests_on(request):
                 for tensor in selected(request.check, run.pair, subject):
                     wanted.setdefault(tensor.name, {"nonfinite_entries"}).update(request.check.metrics)
-        return [Job(t, frozenset(wanted[t.name])) for t in tensors if t.name in wanted]
+        return [Job(t, frozenset(wanted[t.name]), (run.path, subject)) for t in tensors if t.name in wanted]

@@ -12,10 +12,11 @@ import torch
 
 from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.engine import Job, Route, batch_budget, measure, pick_device
+from ckptaudit.engine import measure
 from ckptaudit.errors import MeasurementError
 from ckptaudit.metrics import REGISTRY, Measurement, PairBatch
 from ckptaudit.pairing import AlignedTensor, pair_checkpoints
+from ckptaudit.route import Job, Route, batch_budget, pick_device
 
 WriteCheckpoint = Callable[..., Path]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +17,12 @@ from ckptaudit.against import load_released
 from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
-from ckptaudit.engine import batch_budget
 from ckptaudit.errors import CkptAuditError, ReportError, printable
 from ckptaudit.inputs import INPUTS
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
-from ckptaudit.plugin.progress import measuring
+from ckptaudit.plugin.progress import show_progress
 from ckptaudit.plugin.settings import CONFIG, settings_of
 from ckptaudit.policy import bundled_check_files, bundled_checks, companions
 from ckptaudit.report.github import announce
@@ -33,15 +31,13 @@ from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
 from ckptaudit.requests import Request
 from ckptaudit.result import AuditResult
+from ckptaudit.route import batch_budget
 from ckptaudit.session import AuditSession
 from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
 
 STORE = "ckptaudit_store"
 REPORTED = "ckptaudit_reported"
-TOGETHER = 4
-"""Layers that are measured at once: enough to leave no lane idle, few enough for the progress display to move."""
-
 CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 
 
@@ -142,12 +138,9 @@ class Gate:
         distributed = self.worker is not None or config.pluginmanager.hasplugin("dsession")
         if distributed or config.option.collectonly or config.getoption("maxfail") or session.testsfailed:
             return
+        # The item that needs what cannot be measured asks again, and reports it as its own error.
         units = self.session.units([i.request for i in session.items if isinstance(i, CheckItem)])
-        for position, _ in enumerate(measuring(units, config)):
-            if position % TOGETHER == 0:
-                # The item that needs what cannot be measured asks again, and reports it as its own error.
-                with suppress(CkptAuditError):
-                    self.session.measure_together(units[position : position + TOGETHER])
+        show_progress(self.session.measure_together(units), config)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
