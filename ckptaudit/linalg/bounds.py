@@ -93,7 +93,7 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
     """The images of the base's leading directions under the update.
 
     A float32 product of length l is right within l units, relative to the absolute values (Higham 2002,
-    section 3.5), and the vectors themselves are rounded by one: hence (l + 2) UNIT norm_F(D) for a unit column.
+    section 3.5), and the vectors themselves are blurred: hence ((l + 2) UNIT + blur) norm_F(D) for a unit column.
     """
     right, left = multiply(update, base.right), multiply(update.mT, base.left)
     inside = multiply(base.left[:, :k].mT, right[:, :k]).double()
@@ -102,7 +102,7 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
         left=_gram(left),
         captured=float(inside.square().sum()),
         size=size,
-        slack=(max(update.shape) + 2) * UNIT * size,
+        slack=((max(update.shape) + 2) * UNIT + base.blur) * size,
     )
 
 

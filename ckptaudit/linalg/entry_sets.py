@@ -16,7 +16,7 @@ from torch import Tensor
 
 Keys = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
-SAMPLE = 2**16
+SAMPLE = 2**14
 """Entries, about, among which a threshold is sought before it is sought among all."""
 
 SPREAD = 4.0

@@ -14,6 +14,7 @@ from ckptaudit.linalg.products import empty, multiply
 from ckptaudit.linalg.symmetric import Eigen, add_gram, eigenvectors, mirrored, skew
 
 EPS = torch.finfo(torch.float64).eps
+UNIT = 2.0**-24
 
 CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
@@ -22,20 +23,24 @@ SHORT_SIDE = 1536
 """Up to this short side a Gram matrix in float64 stays in a processor's cache, and is quick to decompose."""
 
 ROWS = 1024
-"""Rows that are widened to float64 at a time."""
+"""Rows that are widened at a time."""
+
+COLUMNS = 64
+"""Products that are summed at a time where the sum's rounding has to be bounded."""
 
 
 @dataclass(frozen=True)
 class Leading:
     """`W V = U diag(s)` and `W' U = V diag(s)` for the leading singular values, up to `error` in spectral norm.
 
-    The vectors are kept in float32, rounded from float64; `error` speaks of them before that rounding.
+    That speaks of the vectors before they are rounded to float32; `blur` bounds what that does to any one of them.
     """
 
     s: Float64[Tensor, "c"]
     left: Float32[Tensor, "m c"]
     right: Float32[Tensor, "n c"]
     error: float
+    blur: float
 
 
 @dataclass(frozen=True)
@@ -125,25 +130,32 @@ def _by_gram(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     if not float(squares[-1]) * CERTAIN > doubt:
         return None
     v, s = found.vectors(count), squares.sqrt()
-    u, left_skew = _images(tall, v, s)
-    residual = _size(multiply(product, v) - v * squares)
-    # W v_i = s_i u_i holds by construction; W'u_i - s_i v_i is the eigenvector's residual over s_i.
-    error = (residual + doubt) / float(s[-1]) + 2 * (left_skew + skew(v)) * float(s[0]) + _rounding(m, n, s)
-    return Leading(s, u, v.float(), error)
-
-
-def _images(
-    tall: Shaped[Tensor, "m n"], v: Float64[Tensor, "n c"], s: Float64[Tensor, "c"]
-) -> tuple[Float32[Tensor, "m c"], float]:
-    """W v_i / s_i, and how far these vectors are from orthonormal (norm_F of U'U - I)."""
-    u = empty(tall.shape[0], len(s), dtype=torch.float32, device=tall.device)
-    inner = torch.zeros(len(s), len(s), dtype=torch.float64, device=tall.device)
-    for start, rows in rows_of(tall):
-        part = multiply(rows, v).div_(s)
-        inner += multiply(part.mT, part)
-        u[start : start + len(part)] = part
+    applied = multiply(product, v)
+    residual = _size(applied - v * squares)
+    # With U = W V / s, W v_i = s_i u_i holds by definition, W'u_i - s_i v_i is the eigenvector's residual over s_i,
+    # and U'U is V'(W'W)V / s / s.
+    inner = multiply(v.mT, applied) / s / s[:, None]
     inner.diagonal().sub_(1)
-    return u, _size(inner)
+    tilt = _size(inner) + doubt / float(squares[-1]) + skew(v)
+    error = (residual + doubt) / float(s[-1]) + 2 * tilt * float(s[0]) + _rounding(m, n, s)
+    u = _images(tall, v.float()).div_(s.float())
+    norm = math.sqrt(float(product.diagonal().sum()))
+    blur = (COLUMNS + -(-n // COLUMNS) + 4) * UNIT * norm / float(s[-1])
+    return Leading(s, u, v.float(), error, blur)
+
+
+def _images(tall: Shaped[Tensor, "m n"], v: Float32[Tensor, "n c"]) -> Float32[Tensor, "m c"]:
+    """W V in float32, by strips of columns: no sum is longer than a strip or the number of strips.
+
+    Summing l products errs by at most l units of the sum of their absolute values (Higham 2002, section 3.5).
+    """
+    u = empty(tall.shape[0], v.shape[1], dtype=torch.float32, device=tall.device)
+    for start in range(0, len(u), ROWS):
+        rows, here = tall[start : start + ROWS].float(), u[start : start + ROWS]
+        here.zero_()
+        for column in range(0, len(v), COLUMNS):
+            here += multiply(rows[:, column : column + COLUMNS], v[column : column + COLUMNS])
+    return u
 
 
 def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
@@ -155,7 +167,7 @@ def _directly(tall: Shaped[Tensor, "m n"], count: int) -> Leading | None:
         return None
     residual = _size(matrix @ v - u * s) + _size(matrix.mT @ u - v * s)
     tilt = skew(u) + skew(v)
-    return Leading(s, u.float(), v.float(), residual + 2 * tilt * float(s[0]) + _rounding(m, n, s))
+    return Leading(s, u.float(), v.float(), residual + 2 * tilt * float(s[0]) + _rounding(m, n, s), UNIT)
 
 
 def _size(matrix: Float64[Tensor, "a b"]) -> float:

@@ -111,7 +111,7 @@ class LargePair(PairBatch):
         kept = self._recalled("leading", self._make_led)
         if kept is None:
             return None
-        top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]))
+        top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]), float(kept["blur"]))
         return BaseFacts(top, None, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
 
     @cached_property
@@ -336,6 +336,7 @@ class LargePair(PairBatch):
             "left": top.left,
             "right": top.right,
             "error": torch.tensor(top.error, dtype=torch.float64),
+            "blur": torch.tensor(top.blur, dtype=torch.float64),
             **self._make_masks(multiply(scaled, top.right[:, : self.mask_rank].mT)),
         }
 

@@ -35,10 +35,23 @@ def test_the_residual_is_within_the_error_that_is_told(name: str, shape: tuple[i
     assert torch.allclose(found.s, torch.linalg.svdvals(weight)[:COUNT], rtol=1e-7, atol=0)
     left, right = found.left.double(), found.right.double()
     # The vectors are kept in float32: their rounding comes on top of the error.
-    rounding = 2**-24 * float(found.s[0]) * COUNT**0.5 * 2
+    rounding = found.blur * float(found.s[0]) * COUNT**0.5 * 2
     for residual in (weight @ right - left * found.s, weight.mT @ left - right * found.s):
         assert torch.linalg.matrix_norm(residual, 2) <= found.error + rounding
     assert found.error < 1e-6
+    assert found.blur < 3e-4
+
+
+@pytest.mark.parametrize("shape", [(160, 1500), (1500, 160)])
+def test_no_vector_is_further_from_the_exact_one_than_the_blur(shape: tuple[int, int]) -> None:
+    weight = with_spectrum(SPECTRA["heavy"], shape)
+    found = leading(weight, COUNT)
+    u, _, vh = torch.linalg.svd(weight, full_matrices=False)
+    assert found is not None
+    for seen, exact in ((found.left, u), (found.right, vh.mT)):
+        exact = exact[:, :COUNT]
+        signs = (seen.double() * exact).sum(dim=0).sign()
+        assert torch.linalg.vector_norm(seen.double() - exact * signs, dim=0).max() <= found.blur
 
 
 def test_leading_spaces_are_those_of_a_direct_decomposition() -> None:
