@@ -31,8 +31,7 @@ GAP_SLACK = 1.0 + 1e-5
 
 
 ROWS = 1024
-STRIP = 2**16
-"""Rows widened at a time, and entries that stay in a core's cache while they are used twice."""
+"""Rows at a time: few enough to stay near the processor, enough to keep two threads out of each other's way."""
 
 
 def rounding_margin(m: int, n: int) -> float:
@@ -192,12 +191,12 @@ def norm_floor(update: Float32[Tensor, "m n"], *, size: float, rounds: int = 2) 
     for _ in range(rounds):
         grown = torch.zeros_like(x)
         for d in _strips(update):
-            grown += multiply(multiply(x, d.mT), d)
+            grown += (x @ d.mT) @ d
         x = torch.linalg.qr(grown.mT).Q.mT.contiguous()
     inner = torch.zeros(width, width, dtype=torch.float64, device=update.device)
     for d in _strips(update):
-        y = multiply(x, d.mT).double()
-        inner += multiply(y, y.mT)
+        y = (x @ d.mT).double()
+        inner += y @ y.mT
     best = torch.linalg.eigh(inner).eigenvectors[:, -1]
     norm = math.sqrt(max(float(best @ (inner @ best)), 0.0))
     length = float(torch.linalg.vector_norm(best @ x.double()))
@@ -207,7 +206,5 @@ def norm_floor(update: Float32[Tensor, "m n"], *, size: float, rounds: int = 2) 
 
 
 def _strips(update: Float32[Tensor, "m n"]) -> Iterator[Float32[Tensor, "_ n"]]:
-    """A few rows at a time."""
-    height = max(1, STRIP // update.shape[1])
-    for start in range(0, len(update), height):
-        yield update[start : start + height]
+    for start in range(0, len(update), ROWS):
+        yield update[start : start + ROWS]

@@ -19,6 +19,9 @@ Keys = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 SAMPLE = 2**14
 """Entries, about, among which a threshold is sought before it is sought among all."""
 
+FEW = 16
+"""Different keys that are counted one after the other."""
+
 SPREAD = 4.0
 """Standard deviations by which the rank of a sampled entry may miss its rank among all."""
 
@@ -78,17 +81,23 @@ def _top_here(keys: Keys, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.packbits(mask, bitorder="little")
 
 
-def _threshold(keys: Keys, count: int) -> Any:
+def _threshold(keys: Keys, count: int) -> int:
     """The `count`-th largest key: between two of a sample that very likely enclose it, else by a full selection."""
     sample = np.sort(keys[:: 1 + len(keys) // SAMPLE])
     rank = len(sample) * (1 - count / len(keys))
     doubt = SPREAD / 2 * math.sqrt(len(sample))
-    low, high = (sample[int(min(max(at, 0), len(sample) - 1))] for at in (rank - doubt, rank + doubt))
+    low, high = (int(sample[int(min(max(at, 0), len(sample) - 1))]) for at in (rank - doubt, rank + doubt))
     above = int(np.count_nonzero(keys > high))
+    if above < count and high - low < FEW:
+        # Numbers of two bytes: few lie between, and counting them is quicker than to collect what equals them.
+        while above + (here := int(np.count_nonzero(keys == high))) < count and high > low:
+            above, high = above + here, high - 1
+        if above + here >= count:
+            return high
     between = np.compress((keys >= low) & (keys <= high), keys)
     if above < count <= above + len(between):
         keys, count = between, count - above
-    return np.partition(keys, len(keys) - count)[len(keys) - count]
+    return int(np.partition(keys, len(keys) - count)[len(keys) - count])
 
 
 def _places(device: torch.device) -> UInt8[Tensor, "8"]:

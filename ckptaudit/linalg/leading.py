@@ -25,7 +25,7 @@ SHORT_SIDE = 1536
 ROWS = 1024
 """Rows that are widened at a time."""
 
-COLUMNS = 64
+COLUMNS = 128
 """Products that are summed at a time where the sum's rounding has to be bounded."""
 
 

@@ -22,12 +22,14 @@ def exact(w0: Matrix, w1: Matrix) -> dict[str, float]:
     k, d = min(512, max(1, min(w0.shape) // 8)), w1 - w0
     (u0, s0, v0), (u1, s1, v1) = (np.linalg.svd(w, full_matrices=False) for w in (w0, w1))
     sd = np.linalg.svd(d, compute_uv=False)
+    tail = k < len(sd) and sd[k] > 1e-12 * sd[0]
     top = max(k, int((s1 > 0.9 * s0[k - 1]).sum()))
     values = {
         "normalized_spectral_shift": np.linalg.norm(s1 - s0) / np.linalg.norm(s0),
         "update_spectral_norm": sd[0],
         "update_stable_rank": (sd**2).sum() / sd[0] ** 2 if sd[0] else 0.0,
-        "update_hill_alpha": k / np.log(sd[:k] / sd[k]).sum() if k < len(sd) and sd[k] > 1e-12 * sd[0] else 0.0,
+        # Where the top is flat there is no tail: the estimate ends at a million.
+        "update_hill_alpha": k / max(np.log(sd[:k] / sd[k]).sum(), 1e-6 * k) if tail else 0.0,
     }
     for side, a, b in (("left", u0, u1), ("right", v0.T, v1.T)):
         angles = np.degrees(subspace_angles(a[:, :k], b[:, :k]))

@@ -11,15 +11,18 @@ from adversarial import KINDS, UPDATES, base_of, stored, update_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ckptaudit.linalg import leading
 from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, large
 
 ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _follow_small_matrices() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True, params=["by its Gram matrix", "followed"])
+def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "FOLLOWED_SIDE", 8)
+        if request.param == "followed":
+            patch.setattr(leading, "SHORT_SIDE", 8)
         yield
 
 
@@ -114,7 +117,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     first = values(LargePair(base, tuned, recall, exact=True))
     assert [name.partition("/")[0] for name in kept] == ["whole"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "leading", None)
+        patch.setattr(large, "spectrum", None)
         assert values(LargePair(base, tuned, recall, exact=True)) == first
     rotation = REGISTRY["principal_rotation_left"]
     assert rotation.bound is not None
