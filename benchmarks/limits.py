@@ -30,34 +30,60 @@ class Work:
 
 
 def least_work(mode: str, shapes: Sequence[Shape], files: int) -> Work:
-    """The work of a mode on matrices of these shapes, whatever algorithm does it."""
+    """The work of a mode on matrices of these shapes, by the methods used here; for others by what they compute."""
     entries = 2 * sum(m * n for m, n in shapes)
-    base, tuned, following = (sum(map(count, shapes)) for count in (_factors, _spectrum, _top_products))
+    first = "first" in mode
     if mode.startswith("gate"):
-        return Work(files, entries, float32=following, float64=base if "first" in mode else 0)
+        images = sum(map(_images, shapes))
+        return Work(files, entries, images * (1.5 if first else 1), sum(map(_leading, shapes)) if first else 0)
     if mode.startswith("exact"):
-        return Work(files, entries, float32=following, float64=2 * tuned + (base if "first" in mode else 0))
+        # What the update does to the Gram matrix, and its own Gram matrix; then the eigenvalues of either side.
+        float32 = sum(2 * _gram(shape) + _spectrum(shape) for shape in shapes)
+        tuned = sum(_reduced(shape) + _turned_back(shape) for shape in shapes)
+        return Work(files, entries, float32, tuned + (sum(map(_leading, shapes)) if first else 0))
     if mode == "float64":
-        return Work(files, entries, float64=2 * base)
+        return Work(files, entries, float64=2 * sum(map(_factors, shapes)))
     if mode == "modeldelta":
-        return Work(files, entries, float32=tuned)
+        return Work(files, entries, float32=sum(map(_spectrum, shapes)))
     return Work(files, entries)
 
 
-def _top_products(shape: Shape) -> float:
+def _top(shape: Shape) -> int:
+    return min(512, max(1, min(shape) // 8))
+
+
+def _images(shape: Shape) -> float:
     """The update against the base's top k directions on both sides."""
     m, n = shape
-    k = min(512, max(1, min(shape) // 8))
-    return 4.0 * m * n * k
+    return 4.0 * m * n * _top(shape)
+
+
+def _gram(shape: Shape) -> float:
+    """One triangle of the short side's Gram matrix."""
+    return float(max(shape) * min(shape) ** 2)
+
+
+def _reduced(shape: Shape) -> float:
+    """A symmetric matrix of the short side brought to tridiagonal form."""
+    return 4 / 3 * min(shape) ** 3
+
+
+def _turned_back(shape: Shape) -> float:
+    """The top k eigenvectors of the tridiagonal form turned into those of the matrix."""
+    return 2.0 * min(shape) ** 2 * _top(shape)
 
 
 def _spectrum(shape: Shape) -> float:
-    """All singular values: the Gram matrix, one triangle of it, and its reduction to tridiagonal form."""
-    r, long = min(shape), max(shape)
-    return float(long * r**2) + 4 / 3 * r**3
+    """All singular values."""
+    return _gram(shape) + _reduced(shape)
+
+
+def _leading(shape: Shape) -> float:
+    """All singular values and the top k vectors of the short side."""
+    return _spectrum(shape) + _turned_back(shape)
 
 
 def _factors(shape: Shape) -> float:
-    """Singular values and vectors: the eigenvectors turned back, and one product for the other side."""
+    """Singular values and vectors: all eigenvectors turned back, and one product for the other side."""
     r, long = min(shape), max(shape)
     return _spectrum(shape) + 2.0 * r**3 + 2.0 * long * r**2

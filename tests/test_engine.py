@@ -12,8 +12,8 @@ import torch
 
 from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.engine import measure
-from ckptaudit.errors import MeasurementError
+from ckptaudit.engine import by_unit, measure
+from ckptaudit.errors import CheckpointError, MeasurementError
 from ckptaudit.metrics import REGISTRY, Measurement, PairBatch
 from ckptaudit.pairing import AlignedTensor, pair_checkpoints
 from ckptaudit.route import Job, Route, batch_budget, pick_device
@@ -225,6 +225,42 @@ def test_memory_that_never_suffices_is_said(
     tensor = pair_checkpoints(base, gentle).aligned[0]
     with pytest.raises(torch.OutOfMemoryError):
         measure([Job(tensor, ALL)], Route(CPU))
+
+
+def unread(tensor: AlignedTensor) -> AlignedTensor:
+    """The same over a file that was damaged after it had been opened."""
+
+    def load() -> torch.Tensor:
+        raise CheckpointError(f"{tensor.name}: cannot be read.")
+
+    return replace(tensor, tuned=replace(tensor.tuned, load=load))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("broken", ["layers.1.q_proj.weight", "layers.1.input_layernorm.weight"])
+def test_what_cannot_be_read_leaves_out_its_own_unit_alone(
+    write_checkpoint: WriteCheckpoint, threads: int, broken: str
+) -> None:
+    # Matrices large enough to be measured one by one, and vectors that share a batch.
+    tensors = {f"layers.{i}.q_proj.weight": torch.randn(130, 140) for i in range(2)}
+    tensors |= {f"layers.{i}.input_layernorm.weight": torch.randn(64) for i in range(2)}
+    sides = [open_checkpoint(write_checkpoint(side, tensors)) for side in ("b", "t")]
+    aligned = [unread(t) if t.name == broken else t for t in pair_checkpoints(*sides).aligned]
+    jobs = [Job(t, frozenset({"differing_entries"}), ("run", f"layers.{t.place.layer}")) for t in aligned]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        steps = list(by_unit(jobs, Route(CPU)))
+        with pytest.raises(CheckpointError, match=broken):
+            measure(jobs, Route(CPU))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert sum(count for count, _ in steps) == len(jobs) == 4
+    complete = dict(unit for _, units in steps for unit in units)
+    assert set(complete) == {("run", "layers.0")}
+    names = [m.tensor for m in complete["run", "layers.0"]]
+    assert names == [t.name for t in aligned if t.place.layer == 0]
 
 
 @pytest.mark.parametrize(("text", "size"), [("1B", 1), ("512MiB", 512 * 2**20), ("1.5 GB", 1_500_000_000)])
