@@ -108,6 +108,20 @@ def spectrum(weight: Shaped[Tensor, "m n"], count: int) -> Spectrum | None:
     return Spectrum(s, vh.mT.float().contiguous(), None)
 
 
+def part(weight: Shaped[Tensor, "m n"], short: Float32[Tensor, "r c"]) -> Float32[Tensor, "m n"]:
+    """The best approximation of rank c, from the leading vectors of the short side: W V V', or U U'W."""
+    m, n = weight.shape
+    found = empty(m, n, dtype=torch.float32, device=weight.device)
+    inside = torch.zeros(short.shape[1], n, dtype=torch.float32, device=weight.device)
+    for start in range(0, m, ROWS):
+        rows, end = weight[start : start + ROWS].float(), start + ROWS
+        if m >= n:
+            found[start:end] = multiply(multiply(rows, short), short.mT)
+        else:
+            inside += multiply(short[start:end].mT, rows)
+    return found if m >= n else multiply(short, inside)
+
+
 def leading(weight: Shaped[Tensor, "m n"], count: int) -> Leading | None:
     """The `count` leading triplets; None where the matrix has fewer that rounding leaves any meaning.
 

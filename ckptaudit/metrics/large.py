@@ -16,7 +16,7 @@ from ckptaudit.linalg.changes import Turn, change_error, cross_product, own_prod
 from ckptaudit.linalg.differences import Difference, difference, square_sum
 from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
 from ckptaudit.linalg.followed import Followed
-from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum
+from ckptaudit.linalg.leading import Leading, Spectrum, leading, part, spectrum
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.subspaces import SEPARATION
@@ -344,19 +344,18 @@ class LargePair(PairBatch):
         found = spectrum(self.stored_base[0], min(self.k + 1, self.m, self.n))
         if found is None or not _within(float(found.s[0]), ORDINARY):
             return NOTHING
-        v = found.short[:, : self.mask_rank].float()
-        part = multiply(multiply(self._tall(self.stored_base[0]).float(), v), v.mT)
+        short = found.short[:, : self.mask_rank].float()
         return {
             "s": found.s,
             "short": found.short,
             "gram": triangle(found.gram) if found.gram is not None else found.s[:0],
-            **self._make_masks(part if self.m >= self.n else part.mT.contiguous()),
+            **self._make_masks(part(self.stored_base[0], short)),
         }
 
-    def _make_masks(self, part: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
+    def _make_masks(self, reconstructed: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
         return {
             "norm": torch.tensor(math.sqrt(square_sum(self.stored_base[0])), dtype=torch.float64),
-            "principal": largest(part.abs_().flatten(), self._half),
+            "principal": largest(reconstructed.abs_().flatten(), self._half),
             "low_magnitude": self._smallest(),
         }
 

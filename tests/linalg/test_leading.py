@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.linalg import leading as module
-from ckptaudit.linalg.leading import gram, leading
+from ckptaudit.linalg.leading import gram, leading, part, spectrum
 from ckptaudit.linalg.subspaces import principal_angles
 
 COUNT = 21
@@ -81,3 +81,20 @@ def test_what_lies_beyond_the_rank_is_not_made_up(rank: int) -> None:
 def test_half_a_gram_matrix_is_mirrored_whole(n: int) -> None:
     weight = torch.randn(1100, n, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert torch.allclose(gram(weight), weight.double().mT @ weight.double(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(160, 1500), (1500, 160), (160, 160), (1, 5)])
+@pytest.mark.parametrize("short_side", [8, 1536])
+def test_the_part_of_some_rank_is_the_truncated_decomposition(
+    shape: tuple[int, int], short_side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHORT_SIDE", short_side)
+    rank = min(COUNT, *shape)
+    weight = with_spectrum(SPECTRA["heavy"][: min(shape)], shape).float()
+    found = spectrum(weight, rank)
+    u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    assert found is not None
+    assert torch.allclose(found.s, s, rtol=1e-9)
+    assert (found.gram is None) is (min(shape) > short_side)
+    expected = (u[:, :rank] * s[:rank]) @ vh[:rank]
+    assert torch.allclose(part(weight, found.short[:, :rank].float()).double(), expected, atol=1e-6)
