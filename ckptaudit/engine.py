@@ -66,9 +66,11 @@ def outcomes(jobs: Iterable[Job], route: Route) -> Iterator[tuple[list[Job], Out
         ordered = sorted([*large, *small], key=lambda task: -task.size)
         yield from _in_lanes(ordered, lanes, replace(route, batch_bytes=max(1, route.batch_bytes // lanes)))
         return
-    for task in small:
-        yield from _one_by_one(task, _tried(task.measure, route), route)
-    yield from _read_ahead(large, route)
+    # NumPy's libraries know nothing of the share of a worker process beside others.
+    with blas_threads(torch.get_num_threads()):
+        for task in small:
+            yield from _one_by_one(task, _tried(task.measure, route), route)
+        yield from _read_ahead(large, route)
 
 
 def by_unit(jobs: Sequence[Job], route: Route) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
@@ -261,6 +262,27 @@ def test_what_cannot_be_read_leaves_out_its_own_unit_alone(
     assert set(complete) == {("run", "layers.0")}
     names = [m.tensor for m in complete["run", "layers.0"]]
     assert names == [t.name for t in aligned if t.place.layer == 0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_library_keeps_to_the_threads_of_torch(base: Checkpoint, gentle: Checkpoint, threads: int) -> None:
+    seen: set[int] = set()
+
+    def listening(tensor: AlignedTensor) -> AlignedTensor:
+        def load() -> torch.Tensor:
+            seen.update(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
+            return tensor.tuned.read()
+
+        return replace(tensor, tuned=replace(tensor.tuned, load=load))
+
+    tensors = [listening(t) for t in pair_checkpoints(base, gentle).aligned[:4]]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        measure([Job(t, frozenset({"differing_entries"})) for t in tensors], Route(CPU))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
 
 
 @pytest.mark.parametrize(("text", "size"), [("1B", 1), ("512MiB", 512 * 2**20), ("1.5 GB", 1_500_000_000)])

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ckptaudit.linalg import lapack
+from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
 
 SMALL = 128
@@ -72,7 +73,7 @@ class Eigen:
     def __init__(self, matrix: Float[Tensor, "n n"]) -> None:
         self._matrix = matrix
         self._reduced: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        self.values: Float[Tensor, "n"] = self._reduce() if _by_lapack(matrix) else self._solve()[0]
+        self.values: Float[Tensor, "n"] = self._reduce() if _by_lapack(matrix) else self._all[0]
 
     def vectors(self, count: int) -> Float[Tensor, "n c"]:
         """The eigenvectors of the first `count` eigenvalues, orthonormal to 1e-10."""
@@ -81,7 +82,7 @@ class Eigen:
         # As a question that NaN answers with no: inverse iteration overflows on matrices out of all scale.
         if found is not None and skew(found) <= SKEW:
             return found
-        return self._solve()[1][:, :count].contiguous()
+        return self._all[1][:, :count].contiguous()
 
     def _reduce(self) -> Float[Tensor, "n"]:
         reflectors = self._matrix.clone()
@@ -89,7 +90,7 @@ class Eigen:
             diagonal, off, factors = lapack.tridiagonal(reflectors)
             values = lapack.tridiagonal_values(diagonal, off)
         except lapack.Unsolved:
-            return self._solve()[0]
+            return self._all[0]
         self._reduced = reflectors, diagonal, off, factors
         return values.flip(0)
 
@@ -103,7 +104,8 @@ class Eigen:
             return None
         return vectors.flip(0).mT.contiguous()
 
-    def _solve(self) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
+    @cached_property
+    def _all(self) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
         return eigenvectors(self._matrix)
 
 

@@ -77,6 +77,20 @@ def test_the_matrix_itself_is_left_as_it_was(function: Callable[[Tensor], object
     assert torch.equal(matrix, MATRICES["heavy"])
 
 
+def test_what_needs_all_vectors_is_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(matrix))
+        return eigenvectors(matrix)
+
+    monkeypatch.setattr(symmetric, "eigenvectors", counted)
+    found = Eigen(MATRICES["tied"])
+    for count in (N, 5):
+        assert found.vectors(count).shape == (N, count)
+    assert calls == [N]
+
+
 def test_where_lapack_finds_no_vectors_all_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Tensor) -> Tensor:
         raise lapack.Unsolved
