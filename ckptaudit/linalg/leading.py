@@ -19,7 +19,7 @@ UNIT = 2.0**-24
 CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
 
-SHORT_SIDE = 1536
+GRAM_SIDE = 1536
 """Up to this short side a Gram matrix in float64 stays in a processor's cache, and is quick to decompose."""
 
 ROWS = 1024
@@ -47,7 +47,7 @@ class Leading:
 class Spectrum:
     """All singular values of a matrix, descending, and what it takes to find those of the tuned side.
 
-    Up to SHORT_SIDE that is the Gram matrix W'W of the tall matrix, with leading vectors of its short side; beyond,
+    Up to GRAM_SIDE that is the Gram matrix W'W of the tall matrix, with leading vectors of its short side; beyond,
     all of those vectors, in float32, and no Gram matrix.
     """
 
@@ -95,7 +95,7 @@ def spectrum(weight: Shaped[Tensor, "m n"], count: int) -> Spectrum | None:
     tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
     m, n = tall.shape
     product = gram(tall)
-    if n <= SHORT_SIDE:
+    if n <= GRAM_SIDE:
         found = Eigen(product)
         certain = float(found.values[count - 1]) * CERTAIN > gram_error(m, n, found.values)
         return Spectrum(found.values.clamp(min=0).sqrt(), found.vectors(count), product) if certain else None

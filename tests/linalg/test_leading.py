@@ -88,7 +88,7 @@ def test_half_a_gram_matrix_is_mirrored_whole(n: int) -> None:
 def test_the_part_of_some_rank_is_the_truncated_decomposition(
     shape: tuple[int, int], short_side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHORT_SIDE", short_side)
+    monkeypatch.setattr(module, "GRAM_SIDE", short_side)
     rank = min(COUNT, *shape)
     weight = with_spectrum(SPECTRA["heavy"][: min(shape)], shape).float()
     found = spectrum(weight, rank)

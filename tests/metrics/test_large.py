@@ -22,7 +22,7 @@ def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "FOLLOWED_SIDE", 8)
         if request.param == "followed":
-            patch.setattr(leading, "SHORT_SIDE", 8)
+            patch.setattr(leading, "GRAM_SIDE", 8)
         yield
 
 
