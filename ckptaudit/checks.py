@@ -16,6 +16,7 @@ from ckptaudit.errors import CheckDefinitionError, printable
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS, Over, metric_names, nearest
 from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.series_damages import SERIES_DAMAGES
+from ckptaudit.toml_file import read_toml
 
 Per = Literal["matrix", "layer", "model"]
 JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
@@ -139,7 +140,7 @@ def load_checks(path: Path) -> CheckFile:
 
 
 def _load(path: Path, open_files: tuple[Path, ...]) -> CheckFile:
-    content = _parse(path)
+    content = read_toml(path, "check", CheckDefinitionError)
     included = _included(path, content, open_files)
     own, problems = [], _file_problems(content)
     tables = content.get("check", [])
@@ -155,15 +156,6 @@ def _load(path: Path, open_files: tuple[Path, ...]) -> CheckFile:
     if problems:
         raise CheckDefinitionError(f"{printable(path)}: {'; '.join(problems)}.")
     return CheckFile(path, (*included.checks, *own), included.homes)
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckDefinitionError(f"{printable(path)}: no such check file; check the path.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckDefinitionError(f"{printable(path)}: not a valid TOML file ({printable(error)}).") from error
 
 
 def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> CheckFile:

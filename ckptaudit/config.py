@@ -16,6 +16,7 @@ from ckptaudit.checks import CheckFile, Severity, load_checks
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, printable
 from ckptaudit.metrics import nearest
 from ckptaudit.policy import DEFAULT_PROFILE, PROFILES, profile_file
+from ckptaudit.toml_file import read_toml
 
 FILE_NAME = "ckptaudit.toml"
 KEYS = ("profile", "checks", "override", "waiver")
@@ -96,7 +97,7 @@ def find_config(folders: Iterable[Path]) -> Path | None:
 
 def load_config(path: Path) -> Config:
     """Read a configuration. Raises ConfigError naming file, key and what is allowed."""
-    content, name = _parse(path), printable(path)
+    content, name = read_toml(path, "configuration", ConfigError), printable(path)
     if path.name == "pyproject.toml":
         content, name = _our_table(content), f"{name} [tool.ckptaudit]"
     if not isinstance(content, dict):
@@ -145,15 +146,6 @@ def _speaks_of_us(project: Path) -> bool:
 def _our_table(project: dict[str, Any]) -> Any:
     tool = project.get("tool")
     return tool.get("ckptaudit") if isinstance(tool, dict) else None
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{printable(path)}: no such configuration file; check the path.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{printable(path)}: not a valid TOML file ({printable(error)}).") from error
 
 
 T = TypeVar("T")
