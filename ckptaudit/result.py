@@ -12,7 +12,7 @@ from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.metrics import described
 from ckptaudit.metrics.measurement import Kind, Measurement
-from ckptaudit.verdict import Outcome, Ranked, Verdict, deciding_limit
+from ckptaudit.verdict import Decision, Outcome, Ranked, Verdict
 
 SCHEMA = "ckptaudit/1"
 
@@ -104,7 +104,7 @@ class MeasurementRow(msgspec.Struct, frozen=True):
     kind: Kind
 
 
-class VerdictRow(msgspec.Struct, frozen=True):
+class VerdictRow(Decision, msgspec.Struct, frozen=True):
     """A verdict as the JSON file has it; what stands after `source` lets reports be made from the file alone."""
 
     tuned: str
@@ -126,16 +126,6 @@ class VerdictRow(msgspec.Struct, frozen=True):
     test: str = ""
     released: float | None = None
     released_limit: float | None = None
-
-    @property
-    def bar(self) -> float:
-        """The limit that a value has to keep in the end: the check's, or what a released run allows."""
-        return deciding_limit(self.limit, self.released_limit, self.sign)
-
-    @property
-    def closes(self) -> bool:
-        """Whether it keeps the gate shut; a broken claim that only warns does not."""
-        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
 class StepRow(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -27,7 +27,30 @@ class Ranked(msgspec.Struct, frozen=True):
     remark: str = ""
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Decision:
+    """What follows from a decision, whether it was just made or is read from a report."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        outcome: Outcome
+        limit: float
+        released_limit: float | None
+        sign: str
+        severity: Severity
+
+    @property
+    def bar(self) -> float:
+        """The limit that a value has to keep in the end: the check's, or what a released run allows."""
+        return deciding_limit(self.limit, self.released_limit, self.sign)
+
+    @property
+    def closes(self) -> bool:
+        """Whether it keeps the gate shut; a broken claim that only warns does not."""
+        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
+
+
+class Verdict(Decision, msgspec.Struct, frozen=True, kw_only=True):
     """A check's decision about a subject, with what a reader needs to believe it; `test` is its test's id."""
 
     tuned: str
@@ -51,16 +74,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     test: str = ""
     released: float | None = None
     released_limit: float | None = None
-
-    @property
-    def bar(self) -> float:
-        """The limit that a value has to keep in the end."""
-        return deciding_limit(self.limit, self.released_limit, self.sign)
-
-    @property
-    def closes(self) -> bool:
-        """Whether it keeps the gate shut; a broken claim that only warns does not."""
-        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
 def deciding_limit(limit: float, released_limit: float | None, sign: str) -> float:
