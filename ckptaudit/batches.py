@@ -34,6 +34,10 @@ def is_large(tensor: AlignedTensor) -> bool:
     return tensor.is_matrix and min(m, n) >= SHORT_SIDE and {tensor.base.dtype, tensor.tuned.dtype} <= narrow
 
 
+def read(job: Job) -> tuple[Tensor, Tensor]:
+    return job.tensor.base.read(), job.tensor.tuned.read()
+
+
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], route: Route) -> list[Measurement]:
     metrics = [REGISTRY[name] for name in sorted(job.metrics)]
     matrices = _matrices(job.tensor, *sides)
@@ -98,7 +102,7 @@ def measure_alike(group: Sequence[Job], route: Route) -> Iterator[Measurement]:
     _, m, n = group[0].tensor.matrix_shape
     size = max(1, route.batch_bytes // max(1, COPIES * 8 * m * n))
     metrics = [REGISTRY[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
-    matrices = (x for job in group for x in _matrices(job.tensor, job.tensor.base.read(), job.tensor.tuned.read()))
+    matrices = (x for job in group for x in _matrices(job.tensor, *read(job)))
     while chunk := list(islice(matrices, size)):
         yield from _surviving(_measure_chunk, chunk, metrics, route)
 

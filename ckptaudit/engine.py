@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ckptaudit.batches import is_large, measure_alike, measure_large
+from ckptaudit.batches import is_large, measure_alike, measure_large, read
 from ckptaudit.errors import CkptAuditError
 from ckptaudit.linalg.threads import blas_threads
 from ckptaudit.metrics import Measurement
@@ -116,7 +116,7 @@ class _Task:
 
     def measure(self, route: Route) -> list[Measurement]:
         if self.is_large:
-            return measure_large(self.jobs[0], _read(self.jobs[0]), route)
+            return measure_large(self.jobs[0], read(self.jobs[0]), route)
         return list(measure_alike(self.jobs, route))
 
 
@@ -155,17 +155,13 @@ def _in_lanes(tasks: Sequence[_Task], lanes: int, route: Route) -> Iterator[tupl
         torch.set_num_threads(threads)
 
 
-def _read(job: Job) -> tuple[Tensor, Tensor]:
-    return job.tensor.base.read(), job.tensor.tuned.read()
-
-
 def _read_ahead(tasks: Sequence[_Task], route: Route) -> Iterator[tuple[list[Job], Outcome]]:
     """Large matrices one after the other, the next being read while one is measured."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = [reader.submit(_read, task.jobs[0]) for task in tasks[:1]]
+        pending = [reader.submit(read, task.jobs[0]) for task in tasks[:1]]
         for index, task in enumerate(tasks):
             reading = pending.pop()
-            pending += [reader.submit(_read, following.jobs[0]) for following in tasks[index + 1 : index + 2]]
+            pending += [reader.submit(read, following.jobs[0]) for following in tasks[index + 1 : index + 2]]
             yield task.jobs, _tried(partial(_measure_read, task.jobs[0], reading), route)
 
 

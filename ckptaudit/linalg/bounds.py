@@ -11,11 +11,8 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from ckptaudit.linalg.leading import Leading
-from ckptaudit.linalg.products import multiply
-
-UNIT = 2.0**-24
-"""Half a unit in the last place of float32, relative."""
+from ckptaudit.linalg.leading import ROWS, Leading, gram
+from ckptaudit.linalg.products import UNIT, multiply
 
 SLACK = 1.0 + 1e-9
 """Allowance for the float64 arithmetic that a bound is put together with."""
@@ -28,10 +25,6 @@ SLACK_ROW = 1.0 + 1e-4
 
 GAP_SLACK = 1.0 + 1e-5
 """Allowance for the base's singular values, right to a relative CERTAIN / 2, in a difference of a tenth of one."""
-
-
-ROWS = 1024
-"""Rows at a time: few enough to stay near the processor, enough to keep two threads out of each other's way."""
 
 
 def rounding_margin(m: int, n: int) -> float:
@@ -97,20 +90,12 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
     right, left = multiply(update, base.right), multiply(update.mT, base.left)
     inside = multiply(base.left[:, :k].mT, right[:, :k]).double()
     return Images(
-        right=_gram(right),
-        left=_gram(left),
+        right=gram(right),
+        left=gram(left),
         captured=float(inside.square().sum()),
         size=size,
         slack=((max(update.shape) + 2) * UNIT + base.blur) * size,
     )
-
-
-def _gram(images: Float32[Tensor, "m c"]) -> Float64[Tensor, "c c"]:
-    total = images.new_zeros(images.shape[1], images.shape[1], dtype=torch.float64)
-    for start in range(0, len(images), ROWS):
-        rows = images[start : start + ROWS].double()
-        total += multiply(rows.mT, rows)
-    return total
 
 
 def turned(found: Images, base: Leading, *, k: int, share: float) -> float:

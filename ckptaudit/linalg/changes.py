@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.products import UNIT, multiply
 from ckptaudit.linalg.symmetric import add_gram, eigenvalues, mirrored
 
 VALUE_ERROR = 2e-4
@@ -21,8 +21,6 @@ VALUE_ERROR = 2e-4
 
 ANGLE_ERROR = 1e-4
 """Largest error in radians that rounding may cause in an angle on the left: six thousandths of a degree."""
-
-UNIT = 2.0**-24
 
 ROWS = 1024
 FEW_ROWS = 256
@@ -35,6 +33,12 @@ class Turn:
 
     left: Float64[Tensor, "k"]
     right: Float64[Tensor, "k"]
+
+
+def angles_of(sines: Float64[Tensor, "k k"]) -> Float64[Tensor, "k"]:
+    """Angles in degrees, ascending, from the matrix whose eigenvalues are their squared sines."""
+    values = torch.linalg.eigvalsh(0.5 * (sines + sines.mT)).clamp(0.0, 1.0)
+    return torch.rad2deg(torch.asin(values.sqrt()))
 
 
 def moved(s: Float64[Tensor, "r"], squares: Float64[Tensor, "r"]) -> float:

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float32, Float64, Int
 from torch import Tensor
 
-from ckptaudit.linalg.changes import ANGLE_ERROR, UNIT, Turn, moved, spread
+from ckptaudit.linalg.changes import ANGLE_ERROR, Turn, angles_of, moved, spread
 from ckptaudit.linalg.parts import cached_property
-from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.products import UNIT, multiply
 from ckptaudit.linalg.symmetric import eigenvalues
 
 NEXT_TERM = 5e-3
@@ -234,9 +234,7 @@ def angles(tangents: Float64[Tensor, "l l"], count: int) -> Float64[Tensor, "c"]
     T'T (I + T'T)^-1.
     """
     eye = torch.eye(len(tangents), dtype=tangents.dtype, device=tangents.device)
-    sines = torch.linalg.solve(eye + tangents, tangents)[:count, :count]
-    values = torch.linalg.eigvalsh(0.5 * (sines + sines.mT)).clamp(0.0, 1.0)
-    return torch.rad2deg(torch.asin(values.sqrt()))
+    return angles_of(torch.linalg.solve(eye + tangents, tangents)[:count, :count])
 
 
 def _descending(squares: Float64[Tensor, "r"]) -> Float64[Tensor, "r"]:

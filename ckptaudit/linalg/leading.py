@@ -10,11 +10,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.products import empty, multiply
+from ckptaudit.linalg.products import EPS, UNIT, empty, multiply
 from ckptaudit.linalg.symmetric import Eigen, add_gram, eigenvectors, mirrored, skew
-
-EPS = torch.finfo(torch.float64).eps
-UNIT = 2.0**-24
 
 CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
@@ -23,7 +20,7 @@ GRAM_SIDE = 1536
 """Up to this short side a Gram matrix in float64 stays in a processor's cache, and is quick to decompose."""
 
 ROWS = 1024
-"""Rows that are widened at a time."""
+"""Rows at a time: few enough to stay near the processor, enough to keep two threads out of each other's way."""
 
 COLUMNS = 128
 """Products that are summed at a time where the sum's rounding has to be bounded."""

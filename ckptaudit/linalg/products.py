@@ -7,6 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+UNIT = 2.0**-24
+"""Half a unit in the last place of float32, relative."""
+
+EPS = torch.finfo(torch.float64).eps
+
 NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bool: np.bool_}
 """The types of large arrays."""
 

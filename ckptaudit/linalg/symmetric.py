@@ -52,7 +52,7 @@ def add_gram(rows: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> None:
     if _by_lapack(total):
         lapack.add_gram(rows, total)
     else:
-        total.addmm_(rows.mT, rows)
+        total += multiply(rows.mT, rows)
 
 
 def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:

@@ -13,12 +13,10 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from ckptaudit.linalg.changes import ANGLE_ERROR, UNIT, Turn, moved, spread
+from ckptaudit.linalg.changes import ANGLE_ERROR, Turn, angles_of, moved, spread
 from ckptaudit.linalg.parts import cached_property
-from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.products import EPS, UNIT, multiply
 from ckptaudit.linalg.symmetric import Eigen
-
-EPS = torch.finfo(torch.float64).eps
 
 
 class TunedGram:
@@ -128,10 +126,4 @@ class _Seen:
         mixed = multiply(across.mT, self.crossed)
         inside = multiply(w.mT, self.crossed) / s[:, None]
         left = multiply(across.mT, pulled) - mixed - mixed.mT + self.images - multiply(inside.mT, inside)
-        return Turn(left=_angles(left / self.s / self.s[:, None]), right=_angles(multiply(across.mT, across)))
-
-
-def _angles(sines: Float64[Tensor, "k k"]) -> Float64[Tensor, "k"]:
-    """Angles in degrees, ascending, of which these are the squared sines' matrix."""
-    values = torch.linalg.eigvalsh(0.5 * (sines + sines.mT)).clamp(0.0, 1.0)
-    return torch.rad2deg(torch.asin(values.sqrt()))
+        return Turn(left=angles_of(left / self.s / self.s[:, None]), right=angles_of(multiply(across.mT, across)))

@@ -18,7 +18,7 @@ from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
 from ckptaudit.linalg.followed import Followed
 from ckptaudit.linalg.leading import Leading, Spectrum, leading, part, spectrum
 from ckptaudit.linalg.parts import cached_property
-from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.products import UNIT, multiply
 from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.linalg.tuned_gram import TunedGram
@@ -159,7 +159,7 @@ class LargePair(PairBatch):
     @property
     def size(self) -> float:
         """Bound on norm_F(D)."""
-        return math.sqrt(self.difference.square_sum) * (1 + 2 * bounds.UNIT)
+        return math.sqrt(self.difference.square_sum) * (1 + 2 * UNIT)
 
     @cached_property
     def norm_floor(self) -> float:
@@ -267,6 +267,9 @@ class LargePair(PairBatch):
     @cached_property
     def turns(self) -> tuple[Turn, Turn] | None:
         """How the base's top-k subspaces turned against the tuned ones: of size k, and near-ties at k taken in."""
+        if self.size == 0:
+            still = torch.zeros(self.k, dtype=torch.float64, device=self.stored_base.device)
+            return Turn(still, still), Turn(still, still)
         if self.followed is None:
             return None
         if not self.change_error <= CHANGE_ERROR * self.followed.coupling(self.k):
@@ -276,14 +279,10 @@ class LargePair(PairBatch):
 
     def angles(self, side: Side) -> Angles:
         """Angles between the top-k subspaces of one side."""
-        if self.size == 0:
-            return self._one(0.0), self._one(0.0)
         return super().angles(side) if self.turns is None else self._turned(self.turns[0], side)
 
     def rotation(self, side: Side) -> Angles:
         """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in."""
-        if self.size == 0:
-            return self._one(0.0), self._one(0.0)
         return super().rotation(side) if self.turns is None else self._turned(self.turns[1], side)
 
     @cached_property
