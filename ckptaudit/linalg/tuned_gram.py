@@ -32,8 +32,9 @@ class TunedGram:
         own: Float32[Tensor, "r r"],
     ) -> None:
         self.s, self._v, self._cross, self._own = s, v, cross, own
-        self._change = cross + cross.mT
-        self._gram = self._change.double().add_(gram)
+        # Into a row-major place: the sum would be stored as `cross` is, which may not be how `gram` is.
+        self._change = torch.add(cross, cross.mT, out=torch.empty_like(own))
+        self._gram = gram + self._change
 
     def act(self, rows: Float32[Tensor, "p r"]) -> Float32[Tensor, "p r"]:
         """Rows times C."""
@@ -60,6 +61,11 @@ class TunedGram:
         return spread(self.s, error + 2 * len(self.s) * EPS * float(self.s[0].square()))
 
     @cached_property
+    def _pull(self) -> Float32[Tensor, "r c"]:
+        """C V, for the leading directions of the base."""
+        return multiply(self._change, self._v.float())
+
+    @cached_property
     def _images(self) -> tuple[Float32[Tensor, "r c"], Float32[Tensor, "r c"]]:
         """D'D V and W0'D V, for the leading directions of the base."""
         v = self._v.float()
@@ -68,8 +74,7 @@ class TunedGram:
 
     def coupling(self, size: int) -> float:
         """norm_F of what C turns the top `size` directions by: C V less its part along V."""
-        v = self._v[:, :size].float()
-        image = multiply(self._change, v)
+        v, image = self._v[:, :size].float(), self._pull[:, :size]
         return float(torch.linalg.matrix_norm(image - multiply(v, multiply(v.mT, image))))
 
     def turns(self, k: int, size: int) -> tuple[Turn, Turn] | None:
@@ -81,20 +86,19 @@ class TunedGram:
         own, cross = (image[:, :k].double() for image in self._images)
         inside = multiply(v.mT, own)
         # On the left, what stays across is a difference of squares as large as the images of D.
-        lost = 4 * UNIT * float(torch.linalg.matrix_norm(inside, 2))
+        lost = 4 * UNIT * float(torch.linalg.eigvalsh(inside)[-1])
         if not math.sqrt(lost) <= ANGLE_ERROR * min(float(s0[-1]), float(s1[-1])):
             return None
         seen = _Seen(v, s0, crossed=cross + own, images=inside)
-        across = v - multiply(w[:, :k], multiply(w[:, :k].mT, v))
-        pulled = multiply(self._gram, across)
-        narrow = seen.turn(across, pulled, w[:, :k], s1[:k])
-        if size == k:
-            return narrow, narrow
-        # What more tuned directions take away are eigenvectors of the Gram matrix: it need not be applied again.
-        part = multiply(w[:, k:].mT, v)
-        across = across - multiply(w[:, k:], part)
-        pulled = pulled - multiply(w[:, k:], s1[k:, None].square() * part)
-        return narrow, seen.turn(across, pulled, w, s1)
+        across, pulled = v, v * s0.square() + self._pull[:, :k].double()
+        found: list[Turn] = []
+        for a, b in ((0, k), (k, size)):
+            # Directions are eigenvectors on their own side: no Gram matrix need be applied to them.
+            part = multiply(w[:, a:b].mT, v)
+            across = across - multiply(w[:, a:b], part)
+            pulled = pulled - multiply(w[:, a:b], s1[a:b, None].square() * part)
+            found.append(seen.turn(across, pulled, w[:, :b], s1[:b]) if b > a else found[0])
+        return found[0], found[1]
 
     def captured(self, size: int) -> float:
         """norm_F(U'D V)^2 over the top `size` directions of both sides."""
