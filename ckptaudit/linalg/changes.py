@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
+from ckptaudit.linalg import compiled
 from ckptaudit.linalg.products import UNIT, multiply
 from ckptaudit.linalg.symmetric import add_gram, eigenvalues, mirrored
 
@@ -53,17 +54,27 @@ def spread(s: Float64[Tensor, "r"], error: float) -> float:
     return 3 * error / math.sqrt(len(s)) * float(torch.linalg.vector_norm(0.5 / s.clamp_min(1e-300)))
 
 
-def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
-    """(W0 + D/2)'D: with its transpose, what D adds to the Gram matrix W0'W0."""
-    product = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
+def products(
+    base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"], *, share: float = 1.0
+) -> tuple[Float32[Tensor, "r r"], Float32[Tensor, "r r"]]:
+    """(W0 + D/2)'D, which with its transpose is what D adds to W0'W0, and D'D.
+
+    `share` says how many of the update's entries are not zero: a sparse update takes less work.
+    """
+    if compiled.is_sparse(update, share=share):
+        cross, own = compiled.products(base, update)
+        return cross, mirrored(own)
+    cross = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
     for start in range(0, base.shape[0], ROWS):
         d = update[start : start + ROWS]
-        product.addmm_(torch.add(base[start : start + ROWS].float(), d, alpha=0.5).mT, d)
-    return product
+        cross.addmm_(torch.add(base[start : start + ROWS].float(), d, alpha=0.5).mT, d)
+    return cross, own_product(update)
 
 
-def own_product(update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
+def own_product(update: Float32[Tensor, "m r"], *, share: float = 1.0) -> Float32[Tensor, "r r"]:
     """D'D."""
+    if compiled.is_sparse(update, share=share):
+        return mirrored(compiled.products(None, update)[1])
     r = update.shape[1]
     product = torch.zeros(r, r, dtype=torch.float32, device=update.device)
     add_gram(update, product)
@@ -103,7 +114,10 @@ def change_error(
     # As rows, which run at the speed of memory.
     z = torch.randn(probes, base.shape[1], generator=random).to(base.device)
     grown = torch.zeros_like(z)
-    for start in range(0, base.shape[0], FEW_ROWS):
-        before, after, d = (side[start : start + FEW_ROWS].float() for side in (base, tuned, update))
-        grown += multiply(multiply(z, d.mT), before) + multiply(multiply(z, after.mT), d)
+    if compiled.applies(base, tuned):
+        grown += compiled.acted(z, base, tuned)
+    else:
+        for start in range(0, base.shape[0], FEW_ROWS):
+            before, after, d = (side[start : start + FEW_ROWS].float() for side in (base, tuned, update))
+            grown += multiply(multiply(z, d.mT), before) + multiply(multiply(z, after.mT), d)
     return float(torch.linalg.matrix_norm((grown - act(z)).double())) / math.sqrt(probes)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ckptaudit.linalg import lapack
+from ckptaudit.linalg import compiled, lapack
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
 
@@ -78,11 +78,8 @@ class Eigen:
     def vectors(self, count: int) -> Float[Tensor, "n c"]:
         """The eigenvectors of the first `count` eigenvalues, orthonormal to 1e-10."""
         few = count <= len(self._matrix) // 4
-        found = self._iterated(count) if few and self._reduced is not None else None
-        # As a question that NaN answers with no: inverse iteration overflows on matrices out of all scale.
-        if found is not None and skew(found) <= SKEW:
-            return found
-        return self._all[1][:, :count].contiguous()
+        found = self._of_tridiagonal(count) if few and self._reduced is not None else None
+        return found if found is not None else self._all[1][:, :count].contiguous()
 
     def _reduce(self) -> Float[Tensor, "n"]:
         reflectors = self._matrix.clone()
@@ -94,15 +91,22 @@ class Eigen:
         self._reduced = reflectors, diagonal, off, factors
         return values.flip(0)
 
-    def _iterated(self, count: int) -> Float[Tensor, "n c"] | None:
+    def _of_tridiagonal(self, count: int) -> Float[Tensor, "n c"] | None:
+        """From those of the tridiagonal form; None where no quick way keeps them orthonormal."""
         assert self._reduced is not None  # asked for where it is not
         reflectors, diagonal, off, factors = self._reduced
+        values = self.values[:count].flip(0)
         try:
-            vectors = lapack.tridiagonal_vectors(diagonal, off, self.values[:count].flip(0))
-            lapack.turn_back(reflectors, factors, vectors)
+            rows = _twisted(diagonal, off, values)
+            if rows is None:
+                rows = lapack.tridiagonal_vectors(diagonal, off, values)
+            # As a question that NaN answers with no: inverse iteration overflows on matrices out of all scale.
+            if not skew(rows.mT) <= SKEW:
+                return None
+            lapack.turn_back(reflectors, factors, rows)
         except lapack.Unsolved:
             return None
-        return vectors.flip(0).mT.contiguous()
+        return rows.flip(0).mT.contiguous()
 
     @cached_property
     def _all(self) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
@@ -127,6 +131,20 @@ def skew(vectors: Float[Tensor, "n c"]) -> float:
     inner = multiply(vectors.mT, vectors)
     inner.diagonal().sub_(1)
     return float(torch.linalg.matrix_norm(inner))
+
+
+def _twisted(
+    diagonal: Float[Tensor, "n"], off: Float[Tensor, "n"], values: Float[Tensor, "c"]
+) -> Float[Tensor, "c n"] | None:
+    """Eigenvectors of a tridiagonal matrix as rows, all at once; None where they are not what they should be."""
+    if diagonal.dtype is not torch.float64 or not compiled.is_available():
+        return None
+    rows = compiled.tridiagonal_vectors(diagonal, off[:-1], values)
+    residual = rows * (diagonal - values[:, None])
+    residual[:, :-1].addcmul_(rows[:, 1:], off[:-1])
+    residual[:, 1:].addcmul_(rows[:, :-1], off[:-1])
+    right = float(residual.abs().amax()) <= SKEW * float(values.abs().amax())
+    return rows if right and skew(rows.mT) <= SKEW else None
 
 
 def _by_lapack(matrix: Float[Tensor, "n n"]) -> bool:

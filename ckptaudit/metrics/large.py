@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 from torch import Tensor
 
 from ckptaudit.linalg import bounds
-from ckptaudit.linalg.changes import Turn, change_error, cross_product, own_product, update_values
+from ckptaudit.linalg.changes import Turn, change_error, own_product, products, update_values
 from ckptaudit.linalg.differences import Difference, difference, square_sum
 from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
 from ckptaudit.linalg.followed import Followed
@@ -231,7 +231,19 @@ class LargePair(PairBatch):
     @cached_property
     def own(self) -> Float32[Tensor, "r r"]:
         """Gram matrix of the update over its short side."""
-        return own_product(self._tall(self.difference.update))
+        if self._exact:
+            return self._products[1]
+        return own_product(self._tall(self.difference.update), share=self._changed_share)
+
+    @cached_property
+    def _products(self) -> tuple[Float32[Tensor, "r r"], Float32[Tensor, "r r"]]:
+        """Products of the update with the base and with itself."""
+        sides = (self.stored_base[0], self.difference.update)
+        return products(*(self._tall(side) for side in sides), share=self._changed_share)
+
+    @property
+    def _changed_share(self) -> float:
+        return self.difference.differing_count / (self.m * self.n)
 
     @cached_property
     def followed(self) -> Followed | TunedGram | None:
@@ -241,10 +253,10 @@ class LargePair(PairBatch):
             return None
         if not (self.size == 0 or _within(self.size, SQUARABLE)):
             return None
-        cross = cross_product(self._tall(self.stored_base[0]), self._tall(self.difference.update))
+        cross, own = self._products
         if known.gram is None:
-            return Followed(known.s, known.short, cross=cross, own=self.own)
-        return TunedGram(known.s, known.short, known.gram, cross=cross, own=self.own)
+            return Followed(known.s, known.short, cross=cross, own=own)
+        return TunedGram(known.s, known.short, known.gram, cross=cross, own=own)
 
     @cached_property
     def change_error(self) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from ckptaudit.linalg.changes import change_error, cross_product, own_product, update_values
+from ckptaudit.linalg.changes import change_error, own_product, products, update_values
 from ckptaudit.linalg.followed import Followed
 from ckptaudit.linalg.tuned_gram import TunedGram
 
@@ -46,16 +46,16 @@ def pair(
 def followed(base: Tensor, tuned: Tensor, *, spoilt: float = 0.0) -> Followed:
     _, s, vh = torch.linalg.svd(base.double(), full_matrices=False)
     update = tuned.float() - base.float()
-    cross, own = (1 + spoilt) * cross_product(base, update), own_product(update)
-    return Followed(s, vh.mT.float().contiguous(), cross=cross, own=own)
+    cross, own = products(base, update)
+    return Followed(s, vh.mT.float().contiguous(), cross=(1 + spoilt) * cross, own=own)
 
 
 def by_gram(base: Tensor, tuned: Tensor, *, spoilt: float = 0.0) -> TunedGram:
     gram = base.double().mT @ base.double()
     squares, v = torch.linalg.eigh(gram)
     update = tuned.float() - base.float()
-    cross, own = (1 + spoilt) * cross_product(base, update), own_product(update)
-    return TunedGram(squares.flip(0).sqrt(), v.flip(1)[:, : K + 1], gram, cross=cross, own=own)
+    cross, own = products(base, update)
+    return TunedGram(squares.flip(0).sqrt(), v.flip(1)[:, : K + 1], gram, cross=(1 + spoilt) * cross, own=own)
 
 
 WAYS = [followed, by_gram]
@@ -141,7 +141,7 @@ def test_a_large_update_is_solved_whole(way: Way) -> None:
 def test_an_error_in_the_products_is_noticed(way: Way) -> None:
     base, tuned = pair("heavy", (300, R), 4e-4)
     update = tuned.float() - base.float()
-    planted = 0.01 * cross_product(base, update)
+    planted = 0.01 * products(base, update)[0]
     truth = torch.linalg.matrix_norm(planted + planted.mT).item()
     assert change_error(way(base, tuned).act, base, tuned, update) < 0.01 * truth
     assert change_error(way(base, tuned, spoilt=0.01).act, base, tuned, update) == pytest.approx(truth, rel=0.7)

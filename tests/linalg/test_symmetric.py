@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg import lapack, symmetric
+from ckptaudit.linalg import compiled, lapack, symmetric
 from ckptaudit.linalg.symmetric import (
     Eigen,
     add_gram,
@@ -43,8 +43,10 @@ MATRICES = {
 }
 
 
-@pytest.fixture(params=["lapack", "torch"], autouse=True)
+@pytest.fixture(params=["compiled", "lapack", "torch"], autouse=True)
 def _either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "compiled":
+        monkeypatch.setattr(compiled, "is_available", lambda: False)
     if request.param == "torch":
         monkeypatch.setattr(lapack, "is_available", lambda: False)
 

@@ -11,18 +11,20 @@ from adversarial import KINDS, UPDATES, base_of, stored, update_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ckptaudit.linalg import leading
+from ckptaudit.linalg import compiled, leading
 from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, large
 
 ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
 
 
-@pytest.fixture(scope="module", autouse=True, params=["by its Gram matrix", "followed"])
+@pytest.fixture(scope="module", autouse=True, params=["by its Gram matrix", "followed", "without a compiler"])
 def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "FOLLOWED_SIDE", 8)
         if request.param == "followed":
             patch.setattr(leading, "GRAM_SIDE", 8)
+        if request.param == "without a compiler":
+            patch.setattr(compiled, "is_available", lambda: False)
         yield
 
 
