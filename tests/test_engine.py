@@ -177,7 +177,7 @@ def test_a_base_seen_before_is_not_decomposed_again(
     nobody_asks = {name: math.inf if metric.upper_bound else -math.inf for name, metric in REGISTRY.items()}
     route = Route(CPU, settled=nobody_asks, cache=FactorCache(tmp_path / "cache"))
     first = measure(jobs, route)
-    monkeypatch.setattr("ckptaudit.metrics.large.leading", None)
+    monkeypatch.setattr("ckptaudit.metrics.base_facts.leading", None)
     assert measure(jobs, route) == first
     assert by_key(measure(jobs, replace(route, cache=FactorCache(tmp_path / "cache")))) == by_key(first)
 

@@ -15,9 +15,10 @@ from ckptaudit.metrics import (
     spectrum,
 )
 from ckptaudit.metrics.across_runs import RUNS_METRICS, Over, RunsMetric
+from ckptaudit.metrics.base_facts import Recall, Tensors, afresh
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
 from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
-from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair, Recall, Tensors, afresh
+from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
 from ckptaudit.metrics.registry import REGISTRY, Metric, nearest

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
@@ -14,14 +12,15 @@ from torch import Tensor
 from ckptaudit.linalg import bounds
 from ckptaudit.linalg.changes import Turn, change_error, own_product, products, update_values
 from ckptaudit.linalg.differences import Difference, difference, square_sum
-from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
+from ckptaudit.linalg.entry_sets import count_common, packed
 from ckptaudit.linalg.followed import Followed
-from ckptaudit.linalg.leading import Leading, Spectrum, leading, part, spectrum
+from ckptaudit.linalg.leading import Leading
 from ckptaudit.linalg.parts import cached_property
-from ckptaudit.linalg.products import UNIT, multiply
+from ckptaudit.linalg.products import UNIT
 from ckptaudit.linalg.subspaces import SEPARATION
-from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.linalg.tuned_gram import TunedGram
+from ckptaudit.metrics import base_facts
+from ckptaudit.metrics.base_facts import BaseFacts, Recall, afresh, low_magnitude
 from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, PairBatch, Side
 
 SHORT_SIDE = 128
@@ -34,42 +33,15 @@ CHANGE_ERROR = 2e-3
 """Largest error of the change of the Gram matrix, relative to what turns a subspace, with which it is followed."""
 
 NARROW = (torch.bfloat16, torch.float16, torch.float32)
-ORDINARY = (1e-20, 1e20)
-"""Sizes within which float32 products neither overflow nor lose their last digits; the rest is for float64."""
 
 SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
 LEAST_UPDATE = 1e-25
 
-FACTS_VERSION = f"{version('ckptaudit')}/3"
-"""Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
-of an earlier version must not answer for one of this."""
-
-Tensors = Mapping[str, Tensor]
-NOTHING = {"s": torch.empty(0, dtype=torch.float64)}
-Recall = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
-"""(a stored matrix, what is wanted of it, how to make it) to the tensors wanted; a cache may answer."""
-
-
-def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
-    """Recall nothing: make it."""
-    return make()
-
-
-@dataclass(frozen=True)
-class BaseFacts:
-    """What is kept of a base matrix: leading directions or all of them, and two sets of entries."""
-
-    top: Leading | None
-    spectrum: Spectrum | None
-    principal: UInt8[Tensor, "_"]
-    low_magnitude: UInt8[Tensor, "_"]
-    norm: float
-
 
 class LargePair(PairBatch):
-    """A batch of one, stored in bf16, fp16 or float32. `recall` keeps what rests on the base alone.
+    """A batch of one, stored in bf16, fp16 or float32. `recall` keeps what is known of the base.
 
     Every part that it computes in its own way is certified; where that fails, the float64 one stands in.
     """
@@ -107,29 +79,11 @@ class LargePair(PairBatch):
 
     @cached_property
     def _led(self) -> BaseFacts | None:
-        """Leading directions of both sides, for the bounds."""
-        kept = self._recalled("leading", self._make_led)
-        if kept is None:
-            return None
-        top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]), float(kept["blur"]))
-        return BaseFacts(top, None, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
+        return base_facts.led(self.stored_base[0], self._recall, k=self.k, rank=self.mask_rank)
 
     @cached_property
     def _whole(self) -> BaseFacts | None:
-        """All directions of the short side, from which the tuned decomposition is followed."""
-        kept = self._recalled("whole", self._make_whole)
-        if kept is None:
-            return None
-        gram = from_triangle(kept["gram"], len(kept["s"])) if len(kept["gram"]) else None
-        found = Spectrum(kept["s"], kept["short"], gram)
-        return BaseFacts(None, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
-
-    def _recalled(self, extent: str, make: Callable[[], Tensors]) -> Tensors | None:
-        definition = f"{extent}/{FACTS_VERSION} k={self.k} rank={self.mask_rank} alpha={ALPHA}"
-        kept = self._recall(self.stored_base, definition, make)
-        return (
-            {name: tensor.to(self.stored_base.device) for name, tensor in kept.items()} if len(kept["s"]) else None
-        )
+        return base_facts.whole(self.stored_base[0], self._recall, k=self.k, rank=self.mask_rank)
 
     @cached_property
     def images(self) -> bounds.Images | None:
@@ -204,7 +158,7 @@ class LargePair(PairBatch):
         """Of the changed entries, the share among the floor(alpha m n) smallest of the base."""
         if (known := self.__dict__.get("facts")) is not None:
             return self._share(known.low_magnitude)
-        return self._share(self._smallest())
+        return self._share(low_magnitude(self.stored_base[0]))
 
     @cached_property
     def principal_share(self) -> Float64[Tensor, "batch"]:
@@ -329,46 +283,6 @@ class LargePair(PairBatch):
     @cached_property
     def _marks(self) -> UInt8[Tensor, "_"]:
         return packed(self.difference.changed.flatten())
-
-    def _smallest(self) -> UInt8[Tensor, "_"]:
-        return smallest(self.stored_base.flatten().abs(), self._half)
-
-    @property
-    def _half(self) -> int:
-        return int(ALPHA * self.m * self.n)
-
-    def _make_led(self) -> Tensors:
-        top = leading(self.stored_base[0], min(self.k + 1, self.m, self.n))
-        if top is None or not _within(float(top.s[0]), ORDINARY):
-            return NOTHING
-        scaled = top.left[:, : self.mask_rank] * top.s[: self.mask_rank].float()
-        return {
-            "s": top.s,
-            "left": top.left,
-            "right": top.right,
-            "error": torch.tensor(top.error, dtype=torch.float64),
-            "blur": torch.tensor(top.blur, dtype=torch.float64),
-            **self._make_masks(multiply(scaled, top.right[:, : self.mask_rank].mT)),
-        }
-
-    def _make_whole(self) -> Tensors:
-        found = spectrum(self.stored_base[0], min(self.k + 1, self.m, self.n))
-        if found is None or not _within(float(found.s[0]), ORDINARY):
-            return NOTHING
-        short = found.short[:, : self.mask_rank].float()
-        return {
-            "s": found.s,
-            "short": found.short,
-            "gram": triangle(found.gram) if found.gram is not None else found.s[:0],
-            **self._make_masks(part(self.stored_base[0], short)),
-        }
-
-    def _make_masks(self, reconstructed: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
-        return {
-            "norm": torch.tensor(math.sqrt(square_sum(self.stored_base[0])), dtype=torch.float64),
-            "principal": largest(reconstructed.abs_().flatten(), self._half),
-            "low_magnitude": self._smallest(),
-        }
 
 
 def _within(size: float, limits: tuple[float, float]) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckptaudit.linalg import compiled, leading
-from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, large
+from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, base_facts, large
 
 ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
 
@@ -119,7 +119,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     first = values(LargePair(base, tuned, recall, exact=True))
     assert [name.partition("/")[0] for name in kept] == ["whole"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "spectrum", None)
+        patch.setattr(base_facts, "spectrum", None)
         assert values(LargePair(base, tuned, recall, exact=True)) == first
     rotation = REGISTRY["principal_rotation_left"]
     assert rotation.bound is not None

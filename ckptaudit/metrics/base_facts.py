@@ -1,0 +1,112 @@
+"""What is known of a large base matrix before any tuned side is seen: a cache may keep it for the next run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+from jaxtyping import Float32, Shaped, UInt8
+from torch import Tensor
+
+from ckptaudit.linalg.differences import square_sum
+from ckptaudit.linalg.entry_sets import largest, smallest
+from ckptaudit.linalg.leading import Leading, Spectrum, leading, part, spectrum
+from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.symmetric import from_triangle, triangle
+from ckptaudit.metrics.batch import ALPHA
+
+FACTS_VERSION = f"{version('ckptaudit')}/3"
+"""Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
+of an earlier version must not answer for one of this."""
+
+ORDINARY = (1e-20, 1e20)
+"""Sizes within which float32 products neither overflow nor lose their last digits; the rest is for float64."""
+
+Tensors = Mapping[str, Tensor]
+NOTHING = {"s": torch.empty(0, dtype=torch.float64)}
+Recall = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
+"""(a stored matrix, what is wanted of it, how to make it) to the tensors wanted; a cache may answer."""
+
+
+def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    """Recall nothing: make it."""
+    return make()
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """Leading directions or all singular values, two sets of entries, and norm_F."""
+
+    top: Leading | None
+    spectrum: Spectrum | None
+    principal: UInt8[Tensor, "_"]
+    low_magnitude: UInt8[Tensor, "_"]
+    norm: float
+
+
+def led(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> BaseFacts | None:
+    """Leading directions of both sides, for the bounds; None where they are not certified."""
+    kept = _recalled("leading", lambda: _make_led(stored, k, rank), stored, recall, k, rank)
+    if kept is None:
+        return None
+    top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]), float(kept["blur"]))
+    return BaseFacts(top, None, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
+
+
+def whole(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> BaseFacts | None:
+    """All singular values, and what the tuned ones are found from; None where they are not certified."""
+    kept = _recalled("whole", lambda: _make_whole(stored, k, rank), stored, recall, k, rank)
+    if kept is None:
+        return None
+    gram = from_triangle(kept["gram"], len(kept["s"])) if len(kept["gram"]) else None
+    found = Spectrum(kept["s"], kept["short"], gram)
+    return BaseFacts(None, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
+
+
+def low_magnitude(stored: Shaped[Tensor, "m n"]) -> UInt8[Tensor, "_"]:
+    """The set of the floor(alpha m n) entries of least magnitude."""
+    return smallest(stored.flatten().abs(), int(ALPHA * stored.numel()))
+
+
+def _recalled(
+    extent: str, make: Callable[[], Tensors], stored: Shaped[Tensor, "m n"], recall: Recall, k: int, rank: int
+) -> Tensors | None:
+    kept = recall(stored, f"{extent}/{FACTS_VERSION} k={k} rank={rank} alpha={ALPHA}", make)
+    return {name: tensor.to(stored.device) for name, tensor in kept.items()} if len(kept["s"]) else None
+
+
+def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    top = leading(stored, min(k + 1, *stored.shape))
+    if top is None or not ORDINARY[0] < float(top.s[0]) < ORDINARY[1]:
+        return NOTHING
+    return {
+        "s": top.s,
+        "left": top.left,
+        "right": top.right,
+        "error": torch.tensor(top.error, dtype=torch.float64),
+        "blur": torch.tensor(top.blur, dtype=torch.float64),
+        **_make_masks(stored, multiply(top.left[:, :rank] * top.s[:rank].float(), top.right[:, :rank].mT)),
+    }
+
+
+def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    found = spectrum(stored, min(k + 1, *stored.shape))
+    if found is None or not ORDINARY[0] < float(found.s[0]) < ORDINARY[1]:
+        return NOTHING
+    return {
+        "s": found.s,
+        "short": found.short,
+        "gram": triangle(found.gram) if found.gram is not None else found.s[:0],
+        **_make_masks(stored, part(stored, found.short[:, :rank].float())),
+    }
+
+
+def _make_masks(stored: Shaped[Tensor, "m n"], reconstructed: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
+    return {
+        "norm": torch.tensor(math.sqrt(square_sum(stored)), dtype=torch.float64),
+        "principal": largest(reconstructed.abs_().flatten(), int(ALPHA * stored.numel())),
+        "low_magnitude": low_magnitude(stored),
+    }
