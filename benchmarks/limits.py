@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,11 @@ class Work:
         }
 
 
-def least_work(mode: str, shapes: Sequence[Shape], files: int) -> Work:
-    """The work of a mode on matrices of these shapes, by the methods used here; for others by what they compute."""
+def least_work(mode: str, shapes: Sequence[Shape], files: int, changed: float) -> Work:
+    """The work of a mode on matrices of these shapes, by the methods used here; for others by what they compute.
+
+    `changed` is the share of entries that the update changes: the exact mode leaves out the others.
+    """
     entries = 2 * sum(m * n for m, n in shapes)
     first = "first" in mode
     if mode.startswith("gate"):
@@ -38,7 +42,7 @@ def least_work(mode: str, shapes: Sequence[Shape], files: int) -> Work:
         return Work(files, entries, images * (1.5 if first else 1), sum(map(_leading, shapes)) if first else 0)
     if mode.startswith("exact"):
         # What the update does to the Gram matrix, and its own Gram matrix; then the eigenvalues of either side.
-        float32 = sum(2 * _gram(shape) + _spectrum(shape) for shape in shapes)
+        float32 = sum(changed * 3 * _gram(shape) + _reduced(shape) for shape in shapes)
         tuned = sum(_reduced(shape) + _turned_back(shape) for shape in shapes)
         return Work(files, entries, float32, tuned + (sum(map(_leading, shapes)) if first else 0))
     if mode == "float64":
@@ -46,6 +50,21 @@ def least_work(mode: str, shapes: Sequence[Shape], files: int) -> Work:
     if mode == "modeldelta":
         return Work(files, entries, float32=sum(map(_spectrum, shapes)))
     return Work(files, entries)
+
+
+def changed_share(base: str, tuned: str) -> float:
+    """The share of stored entries that differ, over all matrices of two safetensors files."""
+    import torch
+    from safetensors import safe_open
+
+    differing, entries = 0, 0
+    with safe_open(base, "pt") as before, safe_open(tuned, "pt") as after:
+        for name in before.keys():  # noqa: SIM118  # a file, not a mapping
+            weight = before.get_tensor(name)
+            if weight.ndim == 2:
+                differing += int(torch.count_nonzero(weight != after.get_tensor(name)))
+                entries += weight.numel()
+    return differing / entries
 
 
 def _top(shape: Shape) -> int:
@@ -87,3 +106,7 @@ def _factors(shape: Shape) -> float:
     """Singular values and vectors: all eigenvectors turned back, and one product for the other side."""
     r, long = min(shape), max(shape)
     return _spectrum(shape) + 2.0 * r**3 + 2.0 * long * r**2
+
+
+if __name__ == "__main__":
+    print(changed_share(*sys.argv[1:]))

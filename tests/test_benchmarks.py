@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import ckptaudit
 from benchmarks import pair, tables
+from benchmarks.limits import changed_share, least_work
 from benchmarks.modes import Mode, Place, modes
 from benchmarks.timing import Run
 
@@ -81,3 +84,15 @@ def test_first_runs_start_from_an_empty_cache_of_their_own(tmp_path: Path) -> No
 
 def taking(seconds: float) -> Run:
     return Run(seconds, seconds, 1 << 20, 0, 0.0)
+
+
+def test_the_least_work_counts_what_the_update_changes(tmp_path: Path) -> None:
+    base = {"matrix": torch.zeros(4, 5), "vector": torch.zeros(3)}
+    tuned = {"matrix": torch.eye(4, 5), "vector": torch.ones(3)}
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("base", "tuned")]
+    for side, file in zip((base, tuned), files, strict=True):
+        save_file(side, file)
+    assert changed_share(*files) == 4 / 20
+    half, all_ = (least_work("exact, cached", [(100, 10)], 0, share) for share in (0.5, 1.0))
+    assert all_.float32 - half.float32 == 0.5 * (2 * 100 * 10 * 10 + 100 * 10 * 10)
+    assert all_.float64 == half.float64

@@ -18,7 +18,7 @@ from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.metrics.batch import ALPHA
 
-FACTS_VERSION = f"{version('ckptaudit')}/3"
+FACTS_VERSION = f"{version('ckptaudit')}/4"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
