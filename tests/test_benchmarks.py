@@ -94,5 +94,6 @@ def test_the_least_work_counts_what_the_update_changes(tmp_path: Path) -> None:
         save_file(side, file)
     assert changed_share(*files) == 4 / 20
     half, all_ = (least_work("exact, cached", [(100, 10)], 0, share) for share in (0.5, 1.0))
-    assert all_.float32 - half.float32 == 0.5 * (2 * 100 * 10 * 10 + 100 * 10 * 10)
+    products = 2 * 100 * 10 * 10 + 100 * 10 * 10
+    assert all_.float32 - half.float32 == pytest.approx(0.5 * products)
     assert all_.float64 == half.float64

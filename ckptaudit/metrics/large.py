@@ -26,8 +26,11 @@ from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, PairBatch, 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
 
-FOLLOWED_SIDE = 512
-"""From this short side on the tuned decomposition is followed from the base's; below, float64 is as quick."""
+CHEAP_SIDE = 512
+"""Below this short side float64 takes so little longer that nearly all of its digits are worth having."""
+
+CHEAP_ERROR = 1e-4
+"""Largest estimated relative error of a spectral shift there."""
 
 CHANGE_ERROR = 2e-3
 """Largest error of the change of the Gram matrix, relative to what turns a subspace, with which it is followed."""
@@ -75,7 +78,7 @@ class LargePair(PairBatch):
     @cached_property
     def facts(self) -> BaseFacts | None:
         """What is known of the base; None where the gate's fast ways are not certified for it."""
-        return self._whole if self._exact and self._may_follow else self._led
+        return self._whole if self._exact else self._led
 
     @cached_property
     def _led(self) -> BaseFacts | None:
@@ -202,7 +205,7 @@ class LargePair(PairBatch):
     @cached_property
     def followed(self) -> Followed | TunedGram | None:
         """The tuned decomposition as what the update makes of the base's; None outside of float32's range."""
-        known = self._whole.spectrum if self._may_follow and self._whole is not None else None
+        known = self._whole.spectrum if self._whole is not None else None
         if known is None or not _within(float(known.s[0]), SQUARABLE_BASE):
             return None
         if not (self.size == 0 or _within(self.size, SQUARABLE)):
@@ -225,8 +228,8 @@ class LargePair(PairBatch):
         if self.size == 0:
             return self._one(0.0)
         if self.followed is not None:
-            shift = self.followed.shift()
-            if self.followed.shift_error(self.change_error) <= SHIFT_ERROR * shift:
+            shift, room = self.followed.shift(), SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
+            if self.followed.shift_error(self.change_error) <= room * shift:
                 return self._one(shift)
         return super().shift
 
@@ -254,7 +257,7 @@ class LargePair(PairBatch):
     @cached_property
     def update_s(self) -> Float[Tensor, "batch r"]:
         """Singular values of D, descending."""
-        if self._may_follow and _within(self.size, SQUARABLE):
+        if _within(self.size, SQUARABLE):
             values = update_values(self.own, trusted=self.k + 1)
             if values is not None:
                 return values[None]
@@ -264,10 +267,6 @@ class LargePair(PairBatch):
         # The right vectors are those of a tall matrix, which a wide one is when transposed.
         found = turn.right if (side == "right") is (self.m >= self.n) else turn.left
         return found[-1:], found.mean()[None]
-
-    @property
-    def _may_follow(self) -> bool:
-        return min(self.m, self.n) >= FOLLOWED_SIDE
 
     def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
         return matrix if self.m >= self.n else matrix.mT
