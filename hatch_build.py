@@ -1,4 +1,4 @@
-"""Builds the one compiled part, ckptaudit/linalg/compiled.c, where there is a C compiler."""
+"""Builds the one compiled part, the C files of ckptaudit/linalg, where there is a C compiler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = "ckptaudit/linalg/compiled.c"
+SOURCES = ("ckptaudit/linalg/update.c", "ckptaudit/linalg/tridiagonal.c")
 LIBRARY = "ckptaudit/linalg/_compiled.so"
 OPTIONS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-shared")
 WAYS: tuple[tuple[str, ...], ...] = ((), ("-DONE_TARGET",))
@@ -28,7 +28,8 @@ class Compile(BuildHookInterface):
             return
         root = Path(self.root)
         (root / LIBRARY).unlink(missing_ok=True)
-        if not any(compiled(root / SOURCE, root / LIBRARY, way) for way in WAYS):
+        sources = [root / source for source in SOURCES]
+        if not any(compiled(sources, root / LIBRARY, way) for way in WAYS):
             self.app.display_warning("no C compiler: sparse updates will be treated as dense")
             return
         build_data["artifacts"].append(LIBRARY)
@@ -37,14 +38,14 @@ class Compile(BuildHookInterface):
         build_data["tag"] = f"py3-none-{platform}"
 
 
-def compiled(source: Path, library: Path, way: tuple[str, ...]) -> bool:
+def compiled(sources: list[Path], library: Path, way: tuple[str, ...]) -> bool:
     """Whether the compiler made the library; it appears as a whole or not at all."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if not compiler or shutil.which(compiler[0]) is None:
         return False
     made = library.with_suffix(f".{os.getpid()}")
     try:
-        command = [*compiler, *OPTIONS, *way, "-o", str(made), str(source), "-lm"]
+        command = [*compiler, *OPTIONS, *way, "-o", str(made), *map(str, sources), "-lm"]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             return False
         made.replace(library)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ckptaudit.linalg import compiled
 from ckptaudit.linalg.products import UNIT, multiply
-from ckptaudit.linalg.symmetric import add_gram, eigenvalues, mirrored
+from ckptaudit.linalg.symmetric import add_gram, largest_eigenvalues, mirrored
 
 VALUE_ERROR = 2e-4
 """Largest relative error of the square of a singular value of the update."""
@@ -84,16 +84,16 @@ def own_product(update: Float32[Tensor, "m r"], *, share: float = 1.0) -> Float3
     return mirrored(product)
 
 
-def update_values(own: Float32[Tensor, "r r"], *, trusted: int) -> Float64[Tensor, "r"] | None:
-    """Singular values of D, descending, from D'D; None where the `trusted`-th may err by a ten-thousandth.
+def update_values(own: Float32[Tensor, "r r"], count: int) -> Float64[Tensor, "c"] | None:
+    """The largest singular values of D, descending, from D'D; None where the last may err by a ten-thousandth.
 
     The eigensolver errs by a few units of the largest eigenvalue, the product by less than a unit of the trace.
     """
     narrow = len(own) >= NARROW_SIDE
-    squares = eigenvalues(own if narrow else own.double()).double()
-    last = float(squares[min(trusted, len(squares)) - 1])
+    squares = largest_eigenvalues(own if narrow else own.double(), count)
+    last = float(squares[-1])
     if narrow and not last * VALUE_ERROR > 10 * UNIT * float(squares[0]):
-        squares = eigenvalues(own.double())
+        squares = largest_eigenvalues(own.double(), count)
     if not last * VALUE_ERROR > UNIT * float(own.diagonal().double().sum()):
         return None
     values: Tensor = squares.clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""Passes over an update most of whose entries are zero, by the package's one compiled part, compiled.c.
+"""The package's one compiled part: passes over an update, update.c, and tridiagonal matrices, tridiagonal.c.
 
 Reinforcement learning leaves most bf16 weights as they were. A dense product multiplies by all of these zeros, and
 the sparse ones of torch and SciPy take longer than the dense one. Where the package was installed without a C
@@ -27,6 +27,9 @@ STRIP = 64
 
 PROBES = 4
 """Rows that are acted on at a time."""
+
+HALVINGS = 36
+"""Of an interval that holds all eigenvalues, a few times as long as the largest in magnitude."""
 
 SPARSE = 0.7
 """Share of entries other than zero up to which a sparse product is the quicker one."""
@@ -123,6 +126,21 @@ def acted(
     return found
 
 
+def largest_values(diagonal: Float64[Tensor, "n"], off: Float64[Tensor, "n-1"], count: int) -> Float64[Tensor, "c"]:
+    """The largest eigenvalues of a tridiagonal matrix, descending, to 2^-32 of the largest in magnitude or so.
+
+    That is for a matrix that was brought to this form in float32: more digits would mean nothing.
+    """
+    values = diagonal.new_empty(count)
+    reach = torch.zeros_like(diagonal)
+    reach[1:] += off.abs()
+    reach[:-1] += off.abs()
+    low, high = float((diagonal - reach).amin()), float((diagonal + reach).amax())
+    sides = diagonal.data_ptr(), off.data_ptr(), len(diagonal), count, _least_pivot(off)
+    _needed().ckptaudit_largest_values(*sides, low, high, HALVINGS, values.data_ptr())
+    return values
+
+
 def tridiagonal_vectors(
     diagonal: Float64[Tensor, "n"], off: Float64[Tensor, "n-1"], values: Float64[Tensor, "c"]
 ) -> Float64[Tensor, "c n"]:
@@ -176,6 +194,8 @@ def _library() -> ctypes.CDLL | None:
     library.ckptaudit_products.argtypes = [address, integer, address, *[long] * 6, address, address]
     library.ckptaudit_act.argtypes = [address, address, integer, *[long] * 6, address, long, address]
     library.ckptaudit_act.restype = None
+    values, real = library.ckptaudit_largest_values, ctypes.c_double
+    values.argtypes, values.restype = [address, address, long, long, real, real, real, long, address], None
     vectors = library.ckptaudit_tridiagonal_vectors
-    vectors.argtypes = [address, address, long, address, long, ctypes.c_double, address]
+    vectors.argtypes = [address, address, long, address, long, real, address]
     return library

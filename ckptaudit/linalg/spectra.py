@@ -28,10 +28,10 @@ def relative_distance(distance: Float[Tensor, "batch"], size: Float[Tensor, "bat
     return torch.where(size > 0, quotient, (distance > 0).to(distance.dtype))
 
 
-def stable_rank(s: Float[Tensor, "batch r"]) -> Float[Tensor, "batch"]:
-    """norm_F^2 / norm_2^2 from descending singular values; 0 for a zero matrix, else in [1, r]."""
-    scaled = s / torch.where(s[:, :1] > 0, s[:, :1], torch.ones_like(s[:, :1]))
-    return scaled.square().sum(dim=1)
+def stable_rank(size: Float[Tensor, "batch"], largest: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """norm_F^2 / norm_2^2 from the two norms, at least 1; 0 for a zero matrix."""
+    ratio = size / torch.where(largest > 0, largest, torch.ones_like(largest))
+    return torch.where(largest > 0, ratio.square().clamp_min(1.0), torch.zeros_like(largest))
 
 
 def hill_alpha(s: Float[Tensor, "batch r"], k: int) -> Float[Tensor, "batch"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ckptaudit.linalg import compiled, lapack
@@ -65,6 +65,14 @@ def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
             pass
     values: Tensor = torch.linalg.eigvalsh(matrix).flip(0)
     return values
+
+
+def largest_eigenvalues(matrix: Float[Tensor, "n n"], count: int) -> Float64[Tensor, "c"]:
+    """The `count` largest eigenvalues, descending, to the accuracy of the matrix's own type."""
+    if matrix.dtype is torch.float32 and _by_lapack(matrix) and compiled.is_available():
+        diagonal, off, _ = lapack.tridiagonal(matrix.clone())
+        return compiled.largest_values(diagonal.double(), off[:-1].double(), count)
+    return eigenvalues(matrix)[:count].double()
 
 
 class Eigen:

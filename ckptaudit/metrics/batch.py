@@ -185,6 +185,6 @@ class PairBatch:
         return Factors(self.tuned, self.cuts)
 
     @cached_property
-    def update_s(self) -> Float[Tensor, "batch r"]:
-        """Singular values of D, descending."""
+    def update_s(self) -> Float[Tensor, "batch c"]:
+        """Singular values of D, descending: all, or those that are asked for, the first k + 1."""
         return singular_values(self.update, trusted=self.k + 1)

@@ -90,7 +90,7 @@ def footprint(batch: PairBatch, *, k: int, with_mask: bool) -> Footprint:
     size = clean.base_norm
     return Footprint(
         norm=clean.update_norm / torch.where(size > 0, size, torch.nan) + unknown,
-        stable_rank=torch.where(s[:, 0] > 0, stable_rank(s), torch.nan) + unknown,
+        stable_rank=torch.where(s[:, 0] > 0, stable_rank(clean.update_norm, s[:, 0]), torch.nan) + unknown,
         space=space,
         sound=sound,
         mask=clean.changed if with_mask else None,

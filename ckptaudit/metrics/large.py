@@ -255,10 +255,10 @@ class LargePair(PairBatch):
         return super().rotation(side) if self.turns is None else self._turned(self.turns[1], side)
 
     @cached_property
-    def update_s(self) -> Float[Tensor, "batch r"]:
-        """Singular values of D, descending."""
+    def update_s(self) -> Float[Tensor, "batch c"]:
+        """The first k + 1 singular values of D, descending, or all."""
         if _within(self.size, SQUARABLE):
-            values = update_values(self.own, trusted=self.k + 1)
+            values = update_values(self.own, min(self.k + 1, self.m, self.n))
             if values is not None:
                 return values[None]
         return super().update_s

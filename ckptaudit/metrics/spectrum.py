@@ -66,7 +66,7 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
 )
 def update_stable_rank(batch: PairBatch) -> Tensor:
     """How many directions carry the update's energy, between 1 and r."""
-    return stable_rank(batch.update_s)
+    return stable_rank(batch.update_norm, batch.update_s[:, 0]).clamp_max(min(batch.m, batch.n))
 
 
 @metric(

@@ -151,6 +151,26 @@ def test_rows_are_acted_on_without_cancellation(
 
 
 @needs_it
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 120])
+def test_the_largest_values_are_those_of_scipy(count: int, scale: float) -> None:
+    random = np.random.default_rng(0)
+    diagonal, off = scale * np.sort(random.random(120)), scale * 0.1 * random.standard_normal(119)
+    # Ties, an entry of zero beside the diagonal, and a block that stands alone.
+    diagonal[50:60], off[50:60], off[7] = scale, 0.0, 0.0
+    expected = eigh_tridiagonal(diagonal, off, eigvals_only=True)[::-1][:count]
+    seen = compiled.largest_values(torch.from_numpy(diagonal), torch.from_numpy(off), count).numpy()
+    assert np.allclose(seen, expected, rtol=0, atol=1e-9 * scale)
+
+
+@needs_it
+def test_a_matrix_of_zeros_has_values_of_zero() -> None:
+    zeros = torch.zeros(9, dtype=torch.float64)
+    assert compiled.largest_values(zeros, zeros[:8], 3).tolist() == [0.0] * 3
+    assert compiled.largest_values(zeros[:1] + 2, zeros[:0], 1).tolist() == [2.0]
+
+
+@needs_it
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 40])
 def test_tridiagonal_vectors_are_those_of_scipy(count: int) -> None:
     random = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from ckptaudit.linalg.symmetric import (
     eigenvalues,
     eigenvectors,
     from_triangle,
+    largest_eigenvalues,
     mirrored,
     triangle,
 )
@@ -58,6 +59,15 @@ def test_eigenvalues_are_those_of_numpy(name: str) -> None:
     room = 1e-13 * np.abs(expected).max()
     for seen in (eigenvalues(matrix), Eigen(matrix).values, eigenvectors(matrix)[0]):
         assert np.allclose(seen.numpy(), expected, rtol=0, atol=room)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", sorted(MATRICES.keys() - {"huge", "tiny"}))
+def test_the_largest_eigenvalues_are_those_of_numpy(name: str, dtype: torch.dtype) -> None:
+    matrix = MATRICES[name].to(dtype)
+    expected = np.linalg.eigvalsh(matrix.double().numpy())[::-1]
+    seen = largest_eigenvalues(matrix, 20).numpy()
+    assert np.allclose(seen, expected[:20], rtol=0, atol=N * torch.finfo(dtype).eps * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("count", [1, 20, 37, 38, N])

@@ -3,10 +3,11 @@
  * Called from compiled.py through ctypes: nothing of Python is known here. Matrices are stored in bf16 or float32, by
  * rows or by columns. Every function does its share of a job, `part` of `parts`, so that threads can divide it.
  */
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "processor.h"
 
 /* Rows whose entries are listed at a time, and columns that are summed at a time: 24 kB, which the nearest cache holds. */
 #define ROWS 96
@@ -20,16 +21,6 @@
 #define PROBES 4
 
 typedef float vector __attribute__((vector_size(64), aligned(4), may_alias));
-
-/* One body for each generation of processors, chosen when the library is loaded. */
-#if defined(__x86_64__) && !defined(ONE_TARGET)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-
-/* Inlined, or a function's body for one processor would call that of another. */
-#define INLINE static inline __attribute__((always_inline))
 
 /* Counted up whenever an argument changes, so that a library of an earlier build is not called. */
 int ckptaudit_version(void) { return 1; }
@@ -251,75 +242,4 @@ void ckptaudit_act(const void *base, const void *tuned, int is_bf16, long by_row
                 sums[q * n + j] += dot(grown[q], w, count) + dot(seen[q], d, count);
         }
     }
-}
-
-/* Doubles that a processor's widest vector holds: so many eigenvectors are found side by side. */
-#define LANES 8
-typedef double lanes __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
-typedef int64_t choice __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
-
-INLINE lanes chosen(choice which, lanes yes, lanes no)
-{
-    return (lanes)((which & (choice)yes) | (~which & (choice)no));
-}
-
-INLINE lanes absolute(lanes x) { return chosen(x < 0.0, -x, x); }
-
-/* Rows that are eigenvectors of a tridiagonal matrix T, each of length 1, one for each of `count` eigenvalues.
- *
- * T - x is factorized from both ends; where the two meet with the smallest pivot, at r, z_r = 1 and the factors give
- * all other entries without a sum (Dhillon and Parlett 2004, twisted factorizations). Nothing keeps the vectors of
- * close eigenvalues apart: whoever calls has to look. Returns 0, or 1 if memory ran out.
- */
-FOR_EACH_PROCESSOR
-int ckptaudit_tridiagonal_vectors(const double *diagonal, const double *off, long n, const double *values, long count,
-                                  double least, double *rows)
-{
-    lanes *down = malloc(3 * n * sizeof *down), *up = down + n, *z = up + n;
-    if (!down)
-        return 1;
-    for (long first = 0; first < count; first += LANES) {
-        lanes x;
-        for (long lane = 0; lane < LANES; lane++)
-            x[lane] = values[first + lane < count ? first + lane : count - 1];
-        for (long i = 0; i < n; i++) {
-            lanes pivot = diagonal[i] - x;
-            if (i > 0)
-                pivot -= off[i - 1] * off[i - 1] / down[i - 1];
-            down[i] = chosen(absolute(pivot) < least, pivot * 0.0 + least, pivot);
-        }
-        lanes smallest = {0};
-        choice twist = {0};
-        for (long i = n - 1; i >= 0; i--) {
-            lanes pivot = diagonal[i] - x;
-            if (i < n - 1)
-                pivot -= off[i] * off[i] / up[i + 1];
-            up[i] = chosen(absolute(pivot) < least, pivot * 0.0 + least, pivot);
-            lanes meeting = absolute(down[i] + up[i] - (diagonal[i] - x));
-            choice better = meeting < smallest;
-            if (i == n - 1)
-                better = ~(choice){0};
-            smallest = chosen(better, meeting, smallest);
-            twist = (better & i) | (~better & twist);
-        }
-        lanes one = (lanes){0} + 1.0, none = {0}, squares = {0};
-        for (long i = n - 1; i >= 0; i--) {
-            lanes above = none;
-            if (i < n - 1)
-                above -= off[i] * z[i + 1] / down[i];
-            z[i] = chosen(twist == i, one, chosen(twist > i, above, none));
-        }
-        for (long i = 0; i < n; i++) {
-            if (i > 0)
-                z[i] = chosen(twist < i, -off[i - 1] * z[i - 1] / up[i], z[i]);
-            squares += z[i] * z[i];
-        }
-        for (long lane = 0; lane < LANES && first + lane < count; lane++) {
-            double length = sqrt(squares[lane]);
-            for (long i = 0; i < n; i++)
-                rows[(first + lane) * n + i] = z[i][lane] / length;
-        }
-    }
-    free(down);
-    return 0;
 }
