@@ -46,12 +46,15 @@ def add_gram(rows: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> None:
     _call(letter + "syrk", "L", "N" if by_rows else "T", n, m, 1.0, rows, leading, 1.0, total, n)
 
 
-def tridiagonal(matrix: Float[Tensor, "n n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Diagonal, off-diagonal and the reflectors' factors of Q'AQ; overwrites A with the reflectors."""
+def tridiagonal(matrix: Float[Tensor, "n n"], *, triangle: str = "L") -> tuple[Tensor, Tensor, Tensor]:
+    """Diagonal, off-diagonal and the reflectors' factors of Q'AQ; overwrites A with the reflectors.
+
+    `turn_back` takes what comes of the lower triangle. In float32 the upper one is a seventh quicker.
+    """
     n = len(matrix)
     diagonal, off, factors = (matrix.new_empty(n) for _ in range(3))
     work = matrix.new_empty(PANEL * n)
-    _solved(_call(_letter(matrix) + "sytrd", "L", n, matrix, n, diagonal, off, factors, work, len(work), None))
+    _solved(_call(_letter(matrix) + "sytrd", triangle, n, matrix, n, diagonal, off, factors, work, len(work), None))
     return diagonal, off, factors
 
 

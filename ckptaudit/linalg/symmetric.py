@@ -70,7 +70,7 @@ def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
 def largest_eigenvalues(matrix: Float[Tensor, "n n"], count: int) -> Float64[Tensor, "c"]:
     """The `count` largest eigenvalues, descending, to the accuracy of the matrix's own type."""
     if matrix.dtype is torch.float32 and _by_lapack(matrix) and compiled.is_available():
-        diagonal, off, _ = lapack.tridiagonal(matrix.clone())
+        diagonal, off, _ = lapack.tridiagonal(matrix.clone(), triangle="U")
         return compiled.largest_values(diagonal.double(), off[:-1].double(), count)
     return eigenvalues(matrix)[:count].double()
 

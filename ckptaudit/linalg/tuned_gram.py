@@ -89,7 +89,8 @@ class TunedGram:
         lost = 4 * UNIT * float(torch.linalg.eigvalsh(inside)[-1])
         if not math.sqrt(lost) <= ANGLE_ERROR * min(float(s0[-1]), float(s1[-1])):
             return None
-        seen = _Seen(v, s0, crossed=cross + own, images=inside)
+        crossed = cross + own
+        seen = _Seen(s0, crossed=crossed, images=inside, along=multiply(w.mT, crossed) / s1[:, None])
         across, pulled = v, v * s0.square() + self._pull[:, :k].double()
         found: list[Turn] = []
         for a, b in ((0, k), (k, size)):
@@ -97,7 +98,7 @@ class TunedGram:
             part = multiply(w[:, a:b].mT, v)
             across = across - multiply(w[:, a:b], part)
             pulled = pulled - multiply(w[:, a:b], s1[a:b, None].square() * part)
-            found.append(seen.turn(across, pulled, w[:, :b], s1[:b]) if b > a else found[0])
+            found.append(seen.turn(across, pulled, b) if b > a else found[0])
         return found[0], found[1]
 
     def captured(self, size: int) -> float:
@@ -108,26 +109,20 @@ class TunedGram:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Base directions V0 and what the update makes of them: W1'D V0 and (D V0)'(D V0)."""
+    """Base directions V0 and what the update makes of them: W1'D V0, (D V0)'(D V0) and U1'D V0."""
 
-    v: Float64[Tensor, "r k"]
     s: Float64[Tensor, "k"]
     crossed: Float64[Tensor, "r k"]
     images: Float64[Tensor, "k k"]
+    along: Float64[Tensor, "l k"]
 
-    def turn(
-        self,
-        across: Float64[Tensor, "r k"],
-        pulled: Float64[Tensor, "r k"],
-        w: Float64[Tensor, "r l"],
-        s: Float64[Tensor, "l"],
-    ) -> Turn:
-        """Angles to tuned directions V1 = w, from what of the base's lies across them.
+    def turn(self, across: Float64[Tensor, "r k"], pulled: Float64[Tensor, "r k"], size: int) -> Turn:
+        """Angles to the first `size` tuned directions V1, from what of the base's lies across them.
 
         `across` is Q = V0 - V1 V1'V0, `pulled` is W1'W1 Q. The left directions W0 V0 = W1 V0 - D V0 leave
         W1 Q - (I - U1 U1')D V0 across U1 = W1 V1 / s.
         """
-        mixed = multiply(across.mT, self.crossed)
-        inside = multiply(w.mT, self.crossed) / s[:, None]
-        left = multiply(across.mT, pulled) - mixed - mixed.mT + self.images - multiply(inside.mT, inside)
+        along = self.along[:size]
+        # Angles are taken of its symmetric part, so that twice a mixed term stands for it and its transpose.
+        left = multiply(across.mT, pulled - 2 * self.crossed) + self.images - multiply(along.mT, along)
         return Turn(left=angles_of(left / self.s / self.s[:, None]), right=angles_of(multiply(across.mT, across)))
