@@ -68,12 +68,7 @@ def _options() -> argparse.Namespace:
 
 
 def _place(layers: int, build: Path, scratch: Path) -> Place:
-    # In a process of its own: this one must stay free of torch, see `timed`.
-    made = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pair", str(layers), str(build / "pairs")],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    base, tuned = map(Path, made.stdout.splitlines())
+    base, tuned = map(Path, _printed_by("benchmarks.pair", layers, build / "pairs").splitlines())
     return Place(base, tuned, scratch)
 
 
@@ -130,17 +125,8 @@ def _limits(results: tables.Results, places: dict[int, Place]) -> Iterator[str]:
     layers = max(results.runs)
     place = places[layers]
     files = [_weights(side) for side in (place.base, place.tuned)]
-    measured = subprocess.run(
-        [sys.executable, "-m", "benchmarks.machine", str(files[0])],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    rates = json.loads(measured.stdout)
-    # In a process of its own: whatever is imported here would count towards the memory of what is started.
-    compared = subprocess.run(
-        [sys.executable, "-m", "benchmarks.limits", *map(str, files)],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    changed = float(compared.stdout)
+    rates = json.loads(_printed_by("benchmarks.machine", files[0]))
+    changed = float(_printed_by("benchmarks.limits", *files))
     size = sum(file.stat().st_size for file in files)
     work = {mode.name: least_work(mode.name, _shapes(place), size, changed) for mode in results.modes}
     yield f"### Physical limits at {layers} layers"
@@ -183,6 +169,12 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.machine())
+
+
+def _printed_by(module: str, *arguments: object) -> str:
+    """What a module prints in a process of its own: this one must stay free of torch, see `timed`."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 def _weights(side: Path) -> Path:

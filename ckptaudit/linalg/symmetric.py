@@ -104,17 +104,16 @@ class Eigen:
         assert self._reduced is not None  # asked for where it is not
         reflectors, diagonal, off, factors = self._reduced
         values = self.values[:count].flip(0)
-        try:
-            rows = _twisted(diagonal, off, values)
-            if rows is None:
-                rows = lapack.tridiagonal_vectors(diagonal, off, values)
-            # As a question that NaN answers with no: inverse iteration overflows on matrices out of all scale.
-            if not skew(rows.mT) <= SKEW:
-                return None
-            lapack.turn_back(reflectors, factors, rows)
-        except lapack.Unsolved:
-            return None
-        return rows.flip(0).mT.contiguous()
+        for find in (_twisted, lapack.tridiagonal_vectors):
+            try:
+                rows = find(diagonal, off, values)
+                # As a question that NaN answers with no: either way overflows on matrices out of all scale.
+                if rows is not None and skew(rows.mT) <= SKEW:
+                    lapack.turn_back(reflectors, factors, rows)
+                    return rows.flip(0).mT.contiguous()
+            except lapack.Unsolved:
+                continue
+        return None
 
     @cached_property
     def _all(self) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
@@ -144,15 +143,14 @@ def skew(vectors: Float[Tensor, "n c"]) -> float:
 def _twisted(
     diagonal: Float[Tensor, "n"], off: Float[Tensor, "n"], values: Float[Tensor, "c"]
 ) -> Float[Tensor, "c n"] | None:
-    """Eigenvectors of a tridiagonal matrix as rows, all at once; None where they are not what they should be."""
+    """Eigenvectors of a tridiagonal matrix as rows, all at once; None where they do not solve the equation."""
     if diagonal.dtype is not torch.float64 or not compiled.is_available():
         return None
     rows = compiled.tridiagonal_vectors(diagonal, off[:-1], values)
     residual = rows * (diagonal - values[:, None])
     residual[:, :-1].addcmul_(rows[:, 1:], off[:-1])
     residual[:, 1:].addcmul_(rows[:, :-1], off[:-1])
-    right = float(residual.abs().amax()) <= SKEW * float(values.abs().amax())
-    return rows if right and skew(rows.mT) <= SKEW else None
+    return rows if float(residual.abs().amax()) <= SKEW * float(values.abs().amax()) else None
 
 
 def _by_lapack(matrix: Float[Tensor, "n n"]) -> bool:

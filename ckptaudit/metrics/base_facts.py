@@ -66,6 +66,11 @@ def whole(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -
     return BaseFacts(None, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
 
 
+def within(size: float, limits: tuple[float, float]) -> bool:
+    """Whether a size lies between two others; NaN does not."""
+    return limits[0] < size < limits[1]
+
+
 def low_magnitude(stored: Shaped[Tensor, "m n"]) -> UInt8[Tensor, "_"]:
     """The set of the floor(alpha m n) entries of least magnitude."""
     return smallest(stored.flatten().abs(), int(ALPHA * stored.numel()))
@@ -80,7 +85,7 @@ def _recalled(
 
 def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
     top = leading(stored, min(k + 1, *stored.shape))
-    if top is None or not ORDINARY[0] < float(top.s[0]) < ORDINARY[1]:
+    if top is None or not within(float(top.s[0]), ORDINARY):
         return NOTHING
     return {
         "s": top.s,
@@ -94,7 +99,7 @@ def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
 
 def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
     found = spectrum(stored, min(k + 1, *stored.shape))
-    if found is None or not ORDINARY[0] < float(found.s[0]) < ORDINARY[1]:
+    if found is None or not within(float(found.s[0]), ORDINARY):
         return NOTHING
     return {
         "s": found.s,

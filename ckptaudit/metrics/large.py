@@ -20,7 +20,7 @@ from ckptaudit.linalg.products import UNIT
 from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.linalg.tuned_gram import TunedGram
 from ckptaudit.metrics import base_facts
-from ckptaudit.metrics.base_facts import BaseFacts, Recall, afresh, low_magnitude
+from ckptaudit.metrics.base_facts import BaseFacts, Recall, afresh, low_magnitude, within
 from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, PairBatch, Side
 
 SHORT_SIDE = 128
@@ -188,7 +188,8 @@ class LargePair(PairBatch):
     @cached_property
     def own(self) -> Float32[Tensor, "r r"]:
         """Gram matrix of the update over its short side."""
-        if self._exact:
+        # Both products together take less than one after the other, but the first is not always wanted.
+        if self._exact or "_products" in self.__dict__:
             return self._products[1]
         return own_product(self._tall(self.difference.update), share=self._changed_share)
 
@@ -206,9 +207,9 @@ class LargePair(PairBatch):
     def followed(self) -> Followed | TunedGram | None:
         """The tuned decomposition as what the update makes of the base's; None outside of float32's range."""
         known = self._whole.spectrum if self._whole is not None else None
-        if known is None or not _within(float(known.s[0]), SQUARABLE_BASE):
+        if known is None or not within(float(known.s[0]), SQUARABLE_BASE):
             return None
-        if not (self.size == 0 or _within(self.size, SQUARABLE)):
+        if not (self.size == 0 or within(self.size, SQUARABLE)):
             return None
         cross, own = self._products
         if known.gram is None:
@@ -228,7 +229,8 @@ class LargePair(PairBatch):
         if self.size == 0:
             return self._one(0.0)
         if self.followed is not None:
-            shift, room = self.followed.shift(), SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
+            shift = self.followed.shift()
+            room = SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
             if self.followed.shift_error(self.change_error) <= room * shift:
                 return self._one(shift)
         return super().shift
@@ -257,7 +259,7 @@ class LargePair(PairBatch):
     @cached_property
     def update_s(self) -> Float[Tensor, "batch c"]:
         """The first k + 1 singular values of D, descending, or all."""
-        if _within(self.size, SQUARABLE):
+        if within(self.size, SQUARABLE):
             values = update_values(self.own, min(self.k + 1, self.m, self.n))
             if values is not None:
                 return values[None]
@@ -282,10 +284,6 @@ class LargePair(PairBatch):
     @cached_property
     def _marks(self) -> UInt8[Tensor, "_"]:
         return packed(self.difference.changed.flatten())
-
-
-def _within(size: float, limits: tuple[float, float]) -> bool:
-    return limits[0] < size < limits[1]
 
 
 def bound_of(evaluate: Callable[[LargePair], float | None]) -> Callable[[PairBatch], Tensor | None]:

@@ -81,14 +81,12 @@ class CheckItem(pytest.Item):
     def runtest(self) -> None:
         """Fail if the claim is broken; one that is forgiven fails as expected, one that only warns passes."""
         assert self.verdict is not None  # set by setup
-        if self.verdict.outcome not in ("failed", "waived"):
-            return
-        text = explain(self.verdict, self.request.check)
-        if self.verdict.closes:
-            raise ClaimBroken(text)
         if self.verdict.outcome == "waived":
             pytest.xfail(printable(self.verdict.reason))
         if self.verdict.outcome == "failed":
+            text = explain(self.verdict, self.request.check)
+            if self.verdict.closes:
+                raise ClaimBroken(text)
             self.add_report_section("call", UNHEEDED, text)
 
     def repr_failure(self, excinfo: ExceptionInfo[BaseException], style: Any = None) -> str | TerminalRepr:

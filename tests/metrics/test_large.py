@@ -105,6 +105,19 @@ def test_whatever_cannot_be_followed_is_decomposed(
     )
 
 
+def test_the_update_is_multiplied_by_itself_once() -> None:
+    random = np.random.default_rng(0)
+    before = base_of("heavy", (64, 96), random)
+    base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
+    pair = LargePair(base, tuned)
+    assert pair.followed is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large, "own_product", None)
+        assert float(pair.update_s[0, 0]) == pytest.approx(
+            float(torch.linalg.matrix_norm(tuned - base, 2)), rel=1e-4
+        )
+
+
 def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     random = np.random.default_rng(0)
     before = base_of("heavy", (64, 96), random)
