@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
-from ckptaudit.checkpoints.several import Named, written_out
+from ckptaudit.checkpoints.paths import Named, written_out
 from ckptaudit.metrics.across_runs import Over
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.policy import Several

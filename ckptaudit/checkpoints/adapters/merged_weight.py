@@ -15,20 +15,19 @@ from ckptaudit.errors import CheckpointError, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ckptaudit.checkpoints.adapters import Factors
-    from ckptaudit.checkpoints.handle import TensorHandle
+    from ckptaudit.checkpoints.tensors import Factors, TensorHandle
 
 
 @dataclass(frozen=True, slots=True)
-class Merge:
-    """One weight and its update. `turned` says that the weight is stored as the transpose of `up @ down`.
+class MergedWeight:
+    """One weight and its update. `transposed` says that the weight is stored as the transpose of `up @ down`.
 
     What PiSSA took out of the weight is its own leading directions, or `start` where that is known.
     """
 
     weight: TensorHandle
     factors: Factors
-    turned: bool
+    transposed: bool
     pissa: bool
     start: Factors | None = None
 
@@ -59,7 +58,7 @@ class Merge:
         up, down = self.factors.up.read().to(wide), self.factors.down.read().to(wide)
         if down.dim() > 2:
             return self._convolved(up, down)
-        return _turn(up @ down, self.turned) * self.factors.scale
+        return _transposed(up @ down, self.transposed) * self.factors.scale
 
     def _convolved(self, up: Tensor, down: Tensor) -> Tensor:
         """A convolution's update: a one-by-one kernel after one of the weight's own size."""
@@ -69,25 +68,25 @@ class Merge:
     def _renormed(self, weight: Tensor, update: Tensor) -> Tensor:
         assert self.factors.magnitude is not None
         changed = weight + update
-        rows = _turn(changed, self.turned)
+        rows = _transposed(changed, self.transposed)
         length = torch.linalg.norm(rows.flatten(1), dim=1).to(changed.dtype)
         factor = self.factors.magnitude.read().to(changed.dtype).flatten() / length
         scaled = factor.view(-1, *[1] * (rows.dim() - 1))
-        return (_turn(scaled, self.turned) * changed).to(weight.dtype)
+        return (_transposed(scaled, self.transposed) * changed).to(weight.dtype)
 
     def _residual(self, weight: Tensor) -> Tensor:
-        whole = _turn(weight.float(), self.turned)
-        scale, down, up = self._taken_out(whole)
-        return _turn((whole - scale * up @ down).to(weight.dtype), self.turned)
+        weight32 = _transposed(weight.float(), self.transposed)
+        scale, down, up = self._taken_out(weight32)
+        return _transposed((weight32 - scale * up @ down).to(weight.dtype), self.transposed)
 
-    def _taken_out(self, whole: Tensor) -> tuple[float, Tensor, Tensor]:
+    def _taken_out(self, weight32: Tensor) -> tuple[float, Tensor, Tensor]:
         if self.start is not None:
             return self.start.scale, self.start.down.read().float(), self.start.up.read().float()
         rank, scale = self.factors.down.shape[0], self.factors.scale
-        left, values, right = torch.linalg.svd(whole, full_matrices=False)
+        left, values, right = torch.linalg.svd(weight32, full_matrices=False)
         root = torch.diag(torch.sqrt(values[:rank] / scale))
         return scale, root @ right[:rank], left[:, :rank] @ root
 
 
-def _turn(matrix: Tensor, turned: bool) -> Tensor:
-    return matrix.T if turned else matrix
+def _transposed(matrix: Tensor, transposed: bool) -> Tensor:
+    return matrix.T if transposed else matrix

@@ -11,9 +11,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ckptaudit.checkpoints.documents import clipped
-from ckptaudit.checkpoints.pickles import Call, External, Symbol
+from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, checked_shape, itemsize
+from ckptaudit.checkpoints.torch_files.unpickle import Call, External, Symbol
 from ckptaudit.errors import CheckpointError, printable
 
 STORAGES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptaudit.checkpoints.several import labels, written_out
+from ckptaudit.checkpoints.paths import labels, written_out
 from ckptaudit.errors import CheckpointError
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ckptaudit.checkpoints.documents import clipped
+from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.errors import CheckpointError, printable
 
 MAX_PICKLE = 256 * 2**20

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ckptaudit.checkpoints.documents import clipped, file_size, reason
-from ckptaudit.checkpoints.pickles import MAX_PICKLE, Call, External, pickle_of, read_pickle
+from ckptaudit.checkpoints.json_files import clipped, file_size, reason
 from ckptaudit.checkpoints.storage import itemsize
-from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, damaged, storage_of
+from ckptaudit.checkpoints.torch_files.records import ALLOWED, Archive, damaged, storage_of
+from ckptaudit.checkpoints.torch_files.unpickle import MAX_PICKLE, Call, External, pickle_of, read_pickle
 from ckptaudit.errors import CheckpointError, printable
 
 MAX_DIRECTORY = 32 * 2**20  # some 500,000 storages

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ckptaudit.checkpoints import adapters, distributed, locate, rank_files, safetensors, torch_files
-from ckptaudit.checkpoints.documents import read_document
-from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints import paths, safetensors_files
+from ckptaudit.checkpoints.adapters import peft
+from ckptaudit.checkpoints.json_files import read_document
 from ckptaudit.checkpoints.shards import read_shards
+from ckptaudit.checkpoints.tensors import Adapter, TensorHandle
+from ckptaudit.checkpoints.torch_files import dcp, fsdp_ranks, state_dicts
 from ckptaudit.errors import CheckpointError, printable
 
 Reader = Callable[[Path], dict[str, TensorHandle]]
@@ -35,7 +37,7 @@ class Contents:
     format: str
     tensors: dict[str, TensorHandle]
     config: dict[str, object] = field(default_factory=dict)
-    adapter: adapters.Adapter | None = None
+    adapter: Adapter | None = None
 
 
 def read_contents(path: Path) -> Contents:
@@ -44,7 +46,7 @@ def read_contents(path: Path) -> Contents:
 
 
 def _file(path: Path) -> Contents:
-    if path.name.startswith("adapter_model.") and (path.parent / adapters.CONFIG).is_file():
+    if path.name.startswith("adapter_model.") and (path.parent / peft.CONFIG).is_file():
         return _adapter(path.parent, path)
     _refuse_known(path.parent, [path.name])
     for ending, (label, reader) in _FILES.items():
@@ -63,32 +65,31 @@ def _folder(folder: Path) -> Contents:
     for name in _NAMED:
         if (folder / name).is_file():
             return _with_config(folder, _file(folder / name))
-    if (folder / distributed.METADATA).is_file():
-        return _with_config(folder, Contents("torch.distributed.checkpoint", distributed.read_folder(folder)))
-    if rank_files.is_rank_folder(folder):
-        return _with_config(folder, Contents("rank files", rank_files.read_ranks(folder)))
+    if (folder / dcp.METADATA).is_file():
+        return _with_config(folder, Contents("torch.distributed.checkpoint", dcp.read_folder(folder)))
+    if fsdp_ranks.is_rank_folder(folder):
+        return _with_config(folder, Contents("rank files", fsdp_ranks.read_ranks(folder)))
     inner = [folder / name for name in INNER if (folder / name).is_dir()]
     return _with_config(folder, _folder(inner[0])) if inner else _lone(folder)
 
 
 def _adapter_weights(folder: Path) -> Path | None:
     """The adapter's weights, where the folder holds an adapter and no full model."""
-    if not (folder / adapters.CONFIG).is_file() or any((folder / name).is_file() for name in _NAMED):
+    if not (folder / peft.CONFIG).is_file() or any((folder / name).is_file() for name in _NAMED):
         return None
     names = ("adapter_model.safetensors", "adapter_model.bin")
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         raise CheckpointError(
-            f"{printable(folder)}: {adapters.CONFIG} without adapter_model.safetensors; copy the "
-            "adapter's weights too."
+            f"{printable(folder)}: {peft.CONFIG} without adapter_model.safetensors; copy the adapter's weights too."
         )
     return found[0]
 
 
 def _adapter(folder: Path, weights: Path) -> Contents:
-    reader = safetensors.read_file if weights.suffix == ".safetensors" else torch_files.read_file
+    reader = safetensors_files.read_file if weights.suffix == ".safetensors" else state_dicts.read_file
     tensors = reader(weights)
-    return Contents("adapter", tensors, adapter=adapters.open_adapter(folder, tensors))
+    return Contents("adapter", tensors, adapter=peft.open_adapter(folder, tensors))
 
 
 def _with_config(folder: Path, contents: Contents) -> Contents:
@@ -125,11 +126,11 @@ def _lone(folder: Path) -> Contents:
 
 
 def _no_weights(folder: Path) -> CheckpointError:
-    saves = locate.saves(folder)
+    saves = paths.saves(folder)
     if saves:
         return CheckpointError(
             f"{printable(folder)}: a trainer's folder with {len(saves)} saves and no weights of its own; "
-            f"pass one of them, or {printable(folder)}{locate.LATEST} for {printable(saves[-1].name)}."
+            f"pass one of them, or {printable(folder)}{paths.LATEST} for {printable(saves[-1].name)}."
         )
     if not any(folder.iterdir()):
         return CheckpointError(
@@ -148,20 +149,20 @@ def _refuse_known(folder: Path, names: list[str]) -> None:
 
 
 def _read_safetensors_shards(index: Path) -> dict[str, TensorHandle]:
-    return read_shards(index, safetensors.read_file)
+    return read_shards(index, safetensors_files.read_file)
 
 
 def _read_torch_shards(index: Path) -> dict[str, TensorHandle]:
-    return read_shards(index, torch_files.read_file)
+    return read_shards(index, state_dicts.read_file)
 
 
 _FILES: dict[str, tuple[str, Reader]] = {
     ".safetensors.index.json": ("safetensors", _read_safetensors_shards),
-    ".safetensors": ("safetensors", safetensors.read_file),
+    ".safetensors": ("safetensors", safetensors_files.read_file),
     ".bin.index.json": ("torch", _read_torch_shards),
-    ".bin": ("torch", torch_files.read_file),
-    ".pt": ("torch", torch_files.read_file),
-    ".pth": ("torch", torch_files.read_file),
+    ".bin": ("torch", state_dicts.read_file),
+    ".pt": ("torch", state_dicts.read_file),
+    ".pth": ("torch", state_dicts.read_file),
 }
 _NAMED = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ckptaudit.checkpoints.adapters import Adapter
-
 
 @dataclass(frozen=True, slots=True)
 class LowRankUpdate:
@@ -72,6 +70,32 @@ class TensorHandle:
             low_rank=None,
             product=None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The parts of one module's low-rank update, and the number that scales their product."""
+
+    down: TensorHandle
+    up: TensorHandle
+    scale: float
+    magnitude: TensorHandle | None = None
+    bias: TensorHandle | None = None
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What an adapter changes: factors by module, and whole tensors that replace the base's."""
+
+    path: str
+    factors: Mapping[str, Factors]
+    replaced: Mapping[str, TensorHandle]
+    fan_in_fan_out: bool = False
+    pissa: bool = False
+    approximate: bool = False
+    """Whether PiSSA took its directions from a randomised decomposition, which no one can repeat."""
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

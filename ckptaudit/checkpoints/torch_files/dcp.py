@@ -13,11 +13,11 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptaudit.checkpoints.documents import clipped, file_size, sibling
-from ckptaudit.checkpoints.handle import TensorHandle
-from ckptaudit.checkpoints.pickles import Call, Symbol, read_pickle
+from ckptaudit.checkpoints.json_files import clipped, file_size, sibling
 from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, checked_shape, itemsize
-from ckptaudit.checkpoints.torch_archive import open_archive
+from ckptaudit.checkpoints.tensors import TensorHandle
+from ckptaudit.checkpoints.torch_files.archive import open_archive
+from ckptaudit.checkpoints.torch_files.unpickle import Call, Symbol, read_pickle
 from ckptaudit.errors import CheckpointError, printable
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptaudit.checkpoints.documents import clipped
-from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints.json_files import clipped
+from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
 if TYPE_CHECKING:

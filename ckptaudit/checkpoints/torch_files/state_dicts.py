@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ckptaudit.checkpoints.documents import clipped
-from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.storage import StoredTensor
-from ckptaudit.checkpoints.torch_archive import open_archive
-from ckptaudit.checkpoints.torch_records import Archive
+from ckptaudit.checkpoints.tensors import TensorHandle
+from ckptaudit.checkpoints.torch_files.archive import open_archive
+from ckptaudit.checkpoints.torch_files.records import Archive
 from ckptaudit.errors import CheckpointError, printable
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")

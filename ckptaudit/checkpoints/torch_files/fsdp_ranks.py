@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptaudit.checkpoints.documents import clipped
-from ckptaudit.checkpoints.handle import TensorHandle
-from ckptaudit.checkpoints.pickles import Call
+from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.storage import StoredTensor
-from ckptaudit.checkpoints.torch_archive import open_archive
-from ckptaudit.checkpoints.torch_records import ShardedTensor
+from ckptaudit.checkpoints.tensors import TensorHandle
+from ckptaudit.checkpoints.torch_files.archive import open_archive
+from ckptaudit.checkpoints.torch_files.records import ShardedTensor
+from ckptaudit.checkpoints.torch_files.unpickle import Call
 from ckptaudit.errors import CheckpointError, printable
 
 if TYPE_CHECKING:

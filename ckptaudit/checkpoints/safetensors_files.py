@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from safetensors import SafetensorError, safe_open
 
-from ckptaudit.checkpoints.documents import MAX_DOCUMENT, clipped, file_size
-from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints.json_files import MAX_DOCUMENT, clipped, file_size
 from ckptaudit.checkpoints.storage import StoredTensor, checked_shape, itemsize
+from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
 DTYPES = {
