@@ -1,4 +1,4 @@
-"""The shape of the rule files in ckptaudit/families: one for all models, one more for each odd family."""
+"""The shape of the rule files in ckptaudit/naming/families: one for all models, one more for each odd family."""
 
 from __future__ import annotations
 
