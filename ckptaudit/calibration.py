@@ -10,8 +10,8 @@ from ckptaudit.checks import Check
 from ckptaudit.errors import CalibrationError, printable
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement
 from ckptaudit.metrics.scales import COUNTS, Badness, badness
+from ckptaudit.pairing.runs import Group, Run
 from ckptaudit.requests import Request
-from ckptaudit.runs import Group, Run
 from ckptaudit.session import AuditSession
 from ckptaudit.tolerance import upper_tolerance
 from ckptaudit.verdict import Verdict, admitted

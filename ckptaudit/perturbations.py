@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.inputs import Inputs
 from ckptaudit.naming import Naming
+from ckptaudit.pairing.auxiliary import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from ckptaudit.checks import Check
 from ckptaudit.errors import printable
 from ckptaudit.limits import Limits
 from ckptaudit.metrics import REGISTRY
-from ckptaudit.runs import Run
+from ckptaudit.pairing.runs import Run
 from ckptaudit.waivers import Granted
 
 

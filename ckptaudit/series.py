@@ -8,7 +8,7 @@ import torch
 
 from ckptaudit.across import measure_across
 from ckptaudit.metrics import RUNS_METRICS, Measurement, Over
-from ckptaudit.runs import Group, Run
+from ckptaudit.pairing.runs import Group, Run
 from ckptaudit.store import MeasurementStore
 
 NO_GROUP = {

@@ -16,10 +16,11 @@ from ckptaudit.checks import Check, CheckFile
 from ckptaudit.config import Config
 from ckptaudit.engine import by_unit, measure
 from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.inputs import Inputs, open_inputs
 from ckptaudit.limits import Limits
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, Over, nearest
 from ckptaudit.metrics.groups import measure_group
+from ckptaudit.pairing.auxiliary import Inputs, open_inputs
+from ckptaudit.pairing.runs import Run, open_all
 from ckptaudit.policy import Several
 from ckptaudit.requests import Request, owners, rests_on, settled_by_bounds
 from ckptaudit.result import (
@@ -35,7 +36,6 @@ from ckptaudit.result import (
     verdict_row,
 )
 from ckptaudit.route import BATCH_BYTES, Job, Route, applies, pick_device
-from ckptaudit.runs import Run, open_all
 from ckptaudit.selection import selected, subjects
 from ckptaudit.series import NO_GROUP, Series
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 
 from ckptaudit.metrics import RUNS_METRICS
+from ckptaudit.pairing.runs import Group
 from ckptaudit.result import MeasurementRow, SeriesRow, SiblingsRow, StepRow, TrajectoryRow, VerdictRow
-from ckptaudit.runs import Group
 
 KINSHIP = "sibling_kinship"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckptaudit.checks import Check, load_checks
-from ckptaudit.inputs import INPUTS
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
+from ckptaudit.pairing.auxiliary import INPUTS
 from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.policy import COMPANIONS, PROFILES, bundled_checks
 from ckptaudit.series_damages import SERIES_DAMAGES, SERIES_DESCRIPTIONS

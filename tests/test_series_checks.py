@@ -13,8 +13,8 @@ import torch
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
 from ckptaudit.pairing import pair_checkpoints
+from ckptaudit.pairing.runs import Group, Order, Run, open_all
 from ckptaudit.policy import bundled_checks
-from ckptaudit.runs import Group, Order, Run, open_all
 from ckptaudit.series import Series
 from ckptaudit.series_damages import SERIES_DAMAGES
 from ckptaudit.store import MeasurementStore

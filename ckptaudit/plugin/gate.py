@@ -18,7 +18,7 @@ from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.errors import CkptAuditError, ReportError, printable
-from ckptaudit.inputs import INPUTS
+from ckptaudit.pairing.auxiliary import INPUTS
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.inputs import INPUTS
+from ckptaudit.pairing.auxiliary import INPUTS
 from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptaudit
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.inputs import INPUTS, open_inputs
+from ckptaudit.pairing.auxiliary import INPUTS, open_inputs
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 

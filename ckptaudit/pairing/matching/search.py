@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from ckptaudit.matching.attention import HeadOrder, Likeness, assignment, match_heads
-from ckptaudit.matching.symmetries import FIXED, Axis, Symmetries, symmetries_of
 from ckptaudit.pairing import AlignedTensor, ModelPair
+from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, assignment, match_heads
+from ckptaudit.pairing.matching.symmetries import FIXED, Axis, Symmetries, symmetries_of
 
 SWEEPS = 100
 STREAM: Axis = ("stream", None)

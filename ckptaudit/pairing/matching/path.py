@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ckptaudit.collect.probes import Probe
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.matching.search import Matching
 from ckptaudit.pairing import ModelPair
+from ckptaudit.pairing.matching.search import Matching
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,12 +17,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.collect.probes import Probe
 from ckptaudit.errors import MeasurementError
-from ckptaudit.matching import Matching, matching_of
-from ckptaudit.matching.attention import HeadOrder, Likeness, match_heads
-from ckptaudit.matching.path import loss_path
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.pairing.matching import Matching, matching_of
+from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
+from ckptaudit.pairing.matching.path import loss_path
 from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.session import AuditSession
 
@@ -228,7 +228,7 @@ def test_unrelated_units_are_matched_by_chance_alone(tmp_path: Path) -> None:
     gain = torch.randn(400, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     other = torch.randn(400, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     _, columns = linear_sum_assignment((gain @ other.T).numpy(), maximize=True)
-    from ckptaudit.matching.attention import assignment
+    from ckptaudit.pairing.matching.attention import assignment
 
     found = assignment(gain @ other.T)
     assert found.tolist() == columns.tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptaudit.matching.search import Matching, matching_of
-from ckptaudit.matching.symmetries import Symmetries, symmetries_of
+from ckptaudit.pairing.matching.search import Matching, matching_of
+from ckptaudit.pairing.matching.symmetries import Symmetries, symmetries_of
 
 __all__ = ["Matching", "Symmetries", "matching_of", "symmetries_of"]
