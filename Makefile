@@ -30,4 +30,4 @@ bench: $(READY)  ## whole processes timed against each other; `make bench BENCH=
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) audit.json audit.xml build dist ckptaudit/linalg/_compiled.*
+	rm -rf $(VENV) audit.json audit.xml build dist ckptaudit/linalg/fast/_compiled.*
