@@ -13,8 +13,8 @@ from training import learn_rotation, train_by_muon
 import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
+from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.collect import Request, collect
 from ckptaudit.direct import audit
 from ckptaudit.result import AuditResult
 

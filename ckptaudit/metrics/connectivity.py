@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ckptaudit.collect.probes import Probe, read_probes
+from ckptaudit.behavior.probes import Probe, read_probes
 from ckptaudit.errors import CollectionError, MeasurementError
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import MAX_SUBSPACE

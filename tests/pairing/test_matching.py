@@ -14,8 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.collect.probes import Probe
 from ckptaudit.errors import MeasurementError
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group

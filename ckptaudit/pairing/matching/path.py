@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ckptaudit.collect.probes import Probe
+from ckptaudit.behavior.probes import Probe
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.pairing import ModelPair
 from ckptaudit.pairing.matching.search import Matching

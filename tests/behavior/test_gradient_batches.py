@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from ckptaudit.behavior.gradient_batches import default_size, longest_first, settled_size, taken
+from ckptaudit.behavior.gradients import Request, collect
+from ckptaudit.behavior.models import LanguageModel, Sample
 from ckptaudit.cli import main
-from ckptaudit.collect import Request, collect
-from ckptaudit.collect.batches import default_size, longest_first, settled_size, taken
-from ckptaudit.collect.language_model import LanguageModel, Sample
 from ckptaudit.errors import CollectionError
 
 WORDS = 100
@@ -212,8 +212,8 @@ def test_an_interrupted_collection_remembers_what_did_not_fit(
         yield from indices[:5]
         raise Interrupted
 
-    monkeypatch.setattr("ckptaudit.collect.language_model.LanguageModel", Watched)
-    monkeypatch.setattr("ckptaudit.collect.SAVE_EVERY", 1)
+    monkeypatch.setattr("ckptaudit.behavior.models.LanguageModel", Watched)
+    monkeypatch.setattr("ckptaudit.behavior.gradients.SAVE_EVERY", 1)
     known: Any = {"what": "fisher", "model": str(fixture_pairs / "base"), "include": ("*.1.mlp.*",), "samples": 9}
     known |= {"data": fixture_pairs / "probes" / "task.jsonl", "batch_size": 8}
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
-from ckptaudit.collect.probes import Probe
+from ckptaudit.behavior.probes import Probe
 from ckptaudit.errors import CollectionError, printable
 
 UNSCORED = -100

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from ckptaudit.behavior.probes import Probe, read_probes
 from ckptaudit.checkpoints import fingerprint, open_checkpoint
-from ckptaudit.collect.probes import Probe, read_probes
 from ckptaudit.errors import CollectionError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ckptaudit.collect.batches import Taken
-    from ckptaudit.collect.language_model import LanguageModel
-    from ckptaudit.collect.partial import Sink
+    from ckptaudit.behavior.gradient_batches import Taken
+    from ckptaudit.behavior.models import LanguageModel
+    from ckptaudit.behavior.partial_file import Sink
 
 What = Literal["gradients", "fisher"]
 T = TypeVar("T")
@@ -85,9 +85,9 @@ def collect(
         )
     key = _key(request, probes)
     # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
-    from ckptaudit.collect.batches import default_size, longest_first, settled_size, taken
-    from ckptaudit.collect.language_model import load_model
-    from ckptaudit.collect.partial import open_sink
+    from ckptaudit.behavior.gradient_batches import default_size, longest_first, settled_size, taken
+    from ckptaudit.behavior.models import load_model
+    from ckptaudit.behavior.partial_file import open_sink
 
     model = load_model(request.model, request.device)
     weights = _chosen(model, request.include)

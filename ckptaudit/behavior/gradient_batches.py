@@ -9,7 +9,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from ckptaudit.collect.language_model import LanguageModel, Sample
+from ckptaudit.behavior.models import LanguageModel, Sample
 from ckptaudit.errors import CollectionError, printable
 
 DEFAULT_SIZE = 8

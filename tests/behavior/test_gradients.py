@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.cli import main
-from ckptaudit.collect import Request, collect
 
 PROBES = [
     {"prompt": "<bos>12+34=", "completion": "[64]<eos>"},
@@ -136,7 +136,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A batch of which a part is done is begun again: taken by parts, its numbers would be rounded otherwise."""
-    monkeypatch.setattr("ckptaudit.collect.SAVE_EVERY", 1)
+    monkeypatch.setattr("ckptaudit.behavior.gradients.SAVE_EVERY", 1)
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     collect(request(fixture_pairs, probes, whole, what, batch_size=batch_size))
     with pytest.raises(Interrupted):
@@ -152,7 +152,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_bits(
 def test_a_partial_file_of_another_request_is_not_gone_on_with(
     tmp_path: Path, fixture_pairs: Path, probes: Path, change: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckptaudit.collect.SAVE_EVERY", 1)
+    monkeypatch.setattr("ckptaudit.behavior.gradients.SAVE_EVERY", 1)
     output = tmp_path / "g.safetensors"
     with pytest.raises(Interrupted):
         collect(request(fixture_pairs, probes, output, batch_size=1), breaking_off(1))
