@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from ckptaudit.damages.runs import SERIES_DAMAGES
+from ckptaudit.damages.weights import PERTURBATIONS
 from ckptaudit.errors import CheckDefinitionError, printable
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS, Over, metric_names, nearest
-from ckptaudit.perturbations import PERTURBATIONS
-from ckptaudit.series_damages import SERIES_DAMAGES
 from ckptaudit.toml_file import read_toml
 
 Per = Literal["matrix", "layer", "model"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckptaudit.checks import Check, load_checks
+from ckptaudit.damages.runs import SERIES_DAMAGES, SERIES_DESCRIPTIONS
+from ckptaudit.damages.weights import PERTURBATIONS
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.pairing.auxiliary import INPUTS
-from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.policy import COMPANIONS, PROFILES, bundled_checks
-from ckptaudit.series_damages import SERIES_DAMAGES, SERIES_DESCRIPTIONS
 
 HERE = Path(__file__).parent
 DAMAGES = "| name | what it does to the tuned side |"

@@ -9,13 +9,13 @@ import pytest
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
+from ckptaudit.damages.runs import SERIES_DAMAGES
+from ckptaudit.damages.weights import PERTURBATIONS, damaged_inputs
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Run
-from ckptaudit.perturbations import PERTURBATIONS, damaged_inputs
 from ckptaudit.policy import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
 from ckptaudit.requests import Request
-from ckptaudit.series_damages import SERIES_DAMAGES
 from ckptaudit.session import AuditSession
 from ckptaudit.verdict import Verdict
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 
 from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.damages.weights import PERTURBATIONS
 from ckptaudit.errors import MeasurementError
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group
@@ -23,7 +24,6 @@ from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
 from ckptaudit.pairing.matching.path import loss_path
-from ckptaudit.perturbations import PERTURBATIONS
 from ckptaudit.session import AuditSession
 
 Weights = dict[str, Tensor]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.perturbations import PERTURBATIONS, _is_matrix
+from ckptaudit.damages.weights import PERTURBATIONS, _is_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
