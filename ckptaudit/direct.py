@@ -8,9 +8,9 @@ from pathlib import Path
 from msgspec import structs
 
 from ckptaudit.against import load_released
-from ckptaudit.cache import open_cache
 from ckptaudit.checks import load_checks
 from ckptaudit.config import Config, check_files, load_config
+from ckptaudit.measurement.base_cache import open_cache
 from ckptaudit.policy import FACTOR, Several, companions
 from ckptaudit.result import AuditResult
 from ckptaudit.session import AuditSession

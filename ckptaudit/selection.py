@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckptaudit.checks import Check
+from ckptaudit.measurement.jobs import applies
 from ckptaudit.metrics.groups import counts
 from ckptaudit.pairing import AlignedTensor, ModelPair
-from ckptaudit.route import applies
 
 MODEL = "model"
 

@@ -10,13 +10,16 @@ from importlib.metadata import version
 from platform import python_version
 
 from ckptaudit.against import Released
-from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.checks import Check, CheckFile
 from ckptaudit.config import Config
-from ckptaudit.engine import by_unit, measure
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.limits import Limits
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.jobs import BATCH_BYTES, Job, Route, applies, pick_device
+from ckptaudit.measurement.run_groups import NO_GROUP, Series
+from ckptaudit.measurement.scheduler import by_unit, measure
+from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, Over, nearest
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing.auxiliary import Inputs, open_inputs
@@ -35,11 +38,8 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
-from ckptaudit.route import BATCH_BYTES, Job, Route, applies, pick_device
 from ckptaudit.selection import selected, subjects
-from ckptaudit.series import NO_GROUP, Series
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
-from ckptaudit.store import MeasurementStore
 from ckptaudit.terms import Terms
 from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
 from ckptaudit.verdict import (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptaudit.cache import FactorCache
 from ckptaudit.cli import main
+from ckptaudit.measurement.base_cache import FactorCache
 
 
 def test_inspect_prints_what_a_checkpoint_holds(capsys: pytest.CaptureFixture[str], fixture_pairs: Path) -> None:

@@ -13,11 +13,11 @@ import torch
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checks import Check, load_checks
 from ckptaudit.damages.runs import SERIES_DAMAGES
+from ckptaudit.measurement.run_groups import Series
+from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Group, Order, Run, open_all
 from ckptaudit.policy import bundled_checks
-from ckptaudit.series import Series
-from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, judge
 
 RUNS = {

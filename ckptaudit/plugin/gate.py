@@ -14,10 +14,12 @@ from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
 from ckptaudit.against import load_released
-from ckptaudit.cache import open_cache
 from ckptaudit.checks import CheckFile, holds_checks, load_checks
 from ckptaudit.config import check_files
 from ckptaudit.errors import CkptAuditError, ReportError, printable
+from ckptaudit.measurement.base_cache import open_cache
+from ckptaudit.measurement.jobs import batch_budget
+from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pairing.auxiliary import INPUTS
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
@@ -31,9 +33,7 @@ from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
 from ckptaudit.requests import Request
 from ckptaudit.result import AuditResult
-from ckptaudit.route import batch_budget
 from ckptaudit.session import AuditSession
-from ckptaudit.store import MeasurementStore
 from ckptaudit.verdict import Verdict, undecidable
 
 STORE = "ckptaudit_store"

@@ -10,9 +10,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.measurement.jobs import Job, Route, Settled, applies
 from ckptaudit.metrics import NARROW, REGISTRY, SHORT_SIDE, Kind, LargePair, Measurement, Metric, PairBatch
 from ckptaudit.pairing import AlignedTensor
-from ckptaudit.route import Job, Route, Settled, applies
 
 COPIES = 12
 """float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""

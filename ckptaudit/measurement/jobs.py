@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ckptaudit.cache import FactorCache, entry_key
 from ckptaudit.errors import MeasurementError, printable
+from ckptaudit.measurement.base_cache import FactorCache, entry_key
 from ckptaudit.metrics import REGISTRY, Tensors
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.policy import DEFAULT_MEMORY

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ckptaudit.cache import DEFAULT_LIMIT, FactorCache, entry_key, open_cache
 from ckptaudit.errors import CacheError
+from ckptaudit.measurement.base_cache import DEFAULT_LIMIT, FactorCache, entry_key, open_cache
 
 KEY = "ab" * 32
 OTHER = "cd" * 32
@@ -233,7 +233,7 @@ class TestTrouble:
         script = f"""
 import os, torch
 from pathlib import Path
-from ckptaudit.cache import FactorCache
+from ckptaudit.measurement.base_cache import FactorCache
 if os.getuid() == 0:
     os.setuid(65534)  # root writes everywhere
 cache = FactorCache(Path({str(cache.folder)!r}))

@@ -12,11 +12,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ckptaudit.batches import is_large, measure_alike, measure_large, read
 from ckptaudit.errors import CkptAuditError
 from ckptaudit.linalg.threads import blas_threads
+from ckptaudit.measurement.batches import is_large, measure_alike, measure_large, read
+from ckptaudit.measurement.jobs import Job, Route, Unit
 from ckptaudit.metrics import Measurement
-from ckptaudit.route import Job, Route, Unit
 
 LANES = 2
 """Large matrices that a CPU measures at once; each takes a few times its own size of memory."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ckptaudit.across import measure_across
+from ckptaudit.measurement.across_runs import measure_across
+from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import RUNS_METRICS, Measurement, Over
 from ckptaudit.pairing.runs import Group, Run
-from ckptaudit.store import MeasurementStore
 
 NO_GROUP = {
     "steps": "it compares the saves of one run, and --tuned names no two of one",

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import Measurement
-from ckptaudit.store import MeasurementStore
 
 ROW = Measurement("w", 0, "up_proj", (2, 2), "update_sparsity", 0.5)
 
@@ -31,7 +31,7 @@ def test_processes_that_ask_at_once_measure_once(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from ckptaudit.store import MeasurementStore
+from ckptaudit.measurement.store import MeasurementStore
 def work():
     time.sleep(0.3)
     with open({str(log)!r}, "a") as f: f.write("x")

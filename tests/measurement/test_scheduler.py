@@ -11,13 +11,13 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from ckptaudit.cache import FactorCache
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.engine import by_unit, measure
 from ckptaudit.errors import CheckpointError, MeasurementError
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.jobs import Job, Route, batch_budget, pick_device
+from ckptaudit.measurement.scheduler import by_unit, measure
 from ckptaudit.metrics import REGISTRY, Measurement, PairBatch
 from ckptaudit.pairing import AlignedTensor, pair_checkpoints
-from ckptaudit.route import Job, Route, batch_budget, pick_device
 
 WriteCheckpoint = Callable[..., Path]
 
