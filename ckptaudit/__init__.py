@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
-    from ckptaudit.checks import Check, CheckFile, load_checks
     from ckptaudit.direct import audit
     from ckptaudit.errors import CkptAuditError
+    from ckptaudit.judging.check_files import Check, CheckFile, load_checks
+    from ckptaudit.judging.judge import Verdict
     from ckptaudit.metrics import Measurement
     from ckptaudit.pairing import ModelPair, pair_checkpoints
     from ckptaudit.result import AuditResult
-    from ckptaudit.verdict import Verdict
 
 __version__ = "0.1.0"
 

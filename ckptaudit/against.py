@@ -9,14 +9,14 @@ from pathlib import Path
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.checks import Check
 from ckptaudit.errors import BaselineError, printable
+from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.profiles import FACTOR
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY
 from ckptaudit.metrics.scales import COUNTS, badness
-from ckptaudit.policy import FACTOR
 from ckptaudit.report.json_file import read_json
 from ckptaudit.result import AgainstRow, AuditResult, VerdictRow
-from ckptaudit.verdict import Verdict
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ckptaudit.checks import Check
 from ckptaudit.errors import CalibrationError, printable
+from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.judge import Verdict, admitted
+from ckptaudit.judging.plan import Request
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement
 from ckptaudit.metrics.scales import COUNTS, Badness, badness
 from ckptaudit.pairing.runs import Group, Run
-from ckptaudit.requests import Request
 from ckptaudit.session import AuditSession
 from ckptaudit.tolerance import upper_tolerance
-from ckptaudit.verdict import Verdict, admitted
 
 LOOSE = 3.0
 """A layer gets a limit of its own where its role's would leave it this many times the room it needs."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from msgspec import structs
 
 from ckptaudit.against import load_released
-from ckptaudit.checks import load_checks
-from ckptaudit.config import Config, check_files, load_config
+from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.config import Config, check_files, load_config
+from ckptaudit.judging.profiles import FACTOR, Several, companions
 from ckptaudit.measurement.base_cache import open_cache
-from ckptaudit.policy import FACTOR, Several, companions
 from ckptaudit.result import AuditResult
 from ckptaudit.session import AuditSession
 

@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.checks import Check, Guard, JudgeBy, Per, Severity
+from ckptaudit.judging.check_files import Check, Guard, JudgeBy, Per, Severity
+from ckptaudit.judging.judge import Decision, Outcome, Ranked, Verdict
 from ckptaudit.metrics import described
 from ckptaudit.metrics.measurement import Kind, Measurement
-from ckptaudit.verdict import Decision, Outcome, Ranked, Verdict
 
 SCHEMA = "ckptaudit/1"
 

@@ -11,10 +11,25 @@ from platform import python_version
 
 from ckptaudit.against import Released
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.checks import Check, CheckFile
-from ckptaudit.config import Config
 from ckptaudit.errors import CheckDefinitionError
-from ckptaudit.limits import Limits
+from ckptaudit.judging.check_files import Check, CheckFile
+from ckptaudit.judging.config import Config
+from ckptaudit.judging.effective_config import Terms
+from ckptaudit.judging.judge import (
+    Verdict,
+    broken_tensors,
+    finding_about,
+    judge,
+    judge_group,
+    judge_pair,
+    skipped,
+    undecidable,
+)
+from ckptaudit.judging.limits import Limits
+from ckptaudit.judging.plan import Request, owners, rests_on, settled_by_bounds
+from ckptaudit.judging.profiles import Several
+from ckptaudit.judging.selection import selected, subjects
+from ckptaudit.judging.waivers import forgive
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.jobs import BATCH_BYTES, Job, Route, applies, pick_device
 from ckptaudit.measurement.run_groups import NO_GROUP, Series
@@ -24,8 +39,6 @@ from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, 
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing.auxiliary import Inputs, open_inputs
 from ckptaudit.pairing.runs import Run, open_all
-from ckptaudit.policy import Several
-from ckptaudit.requests import Request, owners, rests_on, settled_by_bounds
 from ckptaudit.result import (
     About,
     AuditResult,
@@ -38,21 +51,8 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
-from ckptaudit.selection import selected, subjects
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
-from ckptaudit.terms import Terms
 from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
-from ckptaudit.verdict import (
-    Verdict,
-    broken_tensors,
-    finding_about,
-    judge,
-    judge_group,
-    judge_pair,
-    skipped,
-    undecidable,
-)
-from ckptaudit.waivers import forgive
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ckptaudit.checkpoints import TensorHandle
 from ckptaudit.errors import CheckpointError
+from ckptaudit.judging.judge import Verdict, times_over
 from ckptaudit.linalg.spectra import numerical_rank, relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
 from ckptaudit.metrics import REGISTRY, PairBatch
 from ckptaudit.pairing import AlignedTensor, ModelPair
 from ckptaudit.result import SpectrumRow
-from ckptaudit.verdict import Verdict, times_over
 
 MOST = 6
 """How many matrices are decomposed in full, over all runs; every run has at least one."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptaudit.checks import Check, load_checks
 from ckptaudit.damages.runs import SERIES_DAMAGES, SERIES_DESCRIPTIONS
 from ckptaudit.damages.weights import PERTURBATIONS
+from ckptaudit.judging.check_files import Check, load_checks
+from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_checks
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.pairing.auxiliary import INPUTS
-from ckptaudit.policy import COMPANIONS, PROFILES, bundled_checks
 
 HERE = Path(__file__).parent
 DAMAGES = "| name | what it does to the tuned side |"

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import ckptaudit
-from ckptaudit.checks import Guard, load_checks
-from ckptaudit.policy import profile_file
-from ckptaudit.requests import Request, settled_by_bounds
+from ckptaudit.judging.check_files import Guard, load_checks
+from ckptaudit.judging.plan import Request, settled_by_bounds
+from ckptaudit.judging.profiles import profile_file
 from ckptaudit.session import AuditSession
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.judging.judge import Verdict
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.result import SpectrumRow
 from ckptaudit.spectra import POINTS, spectrum_row, worst_matrices
-from ckptaudit.verdict import Verdict
 
 WriteCheckpoint = Callable[..., Path]
 Q, K = (f"model.layers.0.self_attn.{role}.weight" for role in ("q_proj", "k_proj"))

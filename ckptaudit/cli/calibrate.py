@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ckptaudit.errors import CalibrationError, printable
-from ckptaudit.policy import DEFAULT_PROFILE
+from ckptaudit.judging.profiles import DEFAULT_PROFILE
 
 HELP = "learn limits from trusted runs and write them as a configuration"
 
@@ -43,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from ckptaudit.calibration import Learned, Settings, calibrate
     from ckptaudit.calibration_file import render, support, write
     from ckptaudit.checkpoints import fingerprint
-    from ckptaudit.checks import load_checks
-    from ckptaudit.config import load_config
-    from ckptaudit.policy import companions, profile_file
+    from ckptaudit.judging.check_files import load_checks
+    from ckptaudit.judging.config import load_config
+    from ckptaudit.judging.profiles import companions, profile_file
     from ckptaudit.session import AuditSession
 
     settings = Settings(options.margin, options.coverage, options.confidence, options.force)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ckptaudit.errors import MeasurementError, printable
+from ckptaudit.judging.profiles import DEFAULT_MEMORY
 from ckptaudit.measurement.base_cache import FactorCache, entry_key
 from ckptaudit.metrics import REGISTRY, Tensors
 from ckptaudit.pairing import AlignedTensor
-from ckptaudit.policy import DEFAULT_MEMORY
 from ckptaudit.sizes import parse_size
 
 BATCH_BYTES = parse_size(DEFAULT_MEMORY)

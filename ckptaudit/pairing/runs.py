@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checkpoints.paths import Named, written_out
+from ckptaudit.judging.profiles import Several
 from ckptaudit.metrics.across_runs import Over
 from ckptaudit.pairing import ModelPair, pair_checkpoints
-from ckptaudit.policy import Several
 
 FEWEST_SIBLINGS = 3
 """Of two runs that differ nobody can say which one went elsewhere."""

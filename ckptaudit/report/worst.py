@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from ckptaudit.judging.judge import times_over
 from ckptaudit.result import AuditResult, VerdictRow
-from ckptaudit.verdict import times_over
 
 GRAVITY = ("error", "failed", "waived", "passed", "skipped")
 

@@ -148,7 +148,7 @@ breaks_when = "climb_retain_loss"
 remedy = "x"
 """
     (tmp_path / "one.toml").write_text(check)
-    from ckptaudit.checks import load_checks
+    from ckptaudit.judging.check_files import load_checks
     from ckptaudit.session import AuditSession
 
     base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")

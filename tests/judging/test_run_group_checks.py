@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.checks import Check, load_checks
 from ckptaudit.damages.runs import SERIES_DAMAGES
+from ckptaudit.judging.check_files import Check, load_checks
+from ckptaudit.judging.judge import Verdict, judge
+from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.measurement.run_groups import Series
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Group, Order, Run, open_all
-from ckptaudit.policy import bundled_checks
-from ckptaudit.verdict import Verdict, judge
 
 RUNS = {
     "steps": (("rlvr-step40", "rlvr-step70", "rlvr"), (40, 70, 100)),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptaudit.checks import load_checks
 from ckptaudit.errors import CheckDefinitionError
+from ckptaudit.judging.check_files import load_checks
 
 GOOD = {
     "id": '"drift"',

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ckptaudit.checks import Check
 from ckptaudit.errors import printable
-from ckptaudit.limits import Limits
+from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.limits import Limits
+from ckptaudit.judging.waivers import Granted
 from ckptaudit.metrics import REGISTRY
 from ckptaudit.pairing.runs import Run
-from ckptaudit.waivers import Granted
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.checks import Check, load_checks
 from ckptaudit.damages.runs import SERIES_DAMAGES
 from ckptaudit.damages.weights import PERTURBATIONS, damaged_inputs
+from ckptaudit.judging.check_files import Check, load_checks
+from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.plan import Request
+from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Run
-from ckptaudit.policy import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
-from ckptaudit.requests import Request
 from ckptaudit.session import AuditSession
-from ckptaudit.verdict import Verdict
 
 GOOD = {
     "rlvr.toml": "rlvr-gentle",
@@ -75,7 +75,7 @@ def _needed(check: Check, inputs: dict[str, str]) -> dict[str, str]:
 
 
 def subjects(session: AuditSession, check: Check) -> list[str]:
-    from ckptaudit.checks import CheckFile
+    from ckptaudit.judging.check_files import CheckFile
 
     return [r.subject for r in session.requests(CheckFile(Path("one.toml"), (check,)))]
 

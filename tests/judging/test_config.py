@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptaudit.config import check_files, find_config, load_config
 from ckptaudit.errors import CheckDefinitionError, ConfigError
+from ckptaudit.judging.config import check_files, find_config, load_config
 
 OVERRIDE = """
 [[override]]

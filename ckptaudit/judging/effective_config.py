@@ -8,16 +8,16 @@ from itertools import chain
 
 import msgspec
 
-from ckptaudit.checks import Check, CheckFile, Severity, load_checks
-from ckptaudit.config import Config, Override
 from ckptaudit.errors import ConfigError, ended, printable
-from ckptaudit.limits import Limit, Limits
+from ckptaudit.judging.check_files import Check, CheckFile, Severity, load_checks
+from ckptaudit.judging.config import Config, Override
+from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.limits import Limit, Limits
+from ckptaudit.judging.patterns import meant, meant_for_nothing, near
+from ckptaudit.judging.profiles import PROFILES, profile_file
+from ckptaudit.judging.selection import Part, parts
+from ckptaudit.judging.waivers import Granted, grant, no_such_subject, unused
 from ckptaudit.pairing import ModelPair
-from ckptaudit.patterns import meant, meant_for_nothing, near
-from ckptaudit.policy import PROFILES, profile_file
-from ckptaudit.selection import Part, parts
-from ckptaudit.verdict import Verdict
-from ckptaudit.waivers import Granted, grant, no_such_subject, unused
 
 Pairs = Mapping[str, ModelPair]
 """The pairs of an audit by the path of the tuned side."""

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from ckptaudit.checks import Check
-from ckptaudit.config import Waiver
 from ckptaudit.errors import printable
+from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.config import Waiver
+from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.patterns import fits, near
+from ckptaudit.judging.selection import MODEL, Part, parts
 from ckptaudit.pairing import ModelPair
-from ckptaudit.patterns import fits, near
-from ckptaudit.selection import MODEL, Part, parts
-from ckptaudit.verdict import Verdict
 
 JudgeAgain = Callable[[frozenset[str]], Verdict]
 """The verdict that the subject would get without the tensors named."""

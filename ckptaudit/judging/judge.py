@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ckptaudit.checks import Check, Severity
-from ckptaudit.limits import Limit, Limits
+from ckptaudit.judging.check_files import Check, Severity
+from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.metrics import Kind, Measurement
 
 Outcome = Literal["passed", "failed", "waived", "skipped", "error"]

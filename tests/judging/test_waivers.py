@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from ckptaudit.config import Waiver
-from ckptaudit.verdict import Verdict
-from ckptaudit.waivers import Granted, forgive, unused
+from ckptaudit.judging.config import Waiver
+from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.waivers import Granted, forgive, unused
 
 
 def verdict(broken: Iterable[str], outcome: str = "failed") -> Verdict:

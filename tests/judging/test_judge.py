@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.checks import Check, Guard
-from ckptaudit.limits import Limit, Limits
+from ckptaudit.judging.check_files import Check, Guard
+from ckptaudit.judging.judge import broken_tensors, judge
+from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.metrics import Measurement
-from ckptaudit.verdict import broken_tensors, judge
 
 
 def check(**changes: object) -> Check:

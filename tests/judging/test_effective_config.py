@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.checkpoints import Checkpoint
-from ckptaudit.checks import CheckFile, load_checks
-from ckptaudit.config import Config, load_config
 from ckptaudit.errors import ConfigError
+from ckptaudit.judging.check_files import CheckFile, load_checks
+from ckptaudit.judging.config import Config, load_config
+from ckptaudit.judging.effective_config import Terms
+from ckptaudit.judging.profiles import profile_file
 from ckptaudit.pairing import ModelPair, pair_checkpoints
-from ckptaudit.policy import profile_file
-from ckptaudit.terms import Terms
 
 RUN = "run"
 TODAY = datetime.date(2026, 11, 24)

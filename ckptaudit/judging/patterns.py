@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from ckptaudit.config import Override
 from ckptaudit.errors import printable
+from ckptaudit.judging.config import Override
+from ckptaudit.judging.selection import Part
 from ckptaudit.naming import in_groups
-from ckptaudit.selection import Part
 
 SHOWN = 5
 """How many names a sentence offers."""

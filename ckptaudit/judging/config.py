@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ckptaudit.checks import CheckFile, Severity, load_checks
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, printable
+from ckptaudit.judging.check_files import CheckFile, Severity, load_checks
+from ckptaudit.judging.profiles import DEFAULT_PROFILE, PROFILES, profile_file
 from ckptaudit.metrics import nearest
-from ckptaudit.policy import DEFAULT_PROFILE, PROFILES, profile_file
 from ckptaudit.toml_file import read_toml
 
 FILE_NAME = "ckptaudit.toml"

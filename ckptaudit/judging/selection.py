@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptaudit.checks import Check
+from ckptaudit.judging.check_files import Check
 from ckptaudit.measurement.jobs import applies
 from ckptaudit.metrics.groups import counts
 from ckptaudit.pairing import AlignedTensor, ModelPair
