@@ -40,8 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure exactly, write the file, and hold the runs against it once more. Raises CkptAuditError."""
     _refuse(options)
-    from ckptaudit.calibration import Learned, Settings, calibrate
-    from ckptaudit.calibration_file import render, support, write
+    from ckptaudit.calibration.config_file import render, support, write
+    from ckptaudit.calibration.learning import Learned, Settings, calibrate
     from ckptaudit.checkpoints import fingerprint
     from ckptaudit.judging.check_files import load_checks
     from ckptaudit.judging.config import load_config

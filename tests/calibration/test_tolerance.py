@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from scipy.stats import nct, norm
 
-from ckptaudit.tolerance import confidence_of_largest, tolerance_factor, upper_tolerance
+from ckptaudit.calibration.tolerance import confidence_of_largest, tolerance_factor, upper_tolerance
 
 
 @pytest.mark.parametrize(("runs", "coverage", "confidence"), [(2, 0.9, 0.95), (3, 0.99, 0.9), (12, 0.5, 0.99)])

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ckptaudit.calibration import Kept, Learned, Settings
+from ckptaudit.calibration.learning import Kept, Learned, Settings
+from ckptaudit.calibration.tolerance import confidence_of_largest, tolerance_factor
 from ckptaudit.errors import printable
-from ckptaudit.tolerance import confidence_of_largest, tolerance_factor
 
 SHOWN = 3
 """How many runs a comment names; the worst ones."""
