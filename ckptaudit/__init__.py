@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptaudit.judging.judge import Verdict
     from ckptaudit.metrics import Measurement
     from ckptaudit.pairing import ModelPair, pair_checkpoints
-    from ckptaudit.result import AuditResult
+    from ckptaudit.results.records import AuditResult
 
 __version__ = "0.1.0"
 

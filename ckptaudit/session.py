@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from platform import python_version
 
-from ckptaudit.against import Released
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.check_files import Check, CheckFile
@@ -39,7 +38,8 @@ from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, 
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing.auxiliary import Inputs, open_inputs
 from ckptaudit.pairing.runs import Run, open_all
-from ckptaudit.result import (
+from ckptaudit.results.baseline import Released
+from ckptaudit.results.records import (
     About,
     AuditResult,
     CheckpointRow,
@@ -51,8 +51,8 @@ from ckptaudit.result import (
     measurement_row,
     verdict_row,
 )
+from ckptaudit.results.trajectories import notes_of, siblings_row, trajectory_row
 from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
-from ckptaudit.trajectory import notes_of, siblings_row, trajectory_row
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 

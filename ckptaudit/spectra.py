@@ -16,7 +16,7 @@ from ckptaudit.linalg.spectra import numerical_rank, relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
 from ckptaudit.metrics import REGISTRY, PairBatch
 from ckptaudit.pairing import AlignedTensor, ModelPair
-from ckptaudit.result import SpectrumRow
+from ckptaudit.results.records import SpectrumRow
 
 MOST = 6
 """How many matrices are decomposed in full, over all runs; every run has at least one."""

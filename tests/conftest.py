@@ -16,7 +16,7 @@ import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.direct import audit
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from ckptaudit.cli import main
-from ckptaudit.report.json_file import write_json
-from ckptaudit.result import AuditResult
+from ckptaudit.results.json_io import write_json
+from ckptaudit.results.records import AuditResult
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 import ckptaudit
 from ckptaudit.cli import main
-from ckptaudit.report.json_file import write_json
+from ckptaudit.results.json_io import write_json
 
 CONFIG = """
 profile = "integrity"

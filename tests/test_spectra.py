@@ -11,7 +11,7 @@ import torch
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.judge import Verdict
 from ckptaudit.pairing import ModelPair, pair_checkpoints
-from ckptaudit.result import SpectrumRow
+from ckptaudit.results.records import SpectrumRow
 from ckptaudit.spectra import POINTS, spectrum_row, worst_matrices
 
 WriteCheckpoint = Callable[..., Path]

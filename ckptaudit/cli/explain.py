@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptaudit.judging.limits import Limit
     from ckptaudit.judging.selection import Part
     from ckptaudit.pairing import ModelPair
-    from ckptaudit.result import AuditResult
+    from ckptaudit.results.records import AuditResult
 
 HELP = "print the limit in force for a check on a layer or tensor, and where it comes from"
 LAST = "audit.json"
@@ -74,7 +74,7 @@ def _named(text: str) -> ConfigError:
 
 
 def _read(path: Path) -> AuditResult:
-    from ckptaudit.report.json_file import read_json
+    from ckptaudit.results.json_io import read_json
 
     return read_json(path)
 

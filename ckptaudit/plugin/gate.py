@@ -13,7 +13,6 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
-from ckptaudit.against import load_released
 from ckptaudit.errors import CkptAuditError, ReportError, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.config import check_files
@@ -33,7 +32,8 @@ from ckptaudit.report.github import announce
 from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
-from ckptaudit.result import AuditResult
+from ckptaudit.results.baseline import load_released
+from ckptaudit.results.records import AuditResult
 from ckptaudit.session import AuditSession
 
 STORE = "ckptaudit_store"

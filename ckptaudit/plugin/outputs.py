@@ -12,7 +12,7 @@ import pytest
 
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
 from ckptaudit.report.files import need
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.judge import Verdict
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.report.files import write_whole
-from ckptaudit.result import About, AuditResult, CheckpointRow, CheckRow, VerdictRow
+from ckptaudit.results.records import About, AuditResult, CheckpointRow, CheckRow, VerdictRow
 
 if TYPE_CHECKING:
     from junit_xml import TestCase

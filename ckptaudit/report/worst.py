@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ckptaudit.judging.judge import times_over
-from ckptaudit.result import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult, VerdictRow
 
 GRAVITY = ("error", "failed", "waived", "passed", "skipped")
 

@@ -18,7 +18,7 @@ from selenium.webdriver.chrome.service import Service
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.profiles import profile_file
 from ckptaudit.report.html import write_html
-from ckptaudit.result import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow, check_row
+from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow, check_row
 from ckptaudit.session import AuditSession
 
 HARMLESS = "placeholder"

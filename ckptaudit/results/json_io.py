@@ -8,7 +8,7 @@ import msgspec
 
 from ckptaudit.errors import ReportError, printable
 from ckptaudit.report.files import write_whole
-from ckptaudit.result import SCHEMA, AuditResult, VerdictRow
+from ckptaudit.results.records import SCHEMA, AuditResult, VerdictRow
 
 
 class _Head(msgspec.Struct):

@@ -15,8 +15,8 @@ from ckptaudit.judging.judge import Verdict
 from ckptaudit.judging.profiles import FACTOR
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY
 from ckptaudit.metrics.scales import COUNTS, badness
-from ckptaudit.report.json_file import read_json
-from ckptaudit.result import AgainstRow, AuditResult, VerdictRow
+from ckptaudit.results.json_io import read_json
+from ckptaudit.results.records import AgainstRow, AuditResult, VerdictRow
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from synthetic import measured, result, verdict
 
-from ckptaudit.difference import ORDER, compare
-from ckptaudit.result import AuditResult
+from ckptaudit.results.diff import ORDER, compare
+from ckptaudit.results.records import AuditResult
 
 
 def turned(was: str, now: str) -> list[str]:

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from ckptaudit.metrics import RUNS_METRICS
 from ckptaudit.pairing.runs import Group
-from ckptaudit.result import MeasurementRow, SeriesRow, SiblingsRow, StepRow, TrajectoryRow, VerdictRow
+from ckptaudit.results.records import MeasurementRow, SeriesRow, SiblingsRow, StepRow, TrajectoryRow, VerdictRow
 
 KINSHIP = "sibling_kinship"
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptaudit
 from ckptaudit.errors import BaselineError, CkptAuditError
-from ckptaudit.report.json_file import write_json
+from ckptaudit.results.json_io import write_json
 
 Pair = tuple[Path, Path]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.errors import ReportError
-from ckptaudit.report.json_file import read_json, write_json
 from ckptaudit.report.junit import junit
 from ckptaudit.report.markdown import markdown
 from ckptaudit.report.terminal import render_summary
-from ckptaudit.result import AuditResult
+from ckptaudit.results.json_io import read_json, write_json
+from ckptaudit.results.records import AuditResult
 
 CONTRACT = ("tuned", "check", "subject", "outcome", "worst", "value", "kind", "limit", "source")
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.result import AuditResult, MeasurementRow, VerdictRow
+from ckptaudit.results.records import AuditResult, MeasurementRow, VerdictRow
 
 Turn = Literal["worse", "better", "changed"]
 
