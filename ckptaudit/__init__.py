@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckptaudit.audit.api import audit
     from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
-    from ckptaudit.direct import audit
     from ckptaudit.errors import CkptAuditError
     from ckptaudit.judging.check_files import Check, CheckFile, load_checks
     from ckptaudit.judging.judge import Verdict

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ckptaudit.audit.api import audit
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.direct import audit
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.config import Config, check_files, load_config
 from ckptaudit.report.failure import number

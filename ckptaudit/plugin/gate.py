@@ -13,6 +13,7 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
+from ckptaudit.audit.session import AuditSession
 from ckptaudit.errors import CkptAuditError, ReportError, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.config import check_files
@@ -34,7 +35,6 @@ from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.baseline import load_released
 from ckptaudit.results.records import AuditResult
-from ckptaudit.session import AuditSession
 
 STORE = "ckptaudit_store"
 REPORTED = "ckptaudit_reported"

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from platform import python_version
 
+from ckptaudit.audit.curves import MOST, spectrum_row, worst_matrices
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.check_files import Check, CheckFile
@@ -52,7 +53,6 @@ from ckptaudit.results.records import (
     verdict_row,
 )
 from ckptaudit.results.trajectories import notes_of, siblings_row, trajectory_row
-from ckptaudit.spectra import MOST, spectrum_row, worst_matrices
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from msgspec import structs
 
+from ckptaudit.audit.session import AuditSession
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.config import Config, check_files, load_config
 from ckptaudit.judging.profiles import FACTOR, Several, companions
 from ckptaudit.measurement.base_cache import open_cache
 from ckptaudit.results.baseline import load_released
 from ckptaudit.results.records import AuditResult
-from ckptaudit.session import AuditSession
 
 
 def audit(

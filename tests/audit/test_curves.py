@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptaudit.audit.curves import POINTS, spectrum_row, worst_matrices
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.judge import Verdict
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.results.records import SpectrumRow
-from ckptaudit.spectra import POINTS, spectrum_row, worst_matrices
 
 WriteCheckpoint = Callable[..., Path]
 Q, K = (f"model.layers.0.self_attn.{role}.weight" for role in ("q_proj", "k_proj"))
