@@ -16,7 +16,7 @@ from ckptaudit.damages.runs import SERIES_DAMAGES
 from ckptaudit.damages.weights import PERTURBATIONS
 from ckptaudit.errors import CheckDefinitionError, printable
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS, Over, metric_names, nearest
-from ckptaudit.toml_file import read_toml
+from ckptaudit.toml_files import read_toml
 
 Per = Literal["matrix", "layer", "model"]
 JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]

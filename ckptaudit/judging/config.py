@@ -16,7 +16,7 @@ from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, printable
 from ckptaudit.judging.check_files import CheckFile, Severity, load_checks
 from ckptaudit.judging.profiles import DEFAULT_PROFILE, PROFILES, profile_file
 from ckptaudit.metrics import nearest
-from ckptaudit.toml_file import read_toml
+from ckptaudit.toml_files import read_toml
 
 FILE_NAME = "ckptaudit.toml"
 KEYS = ("profile", "checks", "override", "waiver")
