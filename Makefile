@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard ckptaudit/linalg/*.[ch])
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard ckptaudit/linalg/fast/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $(READY)

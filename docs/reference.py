@@ -92,7 +92,7 @@ def damages_table() -> str:
 
 
 def _what(name: str) -> str:
-    from ckptaudit import perturbations
+    from ckptaudit.damages import weights as perturbations
 
     text: str = (perturbations.DESCRIPTIONS | SERIES_DESCRIPTIONS)[name]
     return text

@@ -13,9 +13,9 @@ from training import learn_rotation, train_by_muon
 import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
-from ckptaudit.audit.api import audit
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

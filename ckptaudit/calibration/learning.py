@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.calibration.tolerance import upper_tolerance
 from ckptaudit.errors import CalibrationError, printable
 from ckptaudit.judging.check_files import Check
@@ -15,6 +14,7 @@ from ckptaudit.judging.plan import Request
 from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement
 from ckptaudit.metrics.scales import COUNTS, Badness, badness
 from ckptaudit.pairing.runs import Group, Run
+from ckptaudit.pipeline.session import AuditSession
 
 LOOSE = 3.0
 """A layer gets a limit of its own where its role's would leave it this many times the room it needs."""

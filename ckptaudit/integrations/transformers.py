@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ckptaudit.audit.api import audit
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.config import Config, check_files, load_config
+from ckptaudit.pipeline.api import audit
 from ckptaudit.report.failure import number
 from ckptaudit.results.json_io import write_json
 from ckptaudit.results.records import AuditResult, VerdictRow

@@ -36,8 +36,8 @@ COMPANIONS = {"rlvr": {"steps": "trajectory.toml", "siblings": "siblings.toml"}}
 
 def bundled_checks() -> Path:
     """The folder of the checks that ship with the package: in the wheel, or beside it in a source tree."""
-    packaged = Path(__file__).parent / "bundled_checks"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "checks"
+    packaged = Path(__file__).parent.parent / "bundled_checks"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "checks"
 
 
 def bundled_check_files() -> tuple[Path, ...]:

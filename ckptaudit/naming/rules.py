@@ -93,4 +93,4 @@ def families() -> dict[str, Family]:
 
 
 def _folder() -> Traversable:
-    return files("ckptaudit").joinpath("families")
+    return files("ckptaudit.naming").joinpath("families")

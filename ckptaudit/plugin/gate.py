@@ -13,7 +13,6 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.errors import CkptAuditError, ReportError, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.config import check_files
@@ -24,6 +23,7 @@ from ckptaudit.measurement.base_cache import open_cache
 from ckptaudit.measurement.jobs import batch_budget
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pairing.auxiliary import INPUTS
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs

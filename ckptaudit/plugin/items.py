@@ -9,11 +9,11 @@ import pytest
 from _pytest._code.code import ReprEntryNative, ReprExceptionInfo, ReprFileLocation, ReprTraceback
 from msgspec.structs import replace
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.judging.check_files import CheckFile
 from ckptaudit.judging.judge import Verdict, undecidable
 from ckptaudit.judging.plan import Request
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.report.failure import compared, explain, in_one_line
 from ckptaudit.report.junit import case_properties
 

@@ -16,7 +16,7 @@ from benchmarks.limits import changed_share, least_work
 from benchmarks.modes import Mode, Place, modes
 from benchmarks.timing import Run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_pair_is_a_healthy_run_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_a_compiler_that_knows_one_processor_only_will_do(sources: Path, tmp_pat
     wheel = built(sources, tmp_path, CC=str(plain))
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name in names if "_compiled" in name] == ["ckptaudit/linalg/fast/_compiled.so"]
-    script = "from ckptaudit.linalg import compiled; import torch; print(compiled.is_available())"
+    script = "from ckptaudit.linalg.fast import compiled; import torch; print(compiled.is_available())"
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     seen = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path / "installed", check=True, capture_output=True, text=True

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.damages.runs import SERIES_DAMAGES
 from ckptaudit.damages.weights import PERTURBATIONS, damaged_inputs
@@ -18,6 +17,7 @@ from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_check_files
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Run
+from ckptaudit.pipeline.session import AuditSession
 
 GOOD = {
     "rlvr.toml": "rlvr-gentle",

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group
+from ckptaudit.pipeline.session import AuditSession
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore::Warning:{name}.*") for name in ("peft", "transformers")]
 

@@ -14,7 +14,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.damages.weights import PERTURBATIONS
@@ -25,6 +24,7 @@ from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
 from ckptaudit.pairing.matching.path import loss_path
+from ckptaudit.pipeline.session import AuditSession
 
 Weights = dict[str, Tensor]
 

@@ -15,9 +15,9 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.profiles import profile_file
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.report.html import write_html
 from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow, check_row
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from msgspec import structs
 
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.config import Config, check_files, load_config
 from ckptaudit.judging.profiles import FACTOR, Several, companions
 from ckptaudit.measurement.base_cache import open_cache
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.results.baseline import load_released
 from ckptaudit.results.records import AuditResult
 

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from platform import python_version
 
-from ckptaudit.audit.curves import MOST, spectrum_row, worst_matrices
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.check_files import Check, CheckFile
@@ -39,6 +38,7 @@ from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, Measurement, 
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing.auxiliary import Inputs, open_inputs
 from ckptaudit.pairing.runs import Run, open_all
+from ckptaudit.pipeline.curves import MOST, spectrum_row, worst_matrices
 from ckptaudit.results.baseline import Released
 from ckptaudit.results.records import (
     About,

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptaudit.audit.curves import POINTS, spectrum_row, worst_matrices
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.judge import Verdict
 from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.pipeline.curves import POINTS, spectrum_row, worst_matrices
 from ckptaudit.results.records import SpectrumRow
 
 WriteCheckpoint = Callable[..., Path]

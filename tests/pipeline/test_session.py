@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 import ckptaudit
-from ckptaudit.audit.session import AuditSession
 from ckptaudit.judging.check_files import Guard, load_checks
 from ckptaudit.judging.plan import Request, settled_by_bounds
 from ckptaudit.judging.profiles import profile_file
+from ckptaudit.pipeline.session import AuditSession
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
