@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ckptaudit.errors import ReportError, printable
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import in_one_line
 from ckptaudit.report.markdown import LIMIT, markdown
 from ckptaudit.report.worst import by_check, severity, worst_of
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult
 
 AT_MOST = 10
 """GitHub shows no more annotations of a step."""
@@ -50,7 +51,7 @@ def annotation_lines(result: AuditResult) -> Iterator[str]:
         yield _annotation(group, several=len(result.tuned) > 1)
 
 
-def _annotation(group: Sequence[VerdictRow], *, several: bool) -> str:
+def _annotation(group: Sequence[Verdict], *, several: bool) -> str:
     worst = worst_of(group)
     level = "error" if worst.closes else LEVELS[worst.severity]
     ended = "cannot be judged" if worst.outcome == "error" else "broken"

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ckptaudit.judging.judge import times_over
+from ckptaudit.judging.verdict import Verdict, times_over
+from ckptaudit.metrics import Measurement
 from ckptaudit.report.places import is_selected, stack_of, subject_of
-from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, VerdictRow
+from ckptaudit.results.records import AuditResult, CheckRecord
 
 
 class Shade(IntEnum):
@@ -68,8 +69,8 @@ def grids(result: AuditResult, run: str, checks: Collection[str]) -> list[Grid]:
     return list(found.values())
 
 
-def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[tuple[MeasurementRow, Shade]]:
-    by_metric: dict[str, list[CheckRow]] = {}
+def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[tuple[Measurement, Shade]]:
+    by_metric: dict[str, list[CheckRecord]] = {}
     for check in result.checks:
         if check.id in checks:
             by_metric.setdefault(check.metric, []).append(check)
@@ -82,26 +83,26 @@ def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[
                     yield row, _shade(row, verdict)
 
 
-def _about(verdicts: dict[tuple[str, str], VerdictRow], check: CheckRow, row: MeasurementRow) -> VerdictRow | None:
+def _about(verdicts: dict[tuple[str, str], Verdict], check: CheckRecord, row: Measurement) -> Verdict | None:
     subject = "model"
     if check.per != "model":
         subject = row.tensor if check.per == "matrix" else subject_of(row)
     return verdicts.get((check.id, subject))
 
 
-def _is_covered(row: MeasurementRow, check: CheckRow, verdict: VerdictRow) -> bool:
+def _is_covered(row: Measurement, check: CheckRecord, verdict: Verdict) -> bool:
     if check.roles:
         return is_selected(row, check.roles)
     # A file of an earlier release does not say which roles the check is about; its worst tensors it names.
     return any(ranked.tensor == row.tensor for ranked in verdict.ranking)
 
 
-def _shade(row: MeasurementRow, verdict: VerdictRow) -> Shade:
+def _shade(row: Measurement, verdict: Verdict) -> Shade:
     if verdict.outcome in ("passed", "skipped"):
         return Shade.HOLDS
     if row.value is None or not math.isfinite(row.value):
         return Shade.UNKNOWN
-    beyond = times_over(row.value, verdict.bar, verdict.sign)
+    beyond = times_over(row.value, verdict.effective_limit, verdict.sign)
     if beyond <= 1:
         return Shade.HOLDS
     if verdict.outcome == "waived":

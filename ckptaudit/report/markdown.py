@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import compared, number
 from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
@@ -14,7 +15,7 @@ from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.margin import margin
 from ckptaudit.report.table import WORDS, shortened
 from ckptaudit.report.worst import by_check, closing, worst_of
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""
@@ -67,7 +68,7 @@ def headline(result: AuditResult) -> str:
     shut = closing(result)
     if shut:
         worst = shut[0]
-        beyond = "" if worst.value is None else f", {margin(worst.value, worst.bar, worst.sign)}"
+        beyond = "" if worst.value is None else f", {margin(worst.value, worst.effective_limit, worst.sign)}"
         return f"gate closed, worst {worst.check} at {escaped(shortened(worst.subject, NAME))}{beyond}"
     judged = any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts)
     return "gate open" if judged else "gate closed, nothing was judged"
@@ -83,7 +84,7 @@ def _checks(result: AuditResult) -> Iterator[str]:
         yield f"and {len(groups) - CHECKS_SHOWN} more rows\n"
 
 
-def _check_cells(group: Sequence[VerdictRow]) -> list[str]:
+def _check_cells(group: Sequence[Verdict]) -> list[str]:
     worst = worst_of(group)
     counted = sum(v.outcome == worst.outcome for v in group)
     word = WORDS[worst.outcome]
@@ -91,7 +92,7 @@ def _check_cells(group: Sequence[VerdictRow]) -> list[str]:
         word = f"broken ({worst.severity})"
     bold = f"**{word}**" if worst.closes else word
     where = worst.worst or worst.reason or worst.subject
-    beyond = "" if worst.value is None else margin(worst.value, worst.bar, worst.sign)
+    beyond = "" if worst.value is None else margin(worst.value, worst.effective_limit, worst.sign)
     return [
         escaped(shortened(worst.tuned, NAME)),
         escaped(worst.check),
@@ -103,7 +104,7 @@ def _check_cells(group: Sequence[VerdictRow]) -> list[str]:
     ]
 
 
-def _bounded(verdict: VerdictRow) -> str:
+def _bounded(verdict: Verdict) -> str:
     return {"upper_bound": "<= ", "lower_bound": ">= "}.get(verdict.kind or "", "")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from ckptaudit.metrics import Measurement
 from ckptaudit.naming.places import Place, in_groups, place
-from ckptaudit.results.records import MeasurementRow
 
 
-def subject_of(row: MeasurementRow) -> str:
+def subject_of(row: Measurement) -> str:
     """The subject that a per-layer verdict about this tensor carries."""
     where = row.role.removesuffix(".bias") if row.layer is None else f"layers.{row.layer}"
     stack = stack_of(row.tensor)
@@ -21,7 +21,7 @@ def stack_of(tensor: str) -> str:
     return _place(tensor).stack
 
 
-def is_selected(row: MeasurementRow, roles: tuple[str, ...]) -> bool:
+def is_selected(row: Measurement, roles: tuple[str, ...]) -> bool:
     """Whether a check with these roles is about the tensor."""
     return _selected(row.role, roles, len(row.shape) > 1, _place(row.tensor).in_experts)
 

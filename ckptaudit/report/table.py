@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import number
 from ckptaudit.report.margin import margin
 from ckptaudit.report.places import short_name
 from ckptaudit.report.worst import worst_of
-from ckptaudit.results.records import VerdictRow
 
 WORDS = {"passed": "holds", "failed": "BROKEN", "waived": "waived", "error": "CANNOT JUDGE", "skipped": "skipped"}
 COLOURS = {
@@ -47,7 +47,7 @@ HEADINGS = Row("check", "verdict", "bold", "worst", "released", "limit", "margin
 RIGHT = ("worst", "released", "margin")
 
 
-def check_lines(groups: Sequence[Sequence[VerdictRow]], width: int) -> list[Text]:
+def check_lines(groups: Sequence[Sequence[Verdict]], width: int) -> list[Text]:
     """A heading and a line for each group of verdicts, no wider than the terminal where that can be."""
     rows = [_row(group) for group in groups]
     if not rows:
@@ -98,7 +98,7 @@ def _block(row: Row, width: int) -> list[Text]:
     return [*lines, Text(f"  {shortened(row.short_where, max(width - 2, 8))}")]
 
 
-def _row(group: Sequence[VerdictRow]) -> Row:
+def _row(group: Sequence[Verdict]) -> Row:
     worst = worst_of(group)
     counted = sum(v.outcome == worst.outcome for v in group)
     share = "" if len(group) == 1 else f" {counted}/{len(group)}"
@@ -112,7 +112,7 @@ def _row(group: Sequence[VerdictRow]) -> Row:
         worst="-" if worst.value is None else bound + number(worst.value),
         released="" if worst.released is None else number(worst.released),
         limit=f"{worst.sign} {number(worst.limit)}",
-        margin="-" if worst.value is None else margin(worst.value, worst.bar, worst.sign),
+        margin="-" if worst.value is None else margin(worst.value, worst.effective_limit, worst.sign),
         how=SETTLED[worst.kind],
         where=where,
         short_where=printable(short_name(worst.worst)) if worst.worst else where,

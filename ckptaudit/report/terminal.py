@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.margin import margin
 from ckptaudit.report.table import check_lines
 from ckptaudit.report.worst import by_check, closing
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult
 
 RUNS_SHOWN = 4
 
@@ -61,7 +62,7 @@ def _tables(result: AuditResult, width: int, *, all_rows: bool) -> Iterator[Text
     yield from check_lines(rest, width)
 
 
-def _is_telling(group: Sequence[VerdictRow]) -> bool:
+def _is_telling(group: Sequence[Verdict]) -> bool:
     return any(v.outcome not in ("passed", "skipped") for v in group)
 
 
@@ -133,10 +134,10 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
     return Text("gate open", "bold green")
 
 
-def _by(verdict: VerdictRow) -> str:
+def _by(verdict: Verdict) -> str:
     if verdict.value is None:
         return ", which cannot be judged"
-    return f", {margin(verdict.value, verdict.bar, verdict.sign)}"
+    return f", {margin(verdict.value, verdict.effective_limit, verdict.sign)}"
 
 
 def _shortlist(label: str, texts: Sequence[str]) -> Iterator[Text]:

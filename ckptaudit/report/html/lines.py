@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.judge import Outcome, times_over
+from ckptaudit.judging.verdict import Outcome, Verdict, times_over
 from ckptaudit.report.failure import number
-from ckptaudit.results.records import AuditResult, CheckRow, VerdictRow
+from ckptaudit.results.records import AuditResult, CheckRecord
 
 GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
 SYMBOLS: dict[Outcome, str] = {"failed": "✕", "error": "!", "waived": "~", "passed": "✓", "skipped": "–"}
@@ -38,9 +38,9 @@ class Bar:
 class Line:
     """A check over a run: its gravest verdict, and where the others stand."""
 
-    check: CheckRow | None
-    worst: VerdictRow
-    verdicts: tuple[VerdictRow, ...]
+    check: CheckRecord | None
+    worst: Verdict
+    verdicts: tuple[Verdict, ...]
 
     @property
     def id(self) -> str:
@@ -116,7 +116,7 @@ class Line:
 def lines_of(result: AuditResult, run: str) -> tuple[Line, ...]:
     """One line for each check of a run, the gravest and farthest beyond its limit first."""
     rows = {row.id: row for row in result.checks}
-    groups: dict[str, list[VerdictRow]] = {}
+    groups: dict[str, list[Verdict]] = {}
     for verdict in result.verdicts:
         if verdict.tuned == run:
             groups.setdefault(verdict.check, []).append(verdict)
@@ -144,16 +144,16 @@ def sentence(lines: Sequence[Line]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def is_open(verdicts: Sequence[VerdictRow]) -> bool:
+def is_open(verdicts: Sequence[Verdict]) -> bool:
     """Whether something was judged and nothing closes the gate; as `AuditResult.passed`, for one run."""
     return any(v.value is not None for v in verdicts) and not any(map(_closes, verdicts))
 
 
-def margin(verdict: VerdictRow) -> str:
+def margin(verdict: Verdict) -> str:
     """`21× over`, `3.4× inside`; a bound is at least so far inside."""
     if verdict.value is None:
         return "not measured"
-    over = times_over(verdict.value, verdict.bar, verdict.sign)
+    over = times_over(verdict.value, verdict.effective_limit, verdict.sign)
     if verdict.outcome in ("failed", "waived"):
         return (
             f"{number(verdict.value)} where {_bound(verdict)} is asked"
@@ -170,7 +170,7 @@ def shortened(names: Sequence[str], most: int = 6) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
-def _open(lines: Sequence[Line], verdicts: Sequence[VerdictRow]) -> str:
+def _open(lines: Sequence[Line], verdicts: Sequence[Verdict]) -> str:
     if all(v.value is None for v in verdicts):
         return "Nothing was judged: every check was skipped."
     holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
@@ -188,28 +188,28 @@ def _of_its_limit(line: Line) -> str:
     return f"{line.margin} its limit" if line.margin.endswith(("over", "inside")) else f"{line.margin},"
 
 
-def _bound(verdict: VerdictRow) -> str:
+def _bound(verdict: Verdict) -> str:
     return f"{ {'<=': '≤', '>=': '≥'}.get(verdict.sign, '') } {number(verdict.limit)}".strip()
 
 
-def _closes(verdict: VerdictRow) -> bool:
+def _closes(verdict: Verdict) -> bool:
     return verdict.outcome == "error" or (verdict.outcome == "failed" and verdict.severity == "gate")
 
 
-def _only_warns(verdict: VerdictRow) -> bool:
+def _only_warns(verdict: Verdict) -> bool:
     return verdict.outcome == "failed" and verdict.severity != "gate"
 
 
-def _gravity(verdict: VerdictRow) -> tuple[float, float]:
-    over = 0.0 if verdict.value is None else times_over(verdict.value, verdict.bar, verdict.sign)
+def _gravity(verdict: Verdict) -> tuple[float, float]:
+    over = 0.0 if verdict.value is None else times_over(verdict.value, verdict.effective_limit, verdict.sign)
     # A broken claim that only warns stands after all that closes the gate.
     return GRAVITY.index(verdict.outcome) + 1.5 * _only_warns(verdict), -over
 
 
-def _height(verdict: VerdictRow) -> float:
+def _height(verdict: Verdict) -> float:
     if verdict.value is None:
         return 0.5 if verdict.outcome == "error" else 0.0
-    over = times_over(verdict.value, verdict.bar, verdict.sign)
+    over = times_over(verdict.value, verdict.effective_limit, verdict.sign)
     if over <= 0 or math.isinf(over):
         return 0.04 if over <= 0 else 1.0
     return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))

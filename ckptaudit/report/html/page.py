@@ -17,7 +17,7 @@ from ckptaudit.report.failure import number
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import SYMBOLS, WORDS, Line, is_open, lines_of, margin, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
-from ckptaudit.results.records import AuditResult, CheckRow, SpectrumRow
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
 
 HERE = Path(__file__).parent
 SCRIPTS = ("grid.js", "charts.js", "page.js")
@@ -138,7 +138,7 @@ def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object
     return found
 
 
-def _check(row: CheckRow) -> dict[str, object]:
+def _check(row: CheckRecord) -> dict[str, object]:
     return {"claim": row.claim, "metric": row.metric, "judge_by": row.judge_by, "remedy": row.remedy}
 
 
@@ -154,7 +154,7 @@ def _placed(row: Placed) -> dict[str, object]:
     }
 
 
-def _spectrum(row: SpectrumRow) -> dict[str, object]:
+def _spectrum(row: SpectrumRecord) -> dict[str, object]:
     both = zip(row.base_singular_values, row.tuned_singular_values, strict=True)
     return {
         "tensor": printable(row.tensor),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ckptaudit.metrics import Measurement
 from ckptaudit.naming import Place, in_groups, place
-from ckptaudit.results.records import CheckRow, MeasurementRow
+from ckptaudit.results.records import CheckRecord
 
 BODY = ("attention", "mlp")
 """The matrices that published figures are about."""
@@ -17,24 +18,24 @@ def place_of(tensor: str) -> Place:
     return place(tensor)
 
 
-def subject_of(row: MeasurementRow) -> str:
+def subject_of(row: Measurement) -> str:
     """The subject of the verdicts that a measurement counts for: `layers.3`, `embed_tokens`."""
     where = row.role.removesuffix(".bias") if row.layer is None else f"layers.{row.layer}"
     stack = place_of(row.tensor).stack
     return f"{stack}.{where}" if stack else where
 
 
-def covers(check: CheckRow, row: MeasurementRow) -> bool:
+def covers(check: CheckRecord, row: Measurement) -> bool:
     """Whether a check is about this measurement: its metric, and a tensor among its roles."""
     return check.metric == row.metric and _is_in(check.roles, row.role, len(row.shape) >= 2, _in_experts(row))
 
 
-def is_body(row: MeasurementRow) -> bool:
+def is_body(row: Measurement) -> bool:
     """Whether the tensor is an attention or MLP matrix of a layer."""
     return row.layer is not None and _is_in(BODY, row.role, len(row.shape) >= 2, _in_experts(row))
 
 
-def _in_experts(row: MeasurementRow) -> bool:
+def _in_experts(row: Measurement) -> bool:
     return place_of(row.tensor).in_experts
 
 
