@@ -37,12 +37,12 @@ Judge = Callable[[PlannedVerdict], Verdict]
 class CheckCollector(pytest.File):
     """The checks of one TOML file, over the subjects of the pair."""
 
-    planned: Sequence[PlannedVerdict]
+    plan: Callable[[], Sequence[PlannedVerdict]]
     judge: Judge
 
     def collect(self) -> Iterable[pytest.Item]:
         """One item for each verdict, checks in the file's order."""
-        for planned in self.planned:
+        for planned in self.plan():
             # The id is given in full: pytest parses it then, so that `--lf` knows the item again.
             nodeid = f"{self.nodeid}::{planned.name}"
             yield CheckItem.from_parent(self, name=planned.name, nodeid=nodeid, planned=planned)
