@@ -16,7 +16,7 @@ from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.config import Config, check_files, load_config
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.pipeline.api import audit
-from ckptaudit.report.failure import number
+from ckptaudit.report.appearance import number
 from ckptaudit.results.json_io import write_json
 from ckptaudit.results.records import AuditResult
 

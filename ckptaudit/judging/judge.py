@@ -110,6 +110,7 @@ def decide(
         kind=_kind(ranked, check),
         method=ranked[0].method,
         ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured, check, limits)) for m in ranked[:6]),
+        moved_limits=_others(limits, ranked),
     )
 
 
@@ -261,6 +262,14 @@ def _cause(bad: Measurement, measured: Sequence[Measurement]) -> str:
     if count:
         return f"the tuned tensor has {count:.0f} NaN or infinite entries"
     return "an entry of either side is not finite, or its decomposition did not converge"
+
+
+def _others(limits: Limits, ranked: list[Measurement]) -> dict[str, float]:
+    """The limits of the tensors that are held to another than the deciding one's."""
+    if not limits.moved:
+        return {}
+    deciding = limits.of(ranked[0].tensor).value
+    return {m.tensor: own for m in ranked if (own := limits.of(m.tensor).value) != deciding}
 
 
 def _aggregate(check: Check, ranked: list[Measurement]) -> float:

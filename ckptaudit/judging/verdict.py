@@ -53,11 +53,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     released_limit: float | None = None
     findings: tuple[Finding, ...] = ()
     method: Method | None = None
+    moved_limits: dict[str, float] = {}
+    """The limits of tensors that are not held to `limit`."""
 
     @property
     def effective_limit(self) -> float:
         """The limit that a value has to keep in the end: the check's, or what a released run allows."""
         return deciding_limit(self.limit, self.released_limit, self.sign)
+
+    def limit_of(self, tensor: str) -> float:
+        """The limit that one tensor has to keep in the end."""
+        return deciding_limit(self.moved_limits.get(tensor, self.limit), self.released_limit, self.sign)
 
     @property
     def closes(self) -> bool:

@@ -8,16 +8,12 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.verdict import Ranked, Verdict
 from ckptaudit.metrics import METRICS
+from ckptaudit.report.appearance import bound_mark, number
 from ckptaudit.results.records import CheckRecord
 
 WIDTH = 100
 SENTENCE_LENGTH = 440
 """Longest `in_one_line`; some releases of pytest shorten what is longer than 500 characters with its frame."""
-
-
-def number(value: float) -> str:
-    """Four significant digits; whole counts in full."""
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def quantity(metric: str, value: float) -> str:
@@ -34,7 +30,7 @@ def compared(verdict: Verdict | Verdict) -> str:
         limit = f"{limit}, released run allows {verdict.sign} {number(verdict.effective_limit)}"
     if verdict.value is None:
         return f"not measured, {limit}"
-    bound = {"upper_bound": "at most ", "lower_bound": "at least "}.get(verdict.kind or "", "")
+    bound = bound_mark(verdict.kind, ("at most ", "at least "))
     return f"{bound}{quantity(verdict.metric, verdict.value)}, {limit}"
 
 

@@ -12,6 +12,7 @@ from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
+from ckptaudit.results.gate import answer
 
 SCHEMA = "ckptaudit/1"
 
@@ -184,8 +185,7 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def passed(self) -> bool:
         """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
-        s = self.summary
-        return s.passed + s.waived + s.warned > 0 and not s.failed and not s.errors
+        return answer(self.verdicts).is_open
 
 
 def check_record(check: Check, file: str) -> CheckRecord:

@@ -10,9 +10,9 @@ from math import prod
 import msgspec
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.verdict import times_over
 from ckptaudit.metrics import METRICS, Measurement, meaning_of
-from ckptaudit.report.html.scope import covers, place_of, subject_of
+from ckptaudit.report.places import covers, stack_of, subject_of
+from ckptaudit.report.run_limits import RunLimits
 from ckptaudit.results.records import AuditResult, CheckRecord
 
 KEPT = 6
@@ -24,7 +24,7 @@ ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 OUTSIDE = "outside the layers"
 
 
-class Limit(msgspec.Struct, frozen=True):
+class CellLimit(msgspec.Struct, frozen=True):
     """A check's limit on some roles of a metric."""
 
     check: str
@@ -53,7 +53,7 @@ class Cell(msgspec.Struct, frozen=True, array_like=True):
     mean_kind: str
 
 
-class Grid(msgspec.Struct, frozen=True):
+class MetricGrid(msgspec.Struct, frozen=True):
     """A metric over layers and roles, with the limits that hold in it. `largest`: the worst is the largest."""
 
     metric: str
@@ -62,7 +62,7 @@ class Grid(msgspec.Struct, frozen=True):
     source: str
     meaning: str
     largest: bool
-    limits: tuple[Limit, ...]
+    limits: tuple[CellLimit, ...]
     cells: tuple[Cell, ...]
 
 
@@ -71,7 +71,7 @@ class Grids(msgspec.Struct, frozen=True):
 
     rows: tuple[str, ...]
     roles: tuple[str, ...]
-    grids: tuple[Grid, ...]
+    grids: tuple[MetricGrid, ...]
 
 
 @dataclass
@@ -97,9 +97,8 @@ def grids_of(result: AuditResult, run: str, names: Names) -> Grids:
     for m in own:
         metrics.setdefault(m.metric, []).append(m)
     checked = [c.metric for c in result.checks if c.metric in metrics]
-    guards = _guards(result.checks, metrics)
     order = [*dict.fromkeys(checked), *sorted(set(metrics) - set(checked))]
-    grid = _GridMaker(result.checks, rows, roles, guards, names)
+    grid = _GridMaker(result.checks, rows, roles, RunLimits(result, run), names)
     return Grids(tuple(rows), tuple(roles), tuple(grid.make(metric, metrics[metric]) for metric in order))
 
 
@@ -108,17 +107,17 @@ class _GridMaker:
     checks: Sequence[CheckRecord]
     rows: dict[str, int]
     roles: dict[str, int]
-    guards: dict[str, dict[str, float | None]]
+    limits: RunLimits
     names: Names
 
-    def make(self, metric: str, measured: Sequence[Measurement]) -> Grid:
+    def make(self, metric: str, measured: Sequence[Measurement]) -> MetricGrid:
         checks = [c for c in self.checks if c.metric == metric]
         largest = not checks or checks[0].sign == "<="
         groups: dict[tuple[int, int], list[Measurement]] = {}
         for m in measured:
             groups.setdefault((_row(m, self.rows), self.roles[m.role]), []).append(m)
         known = METRICS.get(metric)
-        return Grid(
+        return MetricGrid(
             metric=metric,
             unit=known.unit if known else "1",
             formula=known.formula if known else "",
@@ -129,9 +128,9 @@ class _GridMaker:
             cells=tuple(self._cell(where, group, checks, largest) for where, group in sorted(groups.items())),
         )
 
-    def _limit(self, check: CheckRecord, measured: Sequence[Measurement]) -> Limit:
+    def _limit(self, check: CheckRecord, measured: Sequence[Measurement]) -> CellLimit:
         roles = {self.roles[m.role] for m in measured if covers(check, m)}
-        return Limit(check.id, check.sign, check.limit, tuple(sorted(roles)))
+        return CellLimit(check.id, check.sign, check.limit, tuple(sorted(roles)))
 
     def _cell(
         self, where: tuple[int, int], group: list[Measurement], checks: Sequence[CheckRecord], largest: bool
@@ -151,24 +150,15 @@ class _GridMaker:
         )
 
     def _over(self, group: list[Measurement], checks: Sequence[CheckRecord]) -> float:
-        asked = [(c, [m for m in group if covers(c, m)]) for c in checks]
-        asked = [(c, ms) for c, ms in asked if ms]
-        if not asked:
+        if not any(covers(check, m) for check in checks for m in group):
             return -1.0
         over = [
-            times_over(m.value, c.limit, c.sign)
-            for c, ms in asked
-            for m in ms
-            if m.value is not None and self._admits(c, m.tensor)
+            beyond
+            for m in group
+            for _, verdict in self.limits.judged(m)
+            if (beyond := self.limits.beyond(m, verdict)) is not None
         ]
         return min(max(over), 1e300) if over else -2.0
-
-    def _admits(self, check: CheckRecord, tensor: str) -> bool:
-        guard = check.only_where
-        if guard is None:
-            return True
-        value = self.guards.get(guard.metric, {}).get(tensor)
-        return value is not None and value >= guard.at_least
 
 
 def parameters(row: Measurement) -> int:
@@ -176,15 +166,8 @@ def parameters(row: Measurement) -> int:
     return prod(row.shape)
 
 
-def _guards(
-    checks: Sequence[CheckRecord], metrics: dict[str, list[Measurement]]
-) -> dict[str, dict[str, float | None]]:
-    wanted = {c.only_where.metric for c in checks if c.only_where is not None}
-    return {metric: {m.tensor: m.value for m in metrics.get(metric, ())} for metric in wanted}
-
-
 def _rows(measured: Sequence[Measurement]) -> dict[str, int]:
-    layers = {(place_of(m.tensor).stack, m.layer, subject_of(m)) for m in measured if m.layer is not None}
+    layers = {(stack_of(m.tensor), m.layer, subject_of(m)) for m in measured if m.layer is not None}
     names = [subject for _, _, subject in sorted(layers)]
     if any(m.layer is None for m in measured):
         names.append(OUTSIDE)

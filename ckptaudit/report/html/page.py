@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ckptaudit.errors import printable
-from ckptaudit.report.failure import number
+from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
 from ckptaudit.report.html.cells import Names, grids_of
-from ckptaudit.report.html.lines import SYMBOLS, WORDS, Line, is_open, lines_of, margin, sentence
+from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
+from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
 
 HERE = Path(__file__).parent
@@ -79,7 +80,7 @@ def render_html(result: AuditResult) -> str:
 def _run_view(result: AuditResult, run: str) -> RunView:
     lines, rows = lines_of(result, run), placed(result, run)
     verdicts = [v for v in result.verdicts if v.tuned == run]
-    return RunView(printable(run), is_open(verdicts), sentence(lines), lines, rows, likeness(rows))
+    return RunView(printable(run), answer(verdicts).is_open, sentence(lines), lines, rows, likeness(rows))
 
 
 def _environment() -> Environment:
@@ -90,7 +91,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"printable": printable, "number": number, "margin": margin, "breakable": _breakable}
+    environment.filters |= {"printable": printable, "number": number, "margin": margin_of, "breakable": _breakable}
     environment.globals |= {"symbols": SYMBOLS, "words": WORDS}
     return environment
 
@@ -133,7 +134,7 @@ def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object
     found: dict[str, dict[str, tuple[object, ...]]] = {}
     for v in result.verdicts:
         if v.tuned == run:
-            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin(v), printable(v.reason))
+            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin_of(v) or "not measured", printable(v.reason))
             found.setdefault(v.check, {})[printable(v.subject)] = row
     return found
 

@@ -13,7 +13,7 @@ import msgspec
 
 from ckptaudit.metrics import Measurement
 from ckptaudit.report.html.cells import parameters
-from ckptaudit.report.html.scope import is_body
+from ckptaudit.report.places import is_body
 from ckptaudit.results.records import AuditResult
 
 PUBLISHED = Path(__file__).parent.parent / "published.toml"
