@@ -14,7 +14,7 @@ from ckptaudit.results.records import AuditResult, CheckRecord
 
 
 @dataclass(frozen=True)
-class Limits:
+class RunLimits:
     """The checks of one run, and how its measurements stand against them."""
 
     result: AuditResult
