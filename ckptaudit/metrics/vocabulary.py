@@ -19,7 +19,7 @@ LARGER = 10.0
 @findings_metric(
     scope="pair",
     unit="tensors",
-    formula=f"#{{vocabularies that lost rows, or with new rows not finite or over {LARGER:g} x median_i norm(w_i)}}",
+    formula=f"#{{vocabularies with rows lost, not finite, or over {LARGER:g} median row norms}}",
 )
 def vocabulary_rows(pair: ModelPair) -> list[Finding]:
     """Vocabularies that were cut, and new rows that are not finite or not of the size of the old ones.
