@@ -158,8 +158,8 @@ def test_the_numbers_of_a_multimodal_model_are_those_of_its_language_model() -> 
 @pytest.mark.parametrize(
     ("config", "shape", "doubt"),
     [
-        ({}, (64, 32), "no family in ckptaudit/families describes how this model fuses it"),
-        ({"model_type": "unheard_of"}, (64, 32), "no family in ckptaudit/families"),
+        ({}, (64, 32), "no family in ckptaudit/naming/families describes how this model fuses it"),
+        ({"model_type": "unheard_of"}, (64, 32), "no family in ckptaudit/naming/families"),
         ({"model_type": "phi3"}, (64, 32), "config.json does not give the number of heads"),
         (PHI3 | {"num_attention_heads": "4"}, (64, 32), "does not give the number of heads"),
         (PHI3 | {"num_attention_heads": -4}, (64, 32), "does not give the number of heads"),

@@ -190,7 +190,7 @@ class TestFusedTensors:
         pair = pair_checkpoints(side, side)
         assert only(pair).place.role == "qkv_proj"
         assert list(pair.select(["attention"])) == ["layers.0"]
-        reason = "no family in ckptaudit/families describes how this model fuses it"
+        reason = "no family in ckptaudit/naming/families describes how this model fuses it"
         assert pair.notes == (f"1 fused tensor kept whole: {reason} ({QKV})",)
 
     def test_fused_on_one_side_and_apart_on_the_other(self) -> None:

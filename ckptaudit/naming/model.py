@@ -63,7 +63,7 @@ class Naming:
     def _divided(self, name: str, role: str, outputs: int, whole: Layout) -> Layout:
         split = self._split(stem_of(name))
         if split is None:
-            reason = "no family in ckptaudit/families describes how this model fuses it"
+            reason = "no family in ckptaudit/naming/families describes how this model fuses it"
             fused = role.removesuffix(".bias") in rules().fused
             return Layout(whole.stacked, whole.turned, doubt=reason if fused else "")
         try:

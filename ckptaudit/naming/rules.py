@@ -1,4 +1,4 @@
-"""The shape of the rule files in ckptaudit/families: one for all models, one more for each odd family."""
+"""The shape of the rule files in ckptaudit/naming/families: one for all models, one more for each odd family."""
 
 from __future__ import annotations
 
@@ -93,4 +93,4 @@ def families() -> dict[str, Family]:
 
 
 def _folder() -> Traversable:
-    return files("ckptaudit").joinpath("families")
+    return files("ckptaudit.naming").joinpath("families")
