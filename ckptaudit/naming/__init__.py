@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from ckptaudit.naming.groups import GROUPS, PRIMARY_GROUPS, in_groups, is_known, primary_group
 from ckptaudit.naming.layouts import Layout, Part
 from ckptaudit.naming.model import Naming
-from ckptaudit.naming.places import GROUPS, Place, in_groups, place
+from ckptaudit.naming.places import Place, place, short_name
 from ckptaudit.naming.rules import Rules, families, rules
 
-__all__ = ["GROUPS", "Layout", "Naming", "Part", "Place", "Rules", "families", "in_groups", "place", "rules"]
+__all__ = [
+    "GROUPS",
+    "PRIMARY_GROUPS",
+    "Layout",
+    "Naming",
+    "Part",
+    "Place",
+    "Rules",
+    "families",
+    "in_groups",
+    "is_known",
+    "place",
+    "primary_group",
+    "rules",
+    "short_name",
+]

@@ -41,8 +41,9 @@ class _Findings:
 def pair_checkpoints(base: Checkpoint, tuned: Checkpoint) -> ModelPair:
     """Align two checkpoints, weight by weight. Raises PairingError if nothing corresponds."""
     found = _Findings()
-    left, right = _with_common_names(base, tuned, found)
-    naming = Naming(base.config or tuned.config)
+    names = (*base.tensors, *tuned.tensors)
+    naming = Naming(base.config or tuned.config, names)
+    left, right = _with_common_names(base, tuned, naming, found)
     for name in sorted(left.keys() & right.keys()):
         _align(name, left[name], right[name], naming, found)
     rest = (_views(left, left.keys() - right.keys(), naming), _views(right, right.keys() - left.keys(), naming))
@@ -56,15 +57,17 @@ def _views(tensors: Tensors, names: Iterable[str], naming: Naming) -> list[View]
     return [view for name in sorted(names) for view in views_of(name, tensors[name], naming)]
 
 
-def _with_common_names(base: Checkpoint, tuned: Checkpoint, found: _Findings) -> tuple[Tensors, Tensors]:
+def _with_common_names(
+    base: Checkpoint, tuned: Checkpoint, naming: Naming, found: _Findings
+) -> tuple[Tensors, Tensors]:
     """Both sides' tensors under the base's names."""
-    names = renamed(base.tensors, tuned.tensors)
+    names = renamed(base.tensors, tuned.tensors, naming)
     left = base.tensors
     right = {names.get(name, name): handle for name, handle in tuned.tensors.items()}
     if names:
         found.notes.append(_counted("tensor", names.values(), "under another prefix in the tuned checkpoint"))
     return (
-        completed(left, right, Naming(base.config or tuned.config)),
+        completed(left, right, naming),
         completed(right, left, Naming(tuned.config or base.config)),
     )
 

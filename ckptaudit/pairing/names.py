@@ -11,13 +11,14 @@ from ckptaudit.naming import Naming, rules
 Tensors = Mapping[str, TensorHandle]
 
 
-def renamed(base: Iterable[str], tuned: Iterable[str]) -> dict[str, str]:
-    """Tuned names and the base names they stand for, where only wrappers such as `module.` differ.
+def renamed(base: Iterable[str], tuned: Iterable[str], naming: Naming | None = None) -> dict[str, str]:
+    """Tuned names and the base names they stand for: only wrappers such as `module.` differ, or the spelling.
 
     A name that both sides have is never renamed, and one that could stand for two is left alone.
     """
-    theirs = frozenset(base)
-    left, right = _by_bare_name(theirs - frozenset(tuned)), _by_bare_name(frozenset(tuned) - theirs)
+    theirs, ours = frozenset(base), frozenset(tuned)
+    rules_of = naming or Naming({})
+    left, right = _by_bare_name(theirs - ours, rules_of), _by_bare_name(ours - theirs, rules_of)
     return {right[bare]: left[bare] for bare in sorted(left.keys() & right.keys())}
 
 
@@ -41,8 +42,8 @@ def _source(side: Tensors, role: str, naming: Naming) -> str | None:
     return chosen[0] if len(chosen) == 1 else None
 
 
-def _by_bare_name(names: Iterable[str]) -> dict[str, str]:
-    bare = {name: _bare(name) for name in names}
+def _by_bare_name(names: Iterable[str], naming: Naming) -> dict[str, str]:
+    bare = {name: _bare(naming.canonical(name)) for name in names}
     counts = Counter(bare.values())
     return {short: name for name, short in bare.items() if counts[short] == 1}
 

@@ -82,9 +82,9 @@ def _laid_out(handle: TensorHandle, layout: Layout, part: Part | None) -> Tensor
         return handle
     if layout.turned:
         shape = (*shape[:-2], shape[-1], shape[-2])
-    axis = -1 if len(shape) - layout.stacked < 2 else -2
+    axis = int(layout.stacked)
     if part is not None:
-        shape = (*shape[:axis], part.length, *shape[axis:][1:])
+        shape = (*shape[:axis], part.length, *shape[axis + 1 :])
     laid_out = _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
     # PiSSA starts from the directions of the whole weight; a part of a fused one has no such start of its own.
     product = _share(handle.product, layout, part) if part is None else None
@@ -102,7 +102,7 @@ def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
     if part is None:
         return tensor
     runs: Tensor = tensor.unflatten(axis, (part.groups, -1))  # type: ignore[no-untyped-call]
-    return runs.narrow(axis, part.start, part.stop - part.start).flatten(axis - 1, axis)
+    return runs.narrow(axis + 1, part.start, part.stop - part.start).flatten(axis, axis + 1)
 
 
 def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:
