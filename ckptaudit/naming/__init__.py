@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckptaudit.naming.groups import GROUPS, PRIMARY_GROUPS, in_groups, is_known, primary_group
-from ckptaudit.naming.layouts import Layout, Part
+from ckptaudit.naming.layouts import Layout, Part, with_lengths
 from ckptaudit.naming.model import Naming
 from ckptaudit.naming.places import Place, place, short_name
 from ckptaudit.naming.rules import Rules, families, rules
@@ -23,4 +23,5 @@ __all__ = [
     "primary_group",
     "rules",
     "short_name",
+    "with_lengths",
 ]

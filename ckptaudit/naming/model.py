@@ -8,7 +8,7 @@ from math import prod
 
 from ckptaudit.naming.aliases import aliases_of, canonical
 from ckptaudit.naming.groups import is_known
-from ckptaudit.naming.layouts import Layout, parts_of
+from ckptaudit.naming.layouts import Layout, parts_of, put_in_order
 from ckptaudit.naming.places import Place, ends_in, place, stem_of
 from ckptaudit.naming.rules import ANY_MODEL, Family, Kernel, Split, Tie, families, rules
 
@@ -94,6 +94,7 @@ class Naming:
             return Layout(whole.stacked, whole.turned, doubt=reason if fused else "")
         try:
             parts = parts_of(shape[0], split.groups, split.parts, self._numbers)
+            parts = put_in_order(parts, split.interleaved, self._numbers)
         except ValueError as error:
             return Layout(whole.stacked, whole.turned, doubt=str(error))
         return Layout(whole.stacked, whole.turned, parts)
@@ -134,7 +135,7 @@ class Naming:
         return numbers
 
     def _number(self, keys: tuple[str, ...]) -> int | None:
-        values = (config.get(key) for config in _text_first(self._config) for key in keys)
+        values = (_inside(config, key) for config in _text_first(self._config) for key in keys)
         sound = (v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 < v < MAX_NUMBER)
         return next(sound, None)
 
@@ -164,12 +165,18 @@ def _is_named(family: Family, names: tuple[str, ...]) -> bool:
 def _text_first(config: Config) -> Iterator[Config]:
     """Where to look a number up: a multimodal model says what its language model is like in a part."""
     for name in rules().text_configs:
-        part: object = config
-        for word in name.split("."):
-            part = part.get(word) if isinstance(part, dict) else None
+        part = _inside(config, name)
         if isinstance(part, dict):
             yield part
     yield config
+
+
+def _inside(config: Config, path: str) -> object:
+    """What config.json says under a dotted path, None where it says nothing."""
+    part: object = config
+    for word in path.split("."):
+        part = part.get(word) if isinstance(part, Mapping) else None
+    return part
 
 
 def _parts_of_config(config: Config) -> Iterator[Config]:

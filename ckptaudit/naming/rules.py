@@ -27,7 +27,8 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A fused tensor. Its output axis is `groups` equal runs, each holding every part in this order.
 
     `parts` gives the parts' relative sizes; `when`, the config flags under which the rule applies; with
-    `inputs`, it applies only where config.json gives the other axis this size.
+    `inputs`, it applies only where config.json gives the other axis this size. Of the parts under `interleaved`
+    each head's rows alternate between the two halves that rotary embeddings pair; the value counts the heads.
     """
 
     tensors: tuple[str, ...]
@@ -35,6 +36,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: Size = 1
     when: dict[str, bool] = {}
     inputs: str = ""
+    interleaved: dict[str, Size] = {}
 
 
 class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import LowRankUpdate, TensorHandle
-from ckptaudit.naming import Layout, Naming, Part, Place
+from ckptaudit.naming import Layout, Naming, Part, Place, with_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,25 @@ class View:
 
 def views_of(name: str, handle: TensorHandle, naming: Naming) -> tuple[View, ...]:
     """The weights that a stored tensor holds."""
+    return _views(name, handle, naming, naming.layout(name, handle.shape))
+
+
+def views_like(
+    name: str, handle: TensorHandle, naming: Naming, shapes: Mapping[Place, tuple[int, ...]]
+) -> tuple[View, ...]:
+    """As `views_of`, divided as the other side divides it where its parts, stored apart, add up to this tensor."""
     layout = naming.layout(name, handle.shape)
+    views = _views(name, handle, naming, layout)
+    found = [shapes.get(view.place, ()) for view in views]
+    if layout.stacked or any(part.groups > 1 for part in layout.parts) or not all(found):
+        return views
+    lengths = tuple(shape[0] for shape in found)
+    if len(views) < 2 or sum(lengths) != sum(view.shape[0] for view in views):
+        return views
+    return _views(name, handle, naming, replace(layout, parts=with_lengths(layout.parts, lengths)))
+
+
+def _views(name: str, handle: TensorHandle, naming: Naming, layout: Layout) -> tuple[View, ...]:
     handle_of_all = _laid_out(handle, layout, None)
     whole = View(name, name, naming.place(name), handle_of_all, layout.stacked, layout.doubt)
     if not layout.parts:
@@ -102,7 +120,11 @@ def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
     if part is None:
         return tensor
     runs: Tensor = tensor.unflatten(axis, (part.groups, -1))  # type: ignore[no-untyped-call]
-    return runs.narrow(axis + 1, part.start, part.stop - part.start).flatten(axis, axis + 1)
+    taken = runs.narrow(axis + 1, part.start, part.stop - part.start).flatten(axis, axis + 1)
+    if not part.interleaved:
+        return taken
+    pairs: Tensor = taken.unflatten(axis, (part.interleaved, -1, 2))  # type: ignore[no-untyped-call]
+    return pairs.transpose(axis + 1, axis + 2).flatten(axis, axis + 2)
 
 
 def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:
