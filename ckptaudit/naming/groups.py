@@ -30,6 +30,7 @@ def primary_group(role: str, *, is_matrix: bool, floating: bool = True) -> str:
     """
     if not floating:
         return "statistics"
+    is_matrix = is_matrix and not role.endswith(".bias")  # those of stacked experts have two axes
     return next((group for group in _order(is_matrix) if _is_primary(role, group, is_matrix)), OTHER)
 
 
