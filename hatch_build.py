@@ -12,8 +12,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("ckptaudit/linalg/update.c", "ckptaudit/linalg/tridiagonal.c")
-LIBRARY = "ckptaudit/linalg/_compiled.so"
+SOURCES = ("ckptaudit/linalg/fast/update.c", "ckptaudit/linalg/fast/tridiagonal.c")
+LIBRARY = "ckptaudit/linalg/fast/_compiled.so"
 OPTIONS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-shared")
 WAYS: tuple[tuple[str, ...], ...] = ((), ("-DONE_TARGET",))
 """A body for each generation of processors, or, where compiler or loader cannot tell these apart, one for all."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
-    from ckptaudit.checks import Check, CheckFile, load_checks
-    from ckptaudit.direct import audit
     from ckptaudit.errors import CkptAuditError
+    from ckptaudit.judging.check_files import Check, CheckFile, load_checks
+    from ckptaudit.judging.judge import Verdict
     from ckptaudit.metrics import Measurement
     from ckptaudit.pairing import ModelPair, pair_checkpoints
-    from ckptaudit.result import AuditResult
-    from ckptaudit.verdict import Verdict
+    from ckptaudit.pipeline.api import audit
+    from ckptaudit.results.records import AuditResult
 
 __version__ = "0.1.0"
 
@@ -40,14 +40,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "pipeline.api": ("audit",),
     "checkpoints": ("Checkpoint", "TensorHandle", "open_checkpoint"),
-    "checks": ("Check", "CheckFile", "load_checks"),
     "errors": ("CkptAuditError",),
+    "judging.check_files": ("Check", "CheckFile", "load_checks"),
+    "judging.judge": ("Verdict",),
     "metrics": ("Measurement",),
     "pairing": ("ModelPair", "pair_checkpoints"),
-    "result": ("AuditResult",),
-    "direct": ("audit",),
-    "verdict": ("Verdict",),
+    "results.records": ("AuditResult",),
 }
 
 

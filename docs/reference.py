@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptaudit.checks import Check, load_checks
-from ckptaudit.inputs import INPUTS
+from ckptaudit.damages.runs import SERIES_DAMAGES, SERIES_DESCRIPTIONS
+from ckptaudit.damages.weights import PERTURBATIONS
+from ckptaudit.judging.check_files import Check, load_checks
+from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_checks
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
-from ckptaudit.perturbations import PERTURBATIONS
-from ckptaudit.policy import COMPANIONS, PROFILES, bundled_checks
-from ckptaudit.series_damages import SERIES_DAMAGES, SERIES_DESCRIPTIONS
+from ckptaudit.pairing.auxiliary import INPUTS
 
 HERE = Path(__file__).parent
 DAMAGES = "| name | what it does to the tuned side |"
@@ -92,7 +92,7 @@ def damages_table() -> str:
 
 
 def _what(name: str) -> str:
-    from ckptaudit import perturbations
+    from ckptaudit.damages import weights as perturbations
 
     text: str = (perturbations.DESCRIPTIONS | SERIES_DESCRIPTIONS)[name]
     return text

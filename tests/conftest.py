@@ -10,13 +10,13 @@ from training import learn_rotation, train_by_muon
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
-import ckptaudit.checkpoints.recognise
+import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
 import ckptaudit.plugin.scheduling  # noqa: F401
+from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.collect import Request, collect
-from ckptaudit.direct import audit
-from ckptaudit.result import AuditResult
+from ckptaudit.pipeline.api import audit
+from ckptaudit.results.records import AuditResult
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptaudit.result import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow
+from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow
 
 ROLES = ("q_proj", "k_proj", "v_proj", "o_proj")
 METRIC = "normalized_spectral_shift"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ckptaudit.checkpoints.documents import clipped, reason
 from ckptaudit.checkpoints.fingerprint import fingerprint
-from ckptaudit.checkpoints.handle import Checkpoint, LowRankUpdate, TensorHandle
+from ckptaudit.checkpoints.json_files import clipped, reason
+from ckptaudit.checkpoints.tensors import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
 __all__ = ["Checkpoint", "LowRankUpdate", "TensorHandle", "fingerprint", "merge_adapter", "open_checkpoint"]
@@ -38,21 +38,21 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
     """
     if tuned.adapter is None and base.adapter is None:
         return tuned
-    from ckptaudit.checkpoints import adapters
+    from ckptaudit.checkpoints.adapters import merge
 
-    return adapters.merge_adapter(base, tuned, initial)
+    return merge.merge_adapter(base, tuned, initial)
 
 
 def _open(text: str) -> Checkpoint:
-    from ckptaudit.checkpoints.locate import locate
+    from ckptaudit.checkpoints.paths import locate
 
     base, plus, adapter = text.rpartition("+")
     if plus and base and Path(base).exists() and not Path(text).exists():
         return merge_adapter(_open(base), _open(adapter))
     place = locate(text)
     # Imported late: the readers pull in torch, which a path that does not exist should not wait for.
-    from ckptaudit.checkpoints.low_precision import widen
-    from ckptaudit.checkpoints.recognise import read_contents
+    from ckptaudit.checkpoints.float8 import widen
+    from ckptaudit.checkpoints.formats import read_contents
 
     contents = read_contents(place)
     if not contents.tensors:

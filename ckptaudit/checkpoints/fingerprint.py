@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-from ckptaudit.checkpoints.documents import reason
-from ckptaudit.checkpoints.handle import Checkpoint
+from ckptaudit.checkpoints.json_files import reason
+from ckptaudit.checkpoints.tensors import Checkpoint
 from ckptaudit.errors import CheckpointError, printable
 
 BLOCK = 4096

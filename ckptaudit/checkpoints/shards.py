@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from ckptaudit.checkpoints.documents import clipped, read_document, sibling
-from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints.json_files import clipped, read_document, sibling
+from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
-from ckptaudit.checkpoints.documents import clipped, file_size, reason
-from ckptaudit.checkpoints.handle import TensorHandle
+from ckptaudit.checkpoints.json_files import clipped, file_size, reason
+from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ckptaudit.cache import Contents, open_cache
 from ckptaudit.errors import printable
+from ckptaudit.measurement.base_cache import Contents, open_cache
 from ckptaudit.sizes import format_size
 
 HELP = "show or clear what is kept about base checkpoints"

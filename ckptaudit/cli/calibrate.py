@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ckptaudit.errors import CalibrationError, printable
-from ckptaudit.policy import DEFAULT_PROFILE
+from ckptaudit.judging.profiles import DEFAULT_PROFILE
 
 HELP = "learn limits from trusted runs and write them as a configuration"
 
@@ -40,13 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure exactly, write the file, and hold the runs against it once more. Raises CkptAuditError."""
     _refuse(options)
-    from ckptaudit.calibration import Learned, Settings, calibrate
-    from ckptaudit.calibration_file import render, support, write
+    from ckptaudit.calibration.config_file import render, support, write
+    from ckptaudit.calibration.learning import Learned, Settings, calibrate
     from ckptaudit.checkpoints import fingerprint
-    from ckptaudit.checks import load_checks
-    from ckptaudit.config import load_config
-    from ckptaudit.policy import companions, profile_file
-    from ckptaudit.session import AuditSession
+    from ckptaudit.judging.check_files import load_checks
+    from ckptaudit.judging.config import load_config
+    from ckptaudit.judging.profiles import companions, profile_file
+    from ckptaudit.pipeline.session import AuditSession
 
     settings = Settings(options.margin, options.coverage, options.confidence, options.force)
     session = AuditSession(options.base, options.tuned, device=options.device, exact=True, profile=options.profile)

@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(files: Sequence[Path]) -> list[str]:
-    from ckptaudit.checks import load_checks
-    from ckptaudit.policy import bundled_check_files
+    from ckptaudit.judging.check_files import load_checks
+    from ckptaudit.judging.profiles import bundled_check_files
 
     lines: list[str] = []
     for path in files or bundled_check_files():

@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Collect and say what was written. Raises CkptAuditError."""
-    from ckptaudit.collect import Request, collect
+    from ckptaudit.behavior.gradients import Request, collect
 
     for name in ("samples", "max_length", "batch_size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:

@@ -21,9 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the comparison; 1 if a verdict ended worse, else 0. Raises CkptAuditError."""
-    from ckptaudit.difference import compare
     from ckptaudit.report.difference_text import difference_lines
-    from ckptaudit.report.json_file import read_json
+    from ckptaudit.results.diff import compare
+    from ckptaudit.results.json_io import read_json
 
     if not 1 < options.factor < float("inf"):
         raise ReportError(f"--factor {options.factor:g}: a number above 1 is needed.")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from ckptaudit.errors import CheckpointError, ConfigError, ended, printable
 
 if TYPE_CHECKING:
-    from ckptaudit.checks import Check, CheckFile
-    from ckptaudit.config import Config
-    from ckptaudit.limits import Limit
+    from ckptaudit.judging.check_files import Check, CheckFile
+    from ckptaudit.judging.config import Config
+    from ckptaudit.judging.effective_config import Terms
+    from ckptaudit.judging.limits import Limit
+    from ckptaudit.judging.selection import Part
     from ckptaudit.pairing import ModelPair
-    from ckptaudit.result import AuditResult
-    from ckptaudit.selection import Part
-    from ckptaudit.terms import Terms
+    from ckptaudit.results.records import AuditResult
 
 HELP = "print the limit in force for a check on a layer or tensor, and where it comes from"
 LAST = "audit.json"
@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it. Raises CkptAuditError, for unknown names with the nearest ones."""
-    from ckptaudit.config import Config, check_files, find_config, load_config
+    from ckptaudit.judging.config import Config, check_files, find_config, load_config
 
     path = options.config or find_config([Path.cwd()])
     config = load_config(path) if path else Config()
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _chosen(name: str, files: tuple[CheckFile, ...]) -> tuple[CheckFile, Check]:
-    from ckptaudit.patterns import near
+    from ckptaudit.judging.patterns import near
 
     for file in files:
         if name in file.by_id:
@@ -74,7 +74,7 @@ def _named(text: str) -> ConfigError:
 
 
 def _read(path: Path) -> AuditResult:
-    from ckptaudit.report.json_file import read_json
+    from ckptaudit.results.json_io import read_json
 
     return read_json(path)
 
@@ -98,7 +98,7 @@ def _pair(base: str | None, result: AuditResult | None) -> ModelPair | None:
 def _terms(config: Config, file: CheckFile, check: Check, pair: ModelPair | None) -> Terms:
     from dataclasses import replace
 
-    from ckptaudit.terms import Terms
+    from ckptaudit.judging.effective_config import Terms
 
     overrides = tuple(o for o in config.overrides if o.check == check.id)
     waivers = tuple(w for w in config.waivers if w.check == check.id)
@@ -108,8 +108,8 @@ def _terms(config: Config, file: CheckFile, check: Check, pair: ModelPair | None
 
 def _parts(check: Check, subject: str, pair: ModelPair) -> list[Part]:
     """What the subject means to the check. Raises ConfigError with the nearest names."""
-    from ckptaudit.patterns import fits, near
-    from ckptaudit.selection import parts
+    from ckptaudit.judging.patterns import fits, near
+    from ckptaudit.judging.selection import parts
 
     owned = parts(check, pair)
     if subject in owned:
@@ -124,7 +124,7 @@ def _parts(check: Check, subject: str, pair: ModelPair) -> list[Part]:
 
 def _chain(terms: Terms, file: CheckFile, check: Check) -> Iterator[Row]:
     """Everything that sets a limit, the strongest last."""
-    from ckptaudit.policy import bundled_checks
+    from ckptaudit.judging.profiles import bundled_checks
 
     profile = f", profile {file.path.stem}" if file.path == bundled_checks() / file.path.name else ""
     yield "set by", f"check: {check.sign} {check.limit:g} in {file.home(check)}{profile}; {check.source}"

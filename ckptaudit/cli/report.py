@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptaudit.errors import ReportError, printable
 
 if TYPE_CHECKING:
-    from ckptaudit.result import AuditResult
+    from ckptaudit.results.records import AuditResult
 
 WRITERS = {
     "junit": "junit.write_junit",
@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what was asked for; print the summary if nothing was. Raises CkptAuditError."""
-    from ckptaudit.report.json_file import read_json
+    from ckptaudit.results.json_io import read_json
 
     result = read_json(options.result)
     asked = {name: given for name in WRITERS if (given := getattr(options, name)) is not None}

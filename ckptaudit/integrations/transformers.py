@@ -12,12 +12,12 @@ from typing import Any, Literal
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.config import Config, check_files, load_config
-from ckptaudit.direct import audit
 from ckptaudit.errors import CheckDefinitionError
+from ckptaudit.judging.config import Config, check_files, load_config
+from ckptaudit.pipeline.api import audit
 from ckptaudit.report.failure import number
-from ckptaudit.report.json_file import write_json
-from ckptaudit.result import AuditResult, VerdictRow
+from ckptaudit.results.json_io import write_json
+from ckptaudit.results.records import AuditResult, VerdictRow
 
 OnFail = Literal["warn", "stop"]
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg import compiled
+from ckptaudit.linalg.fast import compiled
 from ckptaudit.linalg.products import UNIT, multiply
 from ckptaudit.linalg.symmetric import add_gram, largest_eigenvalues, mirrored
 

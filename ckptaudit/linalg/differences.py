@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg import compiled
+from ckptaudit.linalg.fast import compiled
 from ckptaudit.linalg.masks import visibly_changed
 from ckptaudit.linalg.products import empty, mark_nonzero
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ckptaudit.linalg import compiled, lapack
+from ckptaudit.linalg.fast import compiled, lapack
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
 

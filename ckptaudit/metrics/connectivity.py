@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ckptaudit.collect.probes import Probe, read_probes
+from ckptaudit.behavior.probes import Probe, read_probes
 from ckptaudit.errors import CollectionError, MeasurementError
 from ckptaudit.linalg.spectra import relative_distance
-from ckptaudit.matching import Matching, matching_of
-from ckptaudit.matching.path import loss_path
 from ckptaudit.metrics.batch import MAX_SUBSPACE
 from ckptaudit.metrics.groups import Group, Member, Reading, group_metric
+from ckptaudit.pairing.matching import Matching, matching_of
+from ckptaudit.pairing.matching.path import loss_path
 
 MATCHING = "arXiv:2209.04836 (weight matching); arXiv:2402.04051"
 

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.inputs import INPUTS, Input, Inputs
 from ckptaudit.metrics.measurement import Measurement
 from ckptaudit.pairing import AlignedTensor, ModelPair
+from ckptaudit.pairing.auxiliary import INPUTS, Input, Inputs
 from ckptaudit.pairing.model_pair import FLOATING
 
 Scope = Literal["matrix", "layer", "model"]

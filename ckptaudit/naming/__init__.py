@@ -1,4 +1,4 @@
-"""Tensor names to layer and role, stored tensors to the matrices they hold. The rules: ckptaudit/naming/families/."""
+"""Tensor names to layer and role, stored tensors to the matrices they hold. The rules: naming/families/."""
 
 from __future__ import annotations
 

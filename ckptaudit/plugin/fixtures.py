@@ -10,8 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from ckptaudit.pairing import AlignedTensor, ModelPair
+    from ckptaudit.pairing.runs import Run
     from ckptaudit.plugin.gate import Gate
-    from ckptaudit.runs import Run
 
 NO_PAIR = "needs a pair of checkpoints: give --base PATH and --tuned PATH"
 

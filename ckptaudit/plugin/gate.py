@@ -13,28 +13,28 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
-from ckptaudit.against import load_released
-from ckptaudit.cache import open_cache
-from ckptaudit.checks import CheckFile, holds_checks, load_checks
-from ckptaudit.config import check_files
 from ckptaudit.errors import CkptAuditError, ReportError, printable
-from ckptaudit.inputs import INPUTS
+from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
+from ckptaudit.judging.config import check_files
+from ckptaudit.judging.judge import Verdict, undecidable
+from ckptaudit.judging.plan import Request
+from ckptaudit.judging.profiles import bundled_check_files, bundled_checks, companions
+from ckptaudit.measurement.base_cache import open_cache
+from ckptaudit.measurement.jobs import batch_budget
+from ckptaudit.measurement.store import MeasurementStore
+from ckptaudit.pairing.auxiliary import INPUTS
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import show_progress
 from ckptaudit.plugin.settings import CONFIG, settings_of
-from ckptaudit.policy import bundled_check_files, bundled_checks, companions
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
-from ckptaudit.requests import Request
-from ckptaudit.result import AuditResult
-from ckptaudit.route import batch_budget
-from ckptaudit.session import AuditSession
-from ckptaudit.store import MeasurementStore
-from ckptaudit.verdict import Verdict, undecidable
+from ckptaudit.results.baseline import load_released
+from ckptaudit.results.records import AuditResult
 
 STORE = "ckptaudit_store"
 REPORTED = "ckptaudit_reported"

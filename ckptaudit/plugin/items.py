@@ -9,13 +9,13 @@ import pytest
 from _pytest._code.code import ReprEntryNative, ReprExceptionInfo, ReprFileLocation, ReprTraceback
 from msgspec.structs import replace
 
-from ckptaudit.checks import CheckFile
 from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.judging.check_files import CheckFile
+from ckptaudit.judging.judge import Verdict, undecidable
+from ckptaudit.judging.plan import Request
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.report.failure import compared, explain, in_one_line
 from ckptaudit.report.junit import case_properties
-from ckptaudit.requests import Request
-from ckptaudit.session import AuditSession
-from ckptaudit.verdict import Verdict, undecidable
 
 if TYPE_CHECKING:
     from _pytest._code.code import ExceptionInfo, TerminalRepr

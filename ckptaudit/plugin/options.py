@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.inputs import INPUTS
-from ckptaudit.policy import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
+from ckptaudit.judging.profiles import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
+from ckptaudit.pairing.auxiliary import INPUTS
 
 
 def add_options(parser: pytest.Parser) -> None:

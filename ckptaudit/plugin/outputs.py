@@ -12,7 +12,7 @@ import pytest
 
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
 from ckptaudit.report.files import need
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Kind:
 
 
 KINDS = (
-    Kind("audit_json", "json_file", "write_json", "every number"),
-    Kind("audit_html", "html", "write_html", "the page to look at"),
-    Kind("audit_parquet", "parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"),
+    Kind("audit_json", "results.json_io", "write_json", "every number"),
+    Kind("audit_html", "report.html", "write_html", "the page to look at"),
+    Kind("audit_parquet", "report.parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"),
     Kind(
-        "audit_plot", "plot", "write_plot", "each metric over the steps", "matplotlib", "plot", may_be_folder=True
+        "audit_plot", "report.plot", "write_plot", "each metric over the steps", "matplotlib", "plot", may_be_folder=True
     ),
 )
 
@@ -67,7 +67,7 @@ class Outputs:
         """Write all; yields a sentence for each that could not be written."""
         for kind, path in self._asked:
             write: Callable[[AuditResult, Path], None] = getattr(
-                import_module(f"ckptaudit.report.{kind.module}"), kind.function
+                import_module(f"ckptaudit.{kind.module}"), kind.function
             )
             try:
                 write(result, path)

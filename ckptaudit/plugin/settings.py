@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptaudit.config import Config, find_config, load_config
 from ckptaudit.errors import ConfigError, printable
+from ckptaudit.judging.config import Config, find_config, load_config
 
 CONFIG = "ckptaudit_config"
 """Under this name a worker process is told what its controller has found."""

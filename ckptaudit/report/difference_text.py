@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from ckptaudit.difference import Changed, Difference, Moved
 from ckptaudit.errors import printable
 from ckptaudit.report.failure import number
+from ckptaudit.results.diff import Changed, Difference, Moved
 
 SHOWN = 20
 

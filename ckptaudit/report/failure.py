@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
-from ckptaudit.checks import Check
 from ckptaudit.errors import printable
+from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.judge import Ranked, Verdict
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, described
-from ckptaudit.result import CheckRow, VerdictRow
-from ckptaudit.verdict import Ranked, Verdict
+from ckptaudit.results.records import CheckRow, VerdictRow
 
 WIDTH = 100
 SENTENCE_LENGTH = 440

@@ -9,7 +9,7 @@ from ckptaudit.errors import ReportError, printable
 from ckptaudit.report.failure import in_one_line
 from ckptaudit.report.markdown import LIMIT, markdown
 from ckptaudit.report.worst import by_check, severity, worst_of
-from ckptaudit.result import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult, VerdictRow
 
 AT_MOST = 10
 """GitHub shows no more annotations of a step."""

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
+from ckptaudit.judging.judge import times_over
 from ckptaudit.report.places import is_selected, stack_of, subject_of
-from ckptaudit.result import AuditResult, CheckRow, MeasurementRow, VerdictRow
-from ckptaudit.verdict import times_over
+from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, VerdictRow
 
 
 class Shade(IntEnum):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.judge import Verdict
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.report.files import write_whole
-from ckptaudit.result import About, AuditResult, CheckpointRow, CheckRow, VerdictRow
-from ckptaudit.verdict import Verdict
+from ckptaudit.results.records import About, AuditResult, CheckpointRow, CheckRow, VerdictRow
 
 if TYPE_CHECKING:
     from junit_xml import TestCase

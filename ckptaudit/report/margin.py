@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptaudit.verdict import times_over
+from ckptaudit.judging.judge import times_over
 
 
 def margin(value: float, limit: float, sign: str) -> str:

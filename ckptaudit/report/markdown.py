@@ -14,7 +14,7 @@ from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.margin import margin
 from ckptaudit.report.table import WORDS, shortened
 from ckptaudit.report.worst import by_check, closing, worst_of
-from ckptaudit.result import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult, VerdictRow
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""

@@ -11,7 +11,7 @@ from ckptaudit.errors import ReportError, printable
 from ckptaudit.report.files import need
 from ckptaudit.report.markdown import markdown
 from ckptaudit.report.series import metric_series, run_names, verdict_series
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 EXPERIMENT = "ckptaudit"
 AT_ONCE = 1000

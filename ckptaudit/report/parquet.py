@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptaudit.metrics import REGISTRY
 from ckptaudit.report.files import need, write_whole
-from ckptaudit.result import SCHEMA, AuditResult
+from ckptaudit.results.records import SCHEMA, AuditResult
 
 COLUMNS = ("base", "tuned", "tensor", "layer", "role", "shape", "metric", "unit", "value", "kind")
 

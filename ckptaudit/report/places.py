@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from ckptaudit.naming.places import Place, in_groups, place
-from ckptaudit.result import MeasurementRow
+from ckptaudit.results.records import MeasurementRow
 
 
 def subject_of(row: MeasurementRow) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptaudit.errors import printable
-from ckptaudit.result import AuditResult, SeriesRow, TrajectoryRow
+from ckptaudit.results.records import AuditResult, SeriesRow, TrajectoryRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

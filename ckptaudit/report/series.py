@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptaudit.report.places import stack_of
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 """Points (layer, value) by name; what lies outside the layers has layer 0."""

@@ -12,7 +12,7 @@ from ckptaudit.report.failure import number
 from ckptaudit.report.margin import margin
 from ckptaudit.report.places import short_name
 from ckptaudit.report.worst import worst_of
-from ckptaudit.result import VerdictRow
+from ckptaudit.results.records import VerdictRow
 
 WORDS = {"passed": "holds", "failed": "BROKEN", "waived": "waived", "error": "CANNOT JUDGE", "skipped": "skipped"}
 COLOURS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from ckptaudit.report.files import need
 from ckptaudit.report.markdown import markdown
 from ckptaudit.report.series import metric_series, run_names, verdict_series
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 
 def log_to_tensorboard(result: AuditResult, folder: Path) -> None:

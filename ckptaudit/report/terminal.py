@@ -16,7 +16,7 @@ from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.margin import margin
 from ckptaudit.report.table import check_lines
 from ckptaudit.report.worst import by_check, closing
-from ckptaudit.result import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult, VerdictRow
 
 RUNS_SHOWN = 4
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ckptaudit.errors import printable
 from ckptaudit.report.failure import compared
-from ckptaudit.result import VerdictRow
+from ckptaudit.results.records import VerdictRow
 
 SHOWN = 10
 """How many of a kind get a line of their own."""

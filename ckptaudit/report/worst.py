@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ckptaudit.result import AuditResult, VerdictRow
-from ckptaudit.verdict import times_over
+from ckptaudit.judging.judge import times_over
+from ckptaudit.results.records import AuditResult, VerdictRow
 
 GRAVITY = ("error", "failed", "waived", "passed", "skipped")
 

@@ -45,7 +45,7 @@ def refused(tmp_path: Path) -> Iterator[Callable[..., str]]:
         return message
 
     # torch's and numpy's own imports are no part of what an attacker can make us allocate.
-    import ckptaudit.checkpoints.recognise  # noqa: F401
+    import ckptaudit.checkpoints.formats  # noqa: F401
 
     signal.signal(signal.SIGALRM, late)
     signal.alarm(20)

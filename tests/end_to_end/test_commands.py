@@ -73,7 +73,7 @@ def test_a_run_that_audits_nothing_pays_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text("def test_theirs():\n    pass\n")
     brought = modules_after("import pytest; code = pytest.main(['-q', '-p', 'ckptaudit.plugin'])", tmp_path)
     assert not brought & set(HEAVY)
-    assert not brought & {"ckptaudit.session", "ckptaudit.plugin.gate", "ckptaudit.checks"}
+    assert not brought & {"ckptaudit.pipeline.session", "ckptaudit.plugin.gate", "ckptaudit.judging.check_files"}
 
 
 @pytest.mark.parametrize("command", [["--help"], ["audit", "--help"], ["cache", "info"]], ids=" ".join)

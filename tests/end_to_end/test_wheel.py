@@ -36,7 +36,7 @@ def test_the_compiled_part_is_built_where_there_is_a_compiler(sources: Path, tmp
     wheel = built(sources, tmp_path)
     assert wheel.name.endswith(".whl")
     assert "-py3-none-any" not in wheel.name
-    assert "ckptaudit/linalg/_compiled.so" in zipfile.ZipFile(wheel).namelist()
+    assert "ckptaudit/linalg/fast/_compiled.so" in zipfile.ZipFile(wheel).namelist()
     # Nothing of another build is taken for this one's.
     assert "-py3-none-any" in built(sources, tmp_path / "none", CC="no-such-compiler").name
 
@@ -48,8 +48,8 @@ def test_a_compiler_that_knows_one_processor_only_will_do(sources: Path, tmp_pat
     plain.chmod(0o755)
     wheel = built(sources, tmp_path, CC=str(plain))
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if "_compiled" in name] == ["ckptaudit/linalg/_compiled.so"]
-    script = "from ckptaudit.linalg import compiled; import torch; print(compiled.is_available())"
+    assert [name for name in names if "_compiled" in name] == ["ckptaudit/linalg/fast/_compiled.so"]
+    script = "from ckptaudit.linalg.fast import compiled; import torch; print(compiled.is_available())"
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     seen = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path / "installed", check=True, capture_output=True, text=True

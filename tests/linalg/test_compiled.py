@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from ckptaudit.linalg import compiled
 from ckptaudit.linalg.changes import own_product, products
+from ckptaudit.linalg.fast import compiled
 
 UNIT = 2.0**-24
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg import compiled, lapack, symmetric
+from ckptaudit.linalg import symmetric
+from ckptaudit.linalg.fast import compiled, lapack
 from ckptaudit.linalg.symmetric import (
     Eigen,
     add_gram,

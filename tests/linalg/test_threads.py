@@ -9,7 +9,7 @@ PROGRAM = """
 from concurrent.futures import ThreadPoolExecutor
 import torch
 from threadpoolctl import threadpool_info
-from ckptaudit.linalg import lapack
+from ckptaudit.linalg.fast import lapack
 from ckptaudit.linalg.threads import blas_threads
 
 def threads():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.inputs import INPUTS, Input, Inputs
 from ckptaudit.metrics import GROUP_METRICS, Measurement
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import pair_checkpoints
+from ckptaudit.pairing.auxiliary import INPUTS, Input, Inputs
 
 MeasureWhole = Callable[..., Measurement]
 

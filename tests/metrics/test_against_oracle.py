@@ -10,10 +10,10 @@ import pytest
 import torch
 from oracle import ORACLE, Matrix
 
-from ckptaudit.engine import measure
+from ckptaudit.measurement.jobs import Job, Route
+from ckptaudit.measurement.scheduler import measure
 from ckptaudit.metrics import REGISTRY, PairBatch
 from ckptaudit.pairing import pair_checkpoints
-from ckptaudit.route import Job, Route
 
 # Angles between larger spaces are defined by the package itself; test_rotation.py holds them to planted truth.
 OWN_DEFINITIONS = {"principal_rotation_left", "principal_rotation_right"}

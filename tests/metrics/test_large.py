@@ -11,7 +11,8 @@ from adversarial import KINDS, UPDATES, base_of, stored, update_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ckptaudit.linalg import compiled, leading
+from ckptaudit.linalg import leading
+from ckptaudit.linalg.fast import compiled
 from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, base_facts, large
 
 ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]

@@ -18,7 +18,7 @@ from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group
-from ckptaudit.session import AuditSession
+from ckptaudit.pipeline.session import AuditSession
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore::Warning:{name}.*") for name in ("peft", "transformers")]
 

@@ -229,7 +229,7 @@ def test_without_the_options_pytest_runs_as_ever_and_torch_stays_out(pytester: p
         import sys
         def test_plain():
             assert "torch" not in sys.modules
-            assert "ckptaudit.checks" not in sys.modules
+            assert "ckptaudit.judging.check_files" not in sys.modules
         """
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ckptaudit.cache import FactorCache
+from ckptaudit.measurement.base_cache import FactorCache
 
 Rows = list[tuple[Any, ...]]
 

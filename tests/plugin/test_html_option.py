@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.report.html import render_html
-from ckptaudit.report.json_file import read_json
+from ckptaudit.results.json_io import read_json
 
 
 @pytest.fixture

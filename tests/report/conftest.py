@@ -15,11 +15,11 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-from ckptaudit.checks import load_checks
-from ckptaudit.policy import profile_file
+from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.profiles import profile_file
+from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.report.html import write_html
-from ckptaudit.result import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow, check_row
-from ckptaudit.session import AuditSession
+from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow, check_row
 
 HARMLESS = "placeholder"
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u2028"

@@ -16,11 +16,11 @@ import pytest
 import scipy.linalg
 
 from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.judging.judge import times_over
 from ckptaudit.report.html import render_html, write_html
 from ckptaudit.report.html.placing import likeness, placed, published
-from ckptaudit.report.json_file import read_json, write_json
-from ckptaudit.result import AuditResult, MeasurementRow
-from ckptaudit.verdict import times_over
+from ckptaudit.results.json_io import read_json, write_json
+from ckptaudit.results.records import AuditResult, MeasurementRow
 
 VENDOR = Path(__file__).parent.parent.parent / "ckptaudit" / "report" / "html" / "vendor"
 

@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from ckptaudit.report.html import write_html
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 ARTEFACTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 

@@ -12,9 +12,9 @@ from lxml import etree
 from safetensors.torch import load_file, save_file
 from synthetic import measured, result, verdict
 
-from ckptaudit.report.json_file import read_json
 from ckptaudit.report.junit import junit
-from ckptaudit.result import AuditResult
+from ckptaudit.results.json_io import read_json
+from ckptaudit.results.records import AuditResult
 
 GRAMMAR = Path(__file__).with_name("junit.rng")
 

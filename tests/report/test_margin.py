@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptaudit.judging.judge import times_over
 from ckptaudit.report.margin import margin
-from ckptaudit.verdict import times_over
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 

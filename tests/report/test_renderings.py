@@ -7,7 +7,7 @@ import pytest
 from synthetic import check, verdict
 
 from ckptaudit.report.failure import SENTENCE_LENGTH, explain, in_one_line, number
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 
 def test_a_failure_fits_on_one_screen(supervised: AuditResult) -> None:

@@ -7,7 +7,7 @@ from rich.text import Text
 from synthetic import check, large, measured, result, verdict
 
 from ckptaudit.report.terminal import render_summary
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 
 def rendered(found: AuditResult, **options: object) -> list[str]:

@@ -17,7 +17,7 @@ from ckptaudit.report.mlflow import log_to_mlflow
 from ckptaudit.report.parquet import COLUMNS, write_parquet
 from ckptaudit.report.series import metric_series, run_names, verdict_series
 from ckptaudit.report.tensorboard import log_to_tensorboard
-from ckptaudit.result import AuditResult
+from ckptaudit.results.records import AuditResult
 
 SHIFT = "normalized_spectral_shift"
 

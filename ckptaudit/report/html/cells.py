@@ -10,10 +10,10 @@ from math import prod
 import msgspec
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.judge import times_over
 from ckptaudit.metrics import REGISTRY
 from ckptaudit.report.html.scope import covers, place_of, subject_of
-from ckptaudit.result import AuditResult, CheckRow, MeasurementRow
-from ckptaudit.verdict import times_over
+from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow
 
 KEPT = 6
 """How many of a cell's tensors are listed, the worst first; the JSON has them all."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.judge import Outcome, times_over
 from ckptaudit.report.failure import number
-from ckptaudit.result import AuditResult, CheckRow, VerdictRow
-from ckptaudit.verdict import Outcome, times_over
+from ckptaudit.results.records import AuditResult, CheckRow, VerdictRow
 
 GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
 SYMBOLS: dict[Outcome, str] = {"failed": "✕", "error": "!", "waived": "~", "passed": "✓", "skipped": "–"}

@@ -17,7 +17,7 @@ from ckptaudit.report.failure import number
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import SYMBOLS, WORDS, Line, is_open, lines_of, margin, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
-from ckptaudit.result import AuditResult, CheckRow, SpectrumRow
+from ckptaudit.results.records import AuditResult, CheckRow, SpectrumRow
 
 HERE = Path(__file__).parent
 SCRIPTS = ("grid.js", "charts.js", "page.js")

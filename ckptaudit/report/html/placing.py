@@ -13,7 +13,7 @@ import msgspec
 
 from ckptaudit.report.html.cells import parameters
 from ckptaudit.report.html.scope import is_body
-from ckptaudit.result import AuditResult, MeasurementRow
+from ckptaudit.results.records import AuditResult, MeasurementRow
 
 PUBLISHED = Path(__file__).parent.parent / "published.toml"
 REGIMES = {"rlvr": "RLVR", "distillation": "on-policy distillation", "sft": "supervised fine-tuning"}

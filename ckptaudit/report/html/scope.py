@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ckptaudit.naming import Place, in_groups, place
-from ckptaudit.result import CheckRow, MeasurementRow
+from ckptaudit.results.records import CheckRow, MeasurementRow
 
 BODY = ("attention", "mlp")
 """The matrices that published figures are about."""

@@ -1,0 +1,1 @@
+"""What a model does on probe texts: its loss, its gradients."""

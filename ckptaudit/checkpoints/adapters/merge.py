@@ -1,0 +1,155 @@
+"""The merge of a PEFT adapter into the weights that it was trained on.
+
+The merged numbers are those of peft's own `merge_and_unload` on the base in its stored dtype: factors in
+float32, one product, one rounding into the weight's dtype. That is what gets deployed; an update too small
+for bfloat16 is lost there as it is in the merged model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptaudit.checkpoints.adapters.peft import MERGE_FIRST
+from ckptaudit.checkpoints.json_files import clipped
+from ckptaudit.checkpoints.tensors import Adapter, Checkpoint, Factors, LowRankUpdate, TensorHandle
+from ckptaudit.errors import CheckpointError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
+    """The tuned side as full weights: an adapter merged into `base`, tensor by tensor as they are read.
+
+    A checkpoint that is no adapter is retransposed as it is, so callers need not ask. `initial` is the adapter
+    before training; one begun by a randomised PiSSA cannot be merged without it. Raises CheckpointError if
+    that is missing or fits no module, or if the adapter changes a weight that the base does not hold.
+    """
+    adapter = tuned.adapter
+    if base.adapter is not None:
+        raise CheckpointError(
+            f"{printable(base.path)}: an adapter alone cannot be the base; pass the full weights, "
+            "or WEIGHTS+ADAPTER to merge the two."
+        )
+    if adapter is None:
+        return tuned
+    tensors = dict(base.tensors)
+    for name, handle in adapter.replaced.items():
+        target = _find(tensors, name) or name
+        tensors[target] = _cast(replace(handle, name=target), tensors.get(target))
+    start = _start(adapter, initial)
+    for module, factors in adapter.factors.items():
+        _merge_module(tensors, adapter, module, factors, start.get(module))
+    return Checkpoint(
+        path=tuned.path,
+        format=tuned.format,
+        tensors=dict(sorted(tensors.items())),
+        config={**base.config, **tuned.config},
+    )
+
+
+def _start(adapter: Adapter, initial: Checkpoint | None) -> Mapping[str, Factors]:
+    """What a randomised PiSSA took out of the base, module by module; empty where nothing has to be known."""
+    if not adapter.approximate:
+        return {}
+    if initial is None or initial.adapter is None:
+        raise CheckpointError(
+            f"{printable(adapter.path)}: an adapter begun by a randomised PiSSA changes the base in a way that "
+            "cannot be repeated; give the adapter as it was before training with --audit-adapter-init PATH, or "
+            "convert it to plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=...)."
+        )
+    start = initial.adapter.factors
+    for module, own in adapter.factors.items():
+        if module not in start or update_shape(start[module]) != update_shape(own):
+            raise CheckpointError(
+                f"--audit-adapter-init {printable(initial.path)}: nothing there that fits {clipped(module)}; pass "
+                "the adapter that this training started from."
+            )
+    return start
+
+
+def _find(tensors: Mapping[str, TensorHandle], name: str) -> str | None:
+    """The base's name for an adapter's tensor: the same, or the only one that differs by a prefix."""
+    if name in tensors:
+        return name
+    near = [other for other in tensors if other.endswith(f".{name}") or name.endswith(f".{other}")]
+    return near[0] if len(near) == 1 else None
+
+
+def _merge_module(
+    tensors: dict[str, TensorHandle], adapter: Adapter, module: str, factors: Factors, start: Factors | None
+) -> None:
+    name = _find(tensors, f"{module}.weight")
+    if name is None:
+        raise CheckpointError(
+            f"{printable(adapter.path)}: the adapter changes {clipped(module)}, which the base does not "
+            "hold; "
+            "pass the base that it was trained on" + (f" ({clipped(adapter.base)})." if adapter.base else ".")
+        )
+    tensors[name] = _merged(tensors[name], adapter, factors, start)
+    if factors.bias is not None:
+        bias = name.removesuffix("weight") + "bias"
+        if bias not in tensors:
+            raise CheckpointError(
+                f"{printable(adapter.path)}: {clipped(module)} has no bias to change; {MERGE_FIRST}."
+            )
+        tensors[bias] = _shifted(tensors[bias], factors.bias, factors.scale)
+
+
+def _merged(weight: TensorHandle, adapter: Adapter, factors: Factors, start: Factors | None) -> TensorHandle:
+    from ckptaudit.checkpoints.adapters.merged_weight import MergedWeight
+
+    transposed = _is_transposed(weight, adapter, factors)
+    pissa = adapter.pissa and not factors.embedding
+    taken_out = None if factors.embedding else start
+    merge = MergedWeight(weight, factors, transposed=transposed, pissa=pissa, start=taken_out)
+    simple = factors.magnitude is None and len(weight.shape) == 2
+    product = LowRankUpdate(factors.up, factors.down, factors.scale, transposed) if simple else None
+    low_rank = None if pissa or taken_out is not None else product
+    return replace(weight, load=merge.load, low_rank=low_rank, product=product, file=factors.up.file)
+
+
+def _is_transposed(weight: TensorHandle, adapter: Adapter, factors: Factors) -> bool:
+    """Whether the weight is stored as the transpose of the factors' product; shapes decide where they can."""
+    shape = update_shape(factors)
+    fits = [
+        transposed
+        for transposed in (False, True)
+        if (shape[::-1] if transposed and len(shape) == 2 else shape) == weight.shape
+    ]
+    if not fits:
+        raise CheckpointError(
+            f"{printable(adapter.path)}: the update of {clipped(weight.name)} has shape {list(shape)}, "
+            "the base "
+            f"{list(weight.shape)}; pass the base that the adapter was trained on."
+        )
+    stated = factors.embedding or (adapter.fan_in_fan_out and len(shape) == 2)
+    return stated if stated in fits else fits[0]
+
+
+def update_shape(factors: Factors) -> tuple[int, ...]:
+    """The shape of `up @ down`, from the factors' shapes alone."""
+    return (factors.up.shape[0], *factors.down.shape[1:])
+
+
+def _shifted(bias: TensorHandle, shift: TensorHandle, scale: float) -> TensorHandle:
+    def load() -> Tensor:
+        own = bias.read()
+        return (own + shift.read().float() * scale).to(own.dtype)
+
+    return replace(bias, load=load)
+
+
+def _cast(handle: TensorHandle, like: TensorHandle | None) -> TensorHandle:
+    """A replacement in the dtype of what it replaces, as loading it into the model would give."""
+    if like is None or like.dtype == handle.dtype:
+        return handle
+
+    def load() -> Tensor:
+        from ckptaudit.checkpoints.storage import DTYPES
+
+        return handle.read().to(DTYPES[like.dtype])
+
+    return replace(handle, dtype=like.dtype, load=load)

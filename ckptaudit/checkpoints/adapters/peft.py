@@ -1,0 +1,161 @@
+"""Reader for PEFT adapters: a folder's configuration and tensors as factors by module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from ckptaudit.checkpoints.json_files import clipped, read_document
+from ckptaudit.checkpoints.tensors import Adapter, Factors, TensorHandle
+from ckptaudit.errors import CheckpointError, printable
+
+CONFIG = "adapter_config.json"
+MERGE_FIRST = "merge it with peft's merge_and_unload and audit the result"
+
+# Settings that change what the factors mean. Each is absent, null, false or empty in a plain adapter.
+_VARIANTS = (
+    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config",
+    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora",
+    "velora_config",
+)  # fmt: skip
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "pissa")
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?P<kind>\.weight|\.bias)?"
+)
+_WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save)(?=\.|$)")
+# Patterns come from the file. Only such as cannot backtrack without end are matched.
+_TAME = re.compile(r"(?:[\w\-/|^$]|\\?\.|\\d[+*]?|\.[+*])+")
+
+
+class _Config(msgspec.Struct):
+    peft_type: str
+    r: int = 8
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    init_lora_weights: bool | str | None = True
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    base_model_name_or_path: str | None = None
+
+
+def open_adapter(folder: Path, tensors: dict[str, TensorHandle]) -> Adapter:
+    """The adapter that a folder's configuration and tensors describe. Raises CheckpointError."""
+    path = folder / CONFIG
+    config = _checked_config(path)
+    parts: dict[str, dict[str, TensorHandle]] = {}
+    replaced: dict[str, TensorHandle] = {}
+    for name, handle in tensors.items():
+        _sort(path, _base_name(name), handle, parts, replaced)
+    factors = {module: _factors(path, config, module, found) for module, found in parts.items()}
+    return Adapter(
+        path=str(folder),
+        factors=MappingProxyType(factors),
+        replaced=MappingProxyType(replaced),
+        fan_in_fan_out=config.fan_in_fan_out,
+        pissa=config.init_lora_weights == "pissa",
+        approximate=_is_approximate(config),
+        base=config.base_model_name_or_path,
+    )
+
+
+def _checked_config(path: Path) -> _Config:
+    raw = read_document(path, dict[str, object])
+    kind = raw.get("peft_type")
+    odd = [name for name in _VARIANTS if raw.get(name)]
+    if kind != "LORA" or odd:
+        what = f"a {clipped(kind)} adapter" if kind != "LORA" else f"a LoRA adapter with {odd[0]}"
+        raise CheckpointError(f"{printable(path)}: {what}, which is not read; {MERGE_FIRST}.")
+    try:
+        config = msgspec.convert(raw, _Config)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(
+            f"{printable(path)}: not a LoRA configuration ({clipped(error)}); save it again."
+        ) from error
+    if config.init_lora_weights not in _PLAIN_STARTS and not _is_approximate(config):
+        raise CheckpointError(
+            f"{printable(path)}: an adapter begun with "
+            f"init_lora_weights={clipped(config.init_lora_weights)!r} changes the "
+            "base in a way that cannot be repeated; convert it to plain LoRA with save_pretrained("
+            "path_initial_model_for_weight_conversion=...), or " + MERGE_FIRST + "."
+        )
+    return config
+
+
+def _is_approximate(config: _Config) -> bool:
+    return bool(re.fullmatch(r"pissa_niter_\d{1,4}", str(config.init_lora_weights)))
+
+
+def _base_name(name: str) -> str:
+    return _WRAPPERS.sub("", name.removeprefix("base_model.model.")).replace(".default.", ".")
+
+
+def _sort(
+    path: Path,
+    name: str,
+    handle: TensorHandle,
+    parts: dict[str, dict[str, TensorHandle]],
+    replaced: dict[str, TensorHandle],
+) -> None:
+    match = _FACTOR.fullmatch(name.removesuffix(".default"))
+    where, key = (replaced, name) if match is None else (parts.setdefault(match["module"], {}), _part(match))
+    if match is None and ("lora_" in name or "token_adapter" in name):
+        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} is of no known kind; {MERGE_FIRST}.")
+    if key in where:
+        raise CheckpointError(
+            f"{printable(path)}: two tensors of the adapter stand for {clipped(name)}; {MERGE_FIRST}."
+        )
+    where[key] = handle
+
+
+def _part(match: re.Match[str]) -> str:
+    return match["part"] + (".bias" if match["kind"] == ".bias" else "")
+
+
+def _factors(path: Path, config: _Config, module: str, found: dict[str, TensorHandle]) -> Factors:
+    embedding = "lora_embedding_A" in found
+    infix = "lora_embedding_" if embedding else "lora_"
+    down, up = found.get(infix + "A"), found.get(infix + "B")
+    if down is None or up is None or len(down.shape) < 2 or len(up.shape) < 2 or up.shape[1] != down.shape[0]:
+        raise CheckpointError(
+            f"{printable(path)}: the factors of {clipped(module)} are missing or do not fit; save the "
+            "adapter again."
+        )
+    magnitude = found.get("lora_magnitude_vector")
+    if config.use_dora != (magnitude is not None):
+        raise CheckpointError(
+            f"{printable(path)}: use_dora and the tensors of {clipped(module)} disagree; save the adapter again."
+        )
+    return Factors(
+        down, up, _scale(path, config, module, down.shape[0]), magnitude, found.get("lora_B.bias"), embedding
+    )
+
+
+def _scale(path: Path, config: _Config, module: str, rank: int) -> float:
+    alpha = _matching(path, config.alpha_pattern or {}, module, config.lora_alpha)
+    declared = _matching(path, config.rank_pattern or {}, module, config.r)
+    if rank < 1 or declared != rank:
+        raise CheckpointError(
+            f"{printable(path)}: {clipped(module)} has rank {rank} where the configuration says {declared}; "
+            "save the adapter again."
+        )
+    return alpha / sqrt(rank) if config.use_rslora else alpha / rank
+
+
+def _matching(path: Path, patterns: Mapping[str, float], module: str, default: float) -> float:
+    """The value of the first pattern that matches the module's name, as peft chooses it."""
+    for pattern, value in patterns.items():
+        if not _TAME.fullmatch(pattern) or pattern.count("+") + pattern.count("*") > 3 or len(module) > 500:
+            raise CheckpointError(
+                f"{printable(path)}: the pattern {clipped(pattern)!r} is more than is read; {MERGE_FIRST}."
+            )
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

@@ -1,0 +1,122 @@
+"""What every reader returns: a read-only map from tensor name to a handle. Opening reads headers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankUpdate:
+    """The update of a merged weight before it was rounded to the weight's dtype: `scale * up @ down`.
+
+    `transposed` says that the stored weight is the transpose of that product (`fan_in_fan_out`, embeddings).
+    """
+
+    up: TensorHandle
+    down: TensorHandle
+    scale: float
+    transposed: bool = False
+
+    @property
+    def rank(self) -> int:
+        """The most directions that the update can have."""
+        return self.down.shape[0]
+
+    def dense(self) -> Tensor:
+        """`scale * up @ down` in float64, laid out as the weight is stored."""
+        whole = self.scale * self.up.read().double() @ self.down.read().double()
+        return whole.T if self.transposed else whole
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHandle:
+    """One tensor of a checkpoint: its header facts, and the way to its bytes.
+
+    `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update; `product`
+    also where the adapter's product was added to what PiSSA left of the weight, and so is not its update.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+    load: Callable[[], Tensor] = field(repr=False, compare=False)
+    low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
+    product: LowRankUpdate | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def parameters(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
+
+    def read(self) -> Tensor:
+        """The tensor on the CPU in its stored dtype. Raises CheckpointError if the file is damaged."""
+        return self.load()
+
+    def with_tensor(self, tensor: Tensor) -> TensorHandle:
+        """The same handle over other contents; how damages are made for tests of the checks."""
+        return replace(
+            self,
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            load=lambda: tensor,
+            low_rank=None,
+            product=None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The parts of one module's low-rank update, and the number that scales their product."""
+
+    down: TensorHandle
+    up: TensorHandle
+    scale: float
+    magnitude: TensorHandle | None = None
+    bias: TensorHandle | None = None
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What an adapter changes: factors by module, and whole tensors that replace the base's."""
+
+    path: str
+    factors: Mapping[str, Factors]
+    replaced: Mapping[str, TensorHandle]
+    fan_in_fan_out: bool = False
+    pissa: bool = False
+    approximate: bool = False
+    """Whether PiSSA took its directions from a randomised decomposition, which no one can repeat."""
+    base: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint's tensors by name, in sorted order, and its model configuration if it has one.
+
+    `adapter` is there where the tensors are an adapter's factors: `merge_adapter` makes weights of them.
+    """
+
+    path: str
+    format: str
+    tensors: Mapping[str, TensorHandle]
+    config: Mapping[str, object] = field(default_factory=dict)
+    adapter: Adapter | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of entries over all tensors."""
+        return sum(handle.parameters for handle in self.tensors.values())
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the configuration says that the output head shares the input embedding."""
+        return self.config.get("tie_word_embeddings") is True

@@ -1,0 +1,81 @@
+"""Named damages to a series of runs. A check over steps or siblings names the one that must break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptaudit.checkpoints import Checkpoint, TensorHandle
+from ckptaudit.damages.weights import PERTURBATIONS, _is_matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Series = Sequence[Checkpoint]
+Damage = Callable[[Checkpoint, Series], list[Checkpoint]]
+
+SERIES_DAMAGES: dict[str, Damage] = {}
+SERIES_DESCRIPTIONS: dict[str, str] = {}
+
+
+def damage(function: Damage) -> Damage:
+    """Register a damage to a series: (base, runs in order) to the damaged runs."""
+    SERIES_DAMAGES[function.__name__] = function
+    SERIES_DESCRIPTIONS[function.__name__] = function.__doc__ or ""
+    return function
+
+
+@damage
+def break_away_at_the_end(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """The last save's update is ten times as large."""
+    return [*runs[:-1], _updated(base, runs[-1], lambda update: 10.0 * update)]
+
+
+@damage
+def widen_at_the_end(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """The last save's update is spread evenly over all directions."""
+    return [*runs[:-1], PERTURBATIONS["flatten_update"](base, runs[-1])]
+
+
+@damage
+def turn_around_at_the_end(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """The last save's update has its columns in another order: the same size and rank, elsewhere."""
+    return [*runs[:-1], _updated(base, runs[-1], _shuffled)]
+
+
+@damage
+def send_one_elsewhere(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """One run's update has its rows and columns in another order: the same size and rank, elsewhere."""
+    return [*runs[:-1], _updated(base, runs[-1], lambda update: _shuffled(_shuffled(update).mT).mT)]
+
+
+@damage
+def send_one_to_the_largest_weights(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """One run's update lands on the largest tenth of the base's entries and nowhere else."""
+    return [*runs[:-1], PERTURBATIONS["overwrite_largest_weights"](base, runs[-1])]
+
+
+def _shuffled(update: Tensor) -> Tensor:
+    import torch
+
+    order = torch.randperm(update.shape[1], generator=torch.Generator().manual_seed(0))
+    return update[:, order]
+
+
+def _updated(base: Checkpoint, tuned: Checkpoint, change: Callable[[Tensor], Tensor]) -> Checkpoint:
+    changed = {
+        name: _with_update(base.tensors[name], handle, change)
+        for name, handle in tuned.tensors.items()
+        if name in base.tensors and _is_matrix(handle)
+    }
+    return replace(tuned, tensors={**tuned.tensors, **changed})
+
+
+def _with_update(base: TensorHandle, tuned: TensorHandle, change: Callable[[Tensor], Tensor]) -> TensorHandle:
+    def load() -> Tensor:
+        before, after = base.read().double(), tuned.read()
+        # A rounded sum of two rounded numbers: stored in float32, the moved update survives as it is.
+        return (before + change(after.double() - before)).float()
+
+    return replace(tuned, load=load, dtype="float32", low_rank=None)

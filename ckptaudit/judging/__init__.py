@@ -1,0 +1,1 @@
+"""Measurements to verdicts: checks, limits, configuration, waivers, and the decision."""

@@ -1,0 +1,284 @@
+"""A claim as data: the schema of a check, and reading check files with every mistake named at once."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ckptaudit.damages.runs import SERIES_DAMAGES
+from ckptaudit.damages.weights import PERTURBATIONS
+from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS, Over, metric_names, nearest
+from ckptaudit.toml_files import read_toml
+
+Per = Literal["matrix", "layer", "model"]
+JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
+Severity = Literal["gate", "warn", "info"]
+
+CHOICES = {
+    "per": ("matrix", "layer", "model"),
+    "judge_by": ("worst", "mean", "weighted_mean", "sum"),
+    "severity": ("gate", "warn", "info"),
+}
+FILE_KEYS = ("check", "include", "exclude")
+
+
+class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a claim can be judged at all: tensors whose `metric` is at least `at_least`."""
+
+    metric: str
+    at_least: float
+
+
+class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A published figure past which a value tells of another kind of training; no calibration goes beyond it."""
+
+    value: float
+    source: str
+
+
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One claim with its limit, its scope, its source, and the damage under which it must fail."""
+
+    id: str
+    claim: str
+    source: str
+    metric: str
+    roles: tuple[str, ...]
+    per: Per
+    breaks_when: str
+    remedy: str
+    at_most: float | None = None
+    at_least: float | None = None
+    judge_by: JudgeBy = "worst"
+    only_where: Guard | None = None
+    severity: Severity = "gate"
+    published: str = ""
+    note: str = ""
+    never_beyond: Separation | None = None
+
+    @property
+    def limit(self) -> float:
+        """The one limit the check has."""
+        limit = self.at_most if self.at_most is not None else self.at_least
+        assert limit is not None  # load_checks admits no check without a limit
+        return limit
+
+    @property
+    def sign(self) -> str:
+        """How a good value compares with the limit."""
+        return "<=" if self.at_most is not None else ">="
+
+    def margin(self, value: float, limit: float | None = None) -> float:
+        """How far inside the limit a value lies; negative when it is broken, NaN for NaN.
+
+        `limit` stands in for the check's own where a configuration has moved it.
+        """
+        limit = self.limit if limit is None else limit
+        return limit - value if self.at_most is not None else value - limit
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What has to be measured to judge it."""
+        return (self.metric,) if self.only_where is None else (self.metric, self.only_where.metric)
+
+    @property
+    def about_pair(self) -> bool:
+        """Whether it judges the pair's headers rather than any matrix."""
+        return self.metric in PAIR_FACTS
+
+    @property
+    def about_group(self) -> bool:
+        """Whether it judges several weights taken together, by one number."""
+        return self.metric in GROUP_METRICS
+
+    @property
+    def over(self) -> Over | None:
+        """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
+        metric = RUNS_METRICS.get(self.metric)
+        return metric.over if metric else None
+
+
+@dataclass(frozen=True)
+class CheckFile:
+    """The checks of one file, those it includes first; `homes` names the files that included ones stand in."""
+
+    path: Path
+    checks: tuple[Check, ...]
+    homes: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def by_id(self) -> dict[str, Check]:
+        """Checks by id."""
+        return {check.id: check for check in self.checks}
+
+    def home(self, check: Check) -> str:
+        """The name of the file in which the check is written."""
+        return self.homes.get(check.id, self.path.name)
+
+
+def holds_checks(path: Path) -> bool:
+    """Whether a TOML file is meant as a check file; one that is and cannot be parsed must not be passed over."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return "[[check]]" in text
+    return "check" in content or ("include" in content and set(content) <= set(FILE_KEYS))
+
+
+def load_checks(path: Path) -> CheckFile:
+    """Read a check file. Raises CheckDefinitionError naming file, check, key and what is allowed."""
+    return _load(path, open_files=())
+
+
+def _load(path: Path, open_files: tuple[Path, ...]) -> CheckFile:
+    content = read_toml(path, "check", CheckDefinitionError)
+    included = _included(path, content, open_files)
+    own, problems = [], _file_problems(content)
+    tables = content.get("check", [])
+    for position, table in enumerate(tables if isinstance(tables, list) else [], start=1):
+        try:
+            own.append(_check(table))
+        except _Problem as problem:
+            label = table.get("id") if isinstance(table, dict) else None
+            problems.append(f"check {printable(label) if label else f'number {position}'}, {problem}")
+    problems += _repeated(check.id for check in (*included.checks, *own))
+    if not problems and not (included.checks or own):
+        problems.append("key check: no [[check]] table; add at least one")
+    if problems:
+        raise CheckDefinitionError(f"{printable(path)}: {'; '.join(problems)}.")
+    return CheckFile(path, (*included.checks, *own), included.homes)
+
+
+def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> CheckFile:
+    names, excluded = content.get("include", []), content.get("exclude", [])
+    for key, value in (("include", names), ("exclude", excluded)):
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise CheckDefinitionError(f"{printable(path)}: key {key}: a list of strings is allowed.")
+    if path.resolve() in open_files:
+        raise CheckDefinitionError(f"{printable(path)}: key include: the file includes itself; remove the cycle.")
+    files = [_load(path.parent / name, (*open_files, path.resolve())) for name in names]
+    homes = {check.id: file.home(check) for file in files for check in file.checks}
+    checks = [check for file in files for check in file.checks]
+    ids = [check.id for check in checks]
+    for unknown in (e for e in excluded if e not in ids):
+        raise CheckDefinitionError(
+            f"{printable(path)}: key exclude: {printable(unknown)!r} is not among the included checks; "
+            f"{nearest(unknown, ids) if ids else 'nothing is included.'}"
+        )
+    return CheckFile(path, tuple(check for check in checks if check.id not in excluded), homes)
+
+
+class _Problem(Exception):
+    """A mistake in one check table, in words: key, and what is allowed."""
+
+
+def _file_problems(content: dict[str, Any]) -> list[str]:
+    problems = [f"key {printable(k)}: allowed are {', '.join(FILE_KEYS)}" for k in content if k not in FILE_KEYS]
+    if not isinstance(content.get("check", []), list):
+        problems.append("key check: write each check as a [[check]] table")
+    return problems
+
+
+def _check(table: object) -> Check:
+    if not isinstance(table, dict):
+        raise _Problem("key check: write each check as a [[check]] table")
+    _expect_choices(table)
+    try:
+        check = msgspec.convert(table, Check)
+    except msgspec.ValidationError as error:
+        raise _Problem(_in_words(str(error))) from error
+    problems = list(_check_problems(check))
+    if problems:
+        raise _Problem("; ".join(problems))
+    return check
+
+
+def _expect_choices(table: dict[str, Any]) -> None:
+    for key, allowed in CHOICES.items():
+        if key in table and table[key] not in allowed:
+            raise _Problem(f"key {key}: {printable(table[key])!r} is not one of {', '.join(allowed)}")
+
+
+def _check_problems(check: Check) -> Iterable[str]:
+    if not check.id or not all(c.isalnum() or c in "-_" for c in check.id):
+        yield "key id: letters, digits, '-' and '_' are allowed"
+    for key in ("claim", "source", "remedy"):
+        if not getattr(check, key).strip():
+            yield f"key {key}: may not be empty"
+    if (check.at_most is None) == (check.at_least is None):
+        yield "keys at_most, at_least: exactly one of them is required"
+    elif not math.isfinite(check.limit):
+        yield f"key {'at_most' if check.at_most is not None else 'at_least'}: a finite number is required"
+    yield from _metric_problems(check)
+    if not check.roles or not all(check.roles):
+        yield "key roles: at least one group or role name is required"
+    damages = PERTURBATIONS if check.over is None else SERIES_DAMAGES
+    if check.breaks_when not in damages:
+        meant = nearest(check.breaks_when, sorted(damages))
+        yield f"key breaks_when: unknown damage {check.breaks_when!r}; {meant}"
+
+
+def _metric_problems(check: Check) -> Iterable[str]:
+    if check.metric not in metric_names():
+        yield f"key metric: unknown metric {check.metric!r}; {nearest(check.metric, metric_names())}"
+    if check.about_pair and check.per != "model":
+        yield f"key per: {check.metric} is a fact about the whole pair, so only model is allowed"
+    if check.about_group:
+        yield from _group_problems(check)
+    if check.never_beyond is not None:
+        yield from _separation_problems(check, check.never_beyond)
+    guard = check.only_where
+    if guard is not None and check.over is not None:
+        yield f"key only_where: {check.metric} compares runs, and a guard looks at one alone"
+    if guard is not None and guard.metric not in REGISTRY:
+        yield f"key only_where.metric: unknown metric {guard.metric!r}; {nearest(guard.metric, sorted(REGISTRY))}"
+    if guard is not None and not math.isfinite(guard.at_least):
+        yield "key only_where.at_least: a finite number is required"
+
+
+def _group_problems(check: Check) -> Iterable[str]:
+    allowed = GROUP_METRICS[check.metric].per
+    if check.per not in allowed:
+        yield f"key per: {check.metric} is a quantity of a {' or '.join(allowed)}"
+    if check.judge_by != "worst":
+        yield f"key judge_by: {check.metric} gives one number for all weights together; leave the key out"
+    if check.only_where is not None:
+        yield f"key only_where: {check.metric} is of several weights together; leave the key out"
+
+
+def _separation_problems(check: Check, separation: Separation) -> Iterable[str]:
+    if not math.isfinite(separation.value):
+        yield "key never_beyond.value: a finite number is required"
+    elif check.margin(separation.value) > 0:
+        yield f"key never_beyond.value: {separation.value:g} lies inside the limit {check.sign} {check.limit:g}"
+    if not separation.source.strip():
+        yield "key never_beyond.source: may not be empty"
+
+
+def _in_words(message: str) -> str:
+    """The validator's message with its `$.key` turned into `key ...:`; unknown keys get the allowed ones."""
+    text, _, where = message.partition(" - at `$.")
+    key = f"key {where.rstrip('`')}: " if where else ""
+    if "unknown field" in text:
+        unknown = text.split("`")[1]
+        inner = {"only_where": Guard, "never_beyond": Separation}
+        fields = next((s for key, s in inner.items() if where.startswith(key)), Check).__struct_fields__
+        return f"key {printable(unknown)}: unknown; {nearest(unknown, list(fields)).rstrip('.')}"
+    return printable(f"{key}{text[0].lower()}{text[1:]}")
+
+
+def _repeated(ids: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    repeated: set[str] = set()
+    for name in ids:
+        (repeated if name in seen else seen).add(name)
+    return [f"check {name}: the id is used twice" for name in sorted(repeated)]

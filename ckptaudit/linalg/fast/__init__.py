@@ -1,0 +1,1 @@
+"""The routines that are compiled here or called in LAPACK."""

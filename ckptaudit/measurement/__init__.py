@@ -1,0 +1,1 @@
+"""A plan to measurements: the only stage with state."""

@@ -1,0 +1,94 @@
+"""What is to be measured, and how: metrics of tensors, the device, the memory, the bounds that will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ckptaudit.errors import MeasurementError, printable
+from ckptaudit.judging.profiles import DEFAULT_MEMORY
+from ckptaudit.measurement.base_cache import FactorCache, entry_key
+from ckptaudit.metrics import REGISTRY, Tensors
+from ckptaudit.pairing import AlignedTensor
+from ckptaudit.sizes import parse_size
+
+BATCH_BYTES = parse_size(DEFAULT_MEMORY)
+"""Default budget for the float64 copies and factors of one batch of small matrices."""
+
+Settled = Mapping[str, float]
+Unit = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One tensor and the metrics wanted of it; `unit` is the run and the subject that it is measured for."""
+
+    tensor: AlignedTensor
+    metrics: frozenset[str]
+    unit: Unit = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to measure: the device, the memory budget, which bounds are good enough, and where factors are kept.
+
+    `settled` maps a metric to the limit within which its bound decides every check that asks for it, infinite
+    where none does; a metric that is not there is always computed. Empty when every number is to be computed.
+    """
+
+    device: torch.device
+    batch_bytes: int = BATCH_BYTES
+    settled: Settled = field(default_factory=dict)
+    cache: FactorCache | None = None
+
+    def recall(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+        """What rests on a base matrix alone: from the cache, or made now and kept there."""
+        if self.cache is None:
+            return make()
+        key = entry_key(stored, definition=definition)
+        found: Tensors | None = self.cache.read(key)
+        if found is None:
+            found = make()
+            self.cache.write(key, found)
+        return found
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu`, `cuda` or `cuda:N`. Raises MeasurementError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise _no_device(name, "auto, cpu, cuda and cuda:N are allowed") from None
+    if device.type not in ("cpu", "cuda"):
+        raise _no_device(name, "auto, cpu, cuda and cuda:N are allowed")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise _no_device(name, "no CUDA device is visible to torch here; use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise _no_device(name, f"torch sees {torch.cuda.device_count()} CUDA device(s), counted from 0")
+    return device
+
+
+def batch_budget(text: str) -> int:
+    """The bytes of `--audit-memory`. Raises MeasurementError saying how a size is written."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise MeasurementError(f"--audit-memory {printable(text)}: not a size; {error}.") from None
+    if size < 1:
+        raise MeasurementError(f"--audit-memory {printable(text)}: nothing fits in there; give some memory.")
+    return size
+
+
+def applies(metric: str, tensor: AlignedTensor) -> bool:
+    """Whether a metric means anything for this tensor: spectra are for matrices alone."""
+    # What compares runs looks at their updates' directions.
+    return tensor.is_matrix or (metric in REGISTRY and REGISTRY[metric].needs == "entries")
+
+
+def _no_device(name: str, mend: str) -> MeasurementError:
+    return MeasurementError(f"--audit-device {printable(name)}: not a device of this machine; {mend}.")

@@ -1,0 +1,78 @@
+"""Choices and defaults that plugin, command line and Python API share. Every pytest run loads this: nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Several = Literal["auto", "steps", "siblings", "apart"]
+SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
+"""What several tuned checkpoints are to each other."""
+
+DEFAULT_MEMORY = "256MiB"
+
+FACTOR = 2.0
+"""How many times worse than a released run is a failure, unless the user says otherwise."""
+
+Layout = Literal["samples", "weights", "adapter", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuxiliaryKind:
+    """What a claim may need beside the pair, by name, and how it is laid out.
+
+    "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
+    "adapter": an adapter, whose product stands for each weight that it changes;
+    "file": a file that its metric reads by itself.
+    """
+
+    name: str
+    layout: Layout
+    metavar: str
+    help: str
+
+
+AUXILIARY: dict[str, AuxiliaryKind] = {
+    kind.name: kind
+    for kind in (
+        AuxiliaryKind(
+            "gradients", "samples", "FILE", "per-sample gradients of the task's loss: [samples, *shape] each"
+        ),
+        AuxiliaryKind("retain_gradients", "samples", "FILE", "the same of the loss on what must be retained"),
+        AuxiliaryKind("fisher", "weights", "FILE", "diagonal of the Fisher information, in each weight's shape"),
+        AuxiliaryKind("aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"),
+        AuxiliaryKind("adapter_init", "adapter", "PATH", "the tuned adapter as it was before training"),
+        AuxiliaryKind(
+            "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """What an audit is asked for, whoever asks.
+
+    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other. `auxiliary` gives
+    by name what some claims need beside the pair. `complete` measures every standing metric of every matrix, not
+    only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers` none holds.
+    `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for the
+    default place. `command` is what the result reports as the command line.
+    """
+
+    base: str
+    tuned: tuple[str, ...]
+    profile: str = ""
+    device: str = "auto"
+    exact: bool = False
+    complete: bool = True
+    strict: bool = False
+    waivers: bool = True
+    cache: str | None = None
+    memory: str = DEFAULT_MEMORY
+    several: Several = "auto"
+    auxiliary: Mapping[str, str] = field(default_factory=dict)
+    against: str | None = None
+    against_factor: float = FACTOR
+    command: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""The whole trip, from two paths to a result."""

@@ -1,0 +1,1 @@
+"""An audit's result as records, and what follows from it."""

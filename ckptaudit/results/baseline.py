@@ -1,0 +1,124 @@
+"""A new audit against a released one: a claim may hold and yet be worse than it was when the model went out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ckptaudit.checkpoints import Checkpoint, fingerprint
+from ckptaudit.errors import BaselineError, printable
+from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.profiles import FACTOR
+from ckptaudit.metrics import PAIR_FACTS, REGISTRY
+from ckptaudit.metrics.scales import COUNTS, badness
+from ckptaudit.results.json_io import read_json
+from ckptaudit.results.records import AgainstRow, AuditResult, VerdictRow
+
+
+@dataclass(frozen=True)
+class Released:
+    """The released run's verdicts by check and subject, and how much worse than those a new one may be."""
+
+    path: str
+    tuned: str
+    factor: float
+    rows: Mapping[tuple[str, str], VerdictRow] = field(repr=False)
+
+    def allowed(self, check: Check, subject: str) -> float | None:
+        """The value past which a verdict is worse by more than the factor; None where nothing can be compared.
+
+        A count is held to its limit alone: that a release changed twice as many entries says nothing
+        about how good either is.
+        """
+        row = self.rows.get((check.id, subject))
+        if row is None or row.value is None or self._silence(row, check.metric, check.sign):
+            return None
+        measure = badness(check.metric, at_most=check.at_most is not None, limit=check.limit)
+        return measure.worsened(row.value, self.factor)
+
+    def silence(self, verdict: VerdictRow) -> str:
+        """Why a verdict cannot be compared, in words; empty where it can."""
+        row = self.rows.get((verdict.check, verdict.subject))
+        return self._silence(row, verdict.metric, verdict.sign)
+
+    def _silence(self, row: VerdictRow | None, metric: str, sign: str) -> str:
+        if _is_count(metric):
+            return "a count is held to its limit alone"
+        if row is None:
+            return "the released audit has no such verdict"
+        if (row.metric or metric, row.sign or sign) != (metric, sign):
+            return f"the released audit judged {row.metric} {row.sign}"
+        if row.value is None:
+            return f"the released audit has no value ({row.outcome})"
+        return (
+            "" if row.kind == "exact" else "the released value is a bound; make that audit again with --audit-exact"
+        )
+
+    def compare(self, verdict: Verdict, check: Check) -> Verdict:
+        """The verdict with the released value beside it, failed where it is worse by more than the factor."""
+        row = self.rows.get((check.id, verdict.subject))
+        allowed = self.allowed(check, verdict.subject)
+        if allowed is None or row is None or verdict.value is None:
+            return verdict
+        beside = msgspec.structs.replace(verdict, released=row.value, released_limit=allowed)
+        inside = allowed - verdict.value if check.at_most is not None else verdict.value - allowed
+        if inside >= 0 or verdict.kind != "exact" or verdict.outcome not in ("passed", "failed"):
+            # What settles by a bound was measured exactly wherever the bound passed what is allowed here.
+            return beside
+        reason = f"worse than the released {row.value:.4g} by more than {self.factor:g} times"
+        return msgspec.structs.replace(beside, outcome="failed", reason=reason)
+
+    @property
+    def row(self) -> AgainstRow:
+        """What the result says about it."""
+        return AgainstRow(self.path, self.tuned, self.factor)
+
+    def remarks(self, verdicts: Sequence[VerdictRow]) -> list[str]:
+        """What could not be compared, in sentences, by reason."""
+        silent: dict[str, list[str]] = {}
+        for v in verdicts:
+            if not _is_count(v.metric) and (reason := self.silence(v)):
+                silent.setdefault(reason, []).append(f"{v.check}[{v.subject}]")
+        return [
+            f"not compared with {printable(self.path)}: {printable(names[0])}"
+            f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {printable(reason)}"
+            for reason, names in silent.items()
+        ]
+
+
+def load_released(path: Path, base: Checkpoint, *, factor: float = FACTOR) -> Released:
+    """Read the JSON of an earlier audit of the same base.
+
+    Raises ReportError if there is no such file or it is no audit, BaselineError if it is of several runs or of
+    another base.
+    """
+    if not factor >= 1:
+        raise BaselineError(f"--audit-against-factor {factor:g}: a factor of at least 1 is required.")
+    result = read_json(path)
+    if len(result.tuned) != 1:
+        raise BaselineError(
+            f"{printable(path)}: an audit of {len(result.tuned)} runs; make one of the released checkpoint alone."
+        )
+    _refuse_other_base(path, result, base)
+    return Released(str(path), result.tuned[0], factor, {(v.check, v.subject): v for v in result.verdicts})
+
+
+def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> None:
+    theirs = next((row for row in result.checkpoints if row.side == "base"), None)
+    if theirs is None:
+        raise BaselineError(f"{printable(path)}: does not say which base it is of; make the audit again.")
+    ours = fingerprint(base)
+    if theirs.fingerprint != ours:
+        raise BaselineError(
+            f"{printable(path)}: an audit against another base, {printable(theirs.path)} with fingerprint "
+            f"{printable(theirs.fingerprint)}; {printable(base.path)} has {ours}."
+        )
+
+
+def _is_count(metric: str) -> bool:
+    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
+    return fact is not None and fact.unit in COUNTS

@@ -1,0 +1,55 @@
+"""The machine-readable report, from which every other can be made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ckptaudit.errors import ReportError, printable
+from ckptaudit.report.files import write_whole
+from ckptaudit.results.records import SCHEMA, AuditResult, VerdictRow
+
+
+class _Head(msgspec.Struct):
+    schema: str
+
+
+def write_json(result: AuditResult, path: Path) -> None:
+    """Write the result to `path`, whole or not at all. Raises OSError."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+
+
+def read_json(path: Path) -> AuditResult:
+    """Read a result back, of this release or an earlier one. Raises ReportError naming file and mend."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from None
+    try:
+        schema = msgspec.json.decode(content, type=_Head).schema
+        if schema != SCHEMA:
+            raise ReportError(_other_schema(path, schema))
+        result = msgspec.json.decode(content, type=AuditResult)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = f"not the result of an audit ({printable(error)})"
+        raise ReportError(f"{printable(path)}: {why}; give a file that --audit-json wrote.") from None
+    return msgspec.structs.replace(result, verdicts=tuple(_completed(v) for v in result.verdicts))
+
+
+def _other_schema(path: Path, schema: str) -> str:
+    name, _, number = schema.partition("/")
+    if name == "ckptaudit" and number.isdecimal():
+        return f"{printable(path)}: has schema {printable(schema)}, this release reads {SCHEMA}; update ckptaudit."
+    return (
+        f"{printable(path)}: has schema {printable(schema)!r}, not {SCHEMA}; give a file that --audit-json wrote."
+    )
+
+
+def _completed(verdict: VerdictRow) -> VerdictRow:
+    """A verdict of a release that did not write on which side of the limit good values lie: it follows."""
+    if verdict.sign:
+        return verdict
+    held = verdict.outcome == "passed"
+    below = verdict.value is None or verdict.value <= verdict.limit
+    return msgspec.structs.replace(verdict, sign="<=" if below == held or verdict.value is None else ">=")

@@ -1,0 +1,253 @@
+"""What an audit found, as one record. Every report renders it; none computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from ckptaudit.checkpoints import Checkpoint, fingerprint
+from ckptaudit.judging.check_files import Check, Guard, JudgeBy, Per, Severity
+from ckptaudit.judging.judge import Decision, Outcome, Ranked, Verdict
+from ckptaudit.metrics import described
+from ckptaudit.metrics.measurement import Kind, Measurement
+
+SCHEMA = "ckptaudit/1"
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """How many verdicts ended how; `failed` counts what closes the gate, `warned` broken claims that do not."""
+
+    passed: int
+    failed: int
+    skipped: int
+    errors: int
+    waived: int = 0
+    warned: int = 0
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> Summary:
+        """Count the outcomes."""
+        outcomes = [v.outcome for v in verdicts]
+        warned = sum(v.outcome == "failed" and not v.closes for v in verdicts)
+        return cls(
+            passed=outcomes.count("passed"),
+            failed=outcomes.count("failed") - warned,
+            skipped=outcomes.count("skipped"),
+            errors=outcomes.count("error"),
+            waived=outcomes.count("waived"),
+            warned=warned,
+        )
+
+
+class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files."""
+
+    side: Literal["base", "tuned"]
+    path: str
+    format: str
+    fingerprint: str
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+
+
+class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A check as it was applied, for reports that are made from the JSON alone."""
+
+    id: str
+    file: str
+    claim: str
+    metric: str
+    unit: str
+    sign: str
+    limit: float
+    per: Per
+    judge_by: JudgeBy
+    severity: Severity
+    source: str
+    published: str
+    note: str
+    remedy: str
+    roles: tuple[str, ...] = ()
+    only_where: Guard | None = None
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result.
+
+    `inputs` are the paths of what was given beside the pair, by name.
+    """
+
+    command: tuple[str, ...]
+    profile: str
+    device: str
+    exact: bool
+    started: str
+    seconds: float
+    versions: dict[str, str]
+    inputs: dict[str, str] = {}
+
+
+class MeasurementRow(msgspec.Struct, frozen=True):
+    """A measurement as the JSON file has it."""
+
+    tuned: str
+    tensor: str
+    layer: int | None
+    role: str
+    shape: tuple[int, ...]
+    metric: str
+    value: float | None
+    kind: Kind
+
+
+class VerdictRow(Decision, msgspec.Struct, frozen=True):
+    """A verdict as the JSON file has it; what stands after `source` lets reports be made from the file alone."""
+
+    tuned: str
+    check: str
+    subject: str
+    outcome: Outcome
+    worst: str | None
+    value: float | None
+    kind: Kind | None
+    limit: float
+    source: str
+    metric: str = ""
+    sign: str = ""
+    severity: Severity = "gate"
+    reason: str = ""
+    ranking: tuple[Ranked, ...] = ()
+    limit_from: str = ""
+    waiver: str = ""
+    test: str = ""
+    released: float | None = None
+    released_limit: float | None = None
+
+
+class StepRow(msgspec.Struct, frozen=True):
+    """One save of a training run."""
+
+    tuned: str
+    label: str
+    step: int
+
+
+class SeriesRow(msgspec.Struct, frozen=True):
+    """A metric along the saves, over the matrices of each; None where a save has no value."""
+
+    metric: str
+    lowest: tuple[float | None, ...]
+    median: tuple[float | None, ...]
+    highest: tuple[float | None, ...]
+
+
+class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The saves of one run in order; `counted` where steps are positions, for want of numbers in the names.
+
+    `first_failures` gives for each check that fails somewhere the label of the first save at which it does.
+    """
+
+    name: str
+    steps: tuple[StepRow, ...]
+    counted: bool
+    first_failures: dict[str, str]
+    series: tuple[SeriesRow, ...]
+
+
+class SiblingsRow(msgspec.Struct, frozen=True):
+    """Runs from one base; `figures` are means over matrices, by metric, one for each run in order."""
+
+    tuned: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+    figures: dict[str, tuple[float | None, ...]]
+
+
+class AgainstRow(msgspec.Struct, frozen=True):
+    """The released audit that this one was compared with."""
+
+    path: str
+    tuned: str
+    factor: float
+
+
+class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One matrix decomposed on both sides, exactly and in float64; curves thinned to what a screen shows.
+
+    `ranks` counts singular values from 1, descending, and `angle_ranks` principal angles from 1, ascending.
+    The angles, in degrees, are those between the top-`k` singular subspaces of base and tuned; `gap` is
+    (s_k - s_{k+1}) / s_k of the base: where it is tiny, the angles say little.
+    """
+
+    tuned: str
+    tensor: str
+    layer: int | None
+    role: str
+    shape: tuple[int, ...]
+    k: int
+    gap: float
+    ranks: tuple[int, ...]
+    base_singular_values: tuple[float, ...]
+    tuned_singular_values: tuple[float, ...]
+    angle_ranks: tuple[int, ...]
+    left_angles: tuple[float, ...]
+    right_angles: tuple[float, ...]
+
+
+class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole audit of a base and one or more tuned checkpoints."""
+
+    schema: str = SCHEMA
+    base: str
+    tuned: tuple[str, ...]
+    summary: Summary
+    unaligned: tuple[str, ...]
+    measurements: tuple[MeasurementRow, ...]
+    verdicts: tuple[VerdictRow, ...]
+    notes: tuple[str, ...] = ()
+    checkpoints: tuple[CheckpointRow, ...] = ()
+    checks: tuple[CheckRow, ...] = ()
+    about: About | None = None
+    spectra: tuple[SpectrumRow, ...] = ()
+    trajectories: tuple[TrajectoryRow, ...] = ()
+    siblings: tuple[SiblingsRow, ...] = ()
+    against: AgainstRow | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
+        s = self.summary
+        return s.passed + s.waived + s.warned > 0 and not s.failed and not s.errors
+
+
+def measurement_row(tuned: str, m: Measurement) -> MeasurementRow:
+    """A measurement with the run it belongs to."""
+    return MeasurementRow(tuned, m.tensor, m.layer, m.role, m.shape, m.metric, m.value, m.kind)
+
+
+def verdict_row(v: Verdict) -> VerdictRow:
+    """A verdict as a row; the fields have the same names."""
+    return VerdictRow(**{name: getattr(v, name) for name in VerdictRow.__struct_fields__})
+
+
+def check_row(check: Check, file: str) -> CheckRow:
+    """A check with the name of the file it stands in and its metric's unit."""
+    fact = described(check.metric)
+    own = {name: getattr(check, name) for name in CheckRow.__struct_fields__ if name not in ("file", "unit")}
+    return CheckRow(file=file, unit=fact.unit if fact else "1", **own)
+
+
+def checkpoint_row(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> CheckpointRow:
+    """A checkpoint's header facts and fingerprint. Raises CheckpointError if a file is gone."""
+    return CheckpointRow(
+        side=side,
+        path=checkpoint.path,
+        format=checkpoint.format,
+        fingerprint=fingerprint(checkpoint),
+        tensors=len(checkpoint.tensors),
+        parameters=checkpoint.parameters,
+        dtypes=dict(Counter(handle.dtype for handle in checkpoint.tensors.values())),
+    )

@@ -1,0 +1,99 @@
+"""The benchmark's own parts: a pair worth timing, an honest stopwatch, tables that say what was missed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptaudit
+from benchmarks import pair, tables
+from benchmarks.limits import changed_share, least_work
+from benchmarks.modes import Mode, Place, modes
+from benchmarks.timing import Run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_the_pair_is_a_healthy_run_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair, "HIDDEN", 64)
+    monkeypatch.setattr(pair, "EMBEDDING", (96, 64))
+    shapes = {name: (64, 64) if "attn" in name else (96, 64) for name in pair.MATRICES}
+    monkeypatch.setattr(pair, "MATRICES", shapes)
+    base, tuned = pair.pair_of(1, tmp_path)
+    result = ckptaudit.audit(base, tuned, profile="integrity")
+    assert result.passed
+    assert not result.unaligned
+    assert {m.layer for m in result.measurements} == {None, 0}
+    sizes = [
+        m.value for m in result.measurements if m.metric == "relative_update_norm" and len(m.shape) == 2 and m.value
+    ]
+    assert all(2e-4 < size < 8e-4 for size in sizes)
+    made = (base / "model.safetensors").stat().st_mtime_ns
+    assert pair.pair_of(1, tmp_path) == (base, tuned)
+    assert (base / "model.safetensors").stat().st_mtime_ns == made
+
+
+MEASURE = """
+import subprocess
+import sys
+from pathlib import Path
+from benchmarks.timing import timed
+small, large = (timed([sys.executable, "-c", f"x = b'1' * {n}"], folder=Path()) for n in (1, 100 << 20))
+assert 90 << 20 < large.peak_bytes - small.peak_bytes < 110 << 20, (small, large)
+assert 0 < small.cpu_seconds < 60 and small.code == 0
+timed([sys.executable, "-c", "print('why'); exit(3)"], folder=Path())
+"""
+
+
+def test_a_process_is_timed_with_its_memory_and_its_failure_ends_everything() -> None:
+    # From a small process: the kernel counts the memory of whoever starts another towards that one's peak.
+    ended = subprocess.run([sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("ended with 3:\nwhy\n\n"), ended.stderr
+
+
+def test_the_table_takes_the_best_run_and_says_what_was_missed() -> None:
+    gate = Mode("gate", lambda _: [], faster={"float64": 5})
+    exact = Mode("exact", lambda _: [], faster={"float64": 5})
+    other = Mode("float64", lambda _: [])
+    runs = {"gate": [taking(3), taking(2)], "exact": [taking(4)], "float64": [taking(12)]}
+    table = tables.speed(tables.Results([gate, exact, other], {4: runs}, [taking(1)]), 4)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[2] == ["gate", "2.0", "2.5", "2", "", "6.0", "5 x float64", "yes"]
+    assert rows[3] == ["exact", "4.0", "4.0", "1", "", "3.0", "5 x float64", "no"]
+    assert rows[4] == ["float64", "12.0", "12.0", "1", "", "", "", ""]
+
+
+def test_first_runs_start_from_an_empty_cache_of_their_own(tmp_path: Path) -> None:
+    place = Place(tmp_path / "base", tmp_path / "tuned", tmp_path)
+    of = {mode.name: mode for mode in modes(Path("python"), Path("modeldelta"))}
+    for kind in ("gate", "exact"):
+        first, cached = of[f"{kind}, first time"], of[f"{kind}, cached"]
+        assert first.command(place) == cached.command(place)
+        (place.cache(kind) / "entry").mkdir(parents=True)
+        cached.prepare(place)
+        assert place.cache(kind).is_dir()
+        first.prepare(place)
+        assert not place.cache(kind).exists()
+
+
+def taking(seconds: float) -> Run:
+    return Run(seconds, seconds, 1 << 20, 0, 0.0)
+
+
+def test_the_least_work_counts_what_the_update_changes(tmp_path: Path) -> None:
+    base = {"matrix": torch.zeros(4, 5), "vector": torch.zeros(3)}
+    tuned = {"matrix": torch.eye(4, 5), "vector": torch.ones(3)}
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("base", "tuned")]
+    for side, file in zip((base, tuned), files, strict=True):
+        save_file(side, file)
+    assert changed_share(*files) == 4 / 20
+    half, all_ = (least_work("exact, cached", [(100, 10)], 0, share) for share in (0.5, 1.0))
+    products = 2 * 100 * 10 * 10 + 100 * 10 * 10
+    assert all_.float32 - half.float32 == pytest.approx(0.5 * products)
+    assert all_.float64 == half.float64

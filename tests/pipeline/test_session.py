@@ -1,0 +1,153 @@
+"""An audit without pytest: what it measures, and what its result says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptaudit
+from ckptaudit.judging.check_files import Guard, load_checks
+from ckptaudit.judging.plan import Request, settled_by_bounds
+from ckptaudit.judging.profiles import profile_file
+from ckptaudit.pipeline.session import AuditSession
+
+
+def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
+    result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
+    assert result.passed
+    assert result.summary.passed == len(result.verdicts) == 51
+
+
+def test_a_pair_that_cannot_be_judged_raises_one_sentence(tmp_path: Path, fixture_pairs: Path) -> None:
+    with pytest.raises(ckptaudit.CkptAuditError, match="no such file or directory"):
+        ckptaudit.audit(tmp_path / "missing", fixture_pairs / "base")
+
+
+def test_a_configuration_bears_on_an_audit_without_pytest(small_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    own = tmp_path / "ours.toml"
+    own.write_text(
+        'profile = "integrity"\n[[override]]\ncheck = "actually-changed"\nat_least = 1e9\nreason = "ours"\n'
+        '[[waiver]]\ncheck = "finite"\nsubject = "layers.0"\nuntil = 9999-12-31\nreason = "ours"\n'
+    )
+    result = ckptaudit.audit(*small_pair, config=own, cache="off")
+    assert not result.passed
+    (failed,) = [v for v in result.verdicts if v.outcome == "failed"]
+    assert (failed.check, failed.limit, failed.limit_from) == (
+        "actually-changed",
+        1e9,
+        "override 1 of ours.toml: ours",
+    )
+    assert result.notes == ("waiver 1 of ours.toml (finite, layers.0) forgave nothing; remove it",)
+    own.write_text(own.read_text().replace("at_least = 1e9", 'severity = "warn"\nat_least = 1e9'))
+    assert ckptaudit.audit(*small_pair, config=own, cache="off").passed
+    assert not ckptaudit.audit(*small_pair, config=own, strict=True, cache="off").passed
+
+
+def test_tensors_that_miss_their_counterpart_are_forgiven_by_name(
+    write_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    one, other = {"a.weight": torch.ones(2, 2)}, {"b.weight": torch.ones(2, 2), "c.weight": torch.ones(2, 2)}
+    pair = write_checkpoint("whole", one | other), write_checkpoint("part", one)
+    own = tmp_path / "ours.toml"
+    text = 'profile = "integrity"\n'
+    outcomes = []
+    for subject in ("b.weight", "c.weight"):
+        text += f'[[waiver]]\ncheck = "aligned"\nsubject = "{subject}"\nuntil = 9999-12-31\nreason = "ours"\n'
+        own.write_text(text)
+        result = ckptaudit.audit(*pair, config=own, cache="off")
+        outcomes += [(v.outcome, v.value) for v in result.verdicts if v.check == "aligned"]
+    assert outcomes == [("failed", 1.0), ("waived", 2.0)]
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(ckptaudit, name) is not None for name in ckptaudit.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = ckptaudit.nothing
+
+
+def test_only_what_the_verdicts_rest_on_is_measured(fixture_pairs: Path) -> None:
+    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
+    requests = list(session.requests(load_checks(profile_file("rlvr"))))
+    drift = [r for r in requests if r.check.id == "spectral-drift" and r.subject == "layers.1"]
+    session.expect(drift)
+    session.verdict(drift[0])
+    rows = session.result([]).measurements
+    assert {r.layer for r in rows} == {1}
+    assert {r.metric for r in rows} == {"normalized_spectral_shift", "nonfinite_entries"}
+
+
+def test_a_tied_head_left_out_of_one_side_is_compared_with_the_embedding(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weight = torch.randn(6, 4)
+    for name, tensors in (
+        ("base", {"model.embed_tokens.weight": weight}),
+        ("tuned", {"model.embed_tokens.weight": weight + 0.1, "lm_head.weight": weight + 0.1}),
+    ):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text('{"tie_word_embeddings": true}')
+    result = ckptaudit.audit(tmp_path / "base", tmp_path / "tuned", profile="integrity")
+    assert result.unaligned == ()
+    assert result.passed
+
+
+def test_bf16_fp16_and_fp32_sides_give_the_same_geometry(fixture_pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = load_file(fixture_pairs / "rlvr-gentle" / "model.safetensors")
+    save_file({k: v.float() for k, v in tensors.items()}, tmp_path / "wide.safetensors")
+    narrow = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
+    wide = ckptaudit.audit(fixture_pairs / "base", tmp_path / "wide.safetensors")
+    values = {(v.check, v.subject): v.value for v in narrow.verdicts}
+    for verdict in wide.verdicts:
+        assert verdict.value == pytest.approx(values[verdict.check, verdict.subject], rel=1e-9, abs=1e-9)
+
+
+def request_of(session: AuditSession, **changed: object) -> Request:
+    """The first request of the spectral drift check, its check changed."""
+    requests = session.requests(load_checks(profile_file("rlvr")))
+    drift = next(r for r in requests if r.check.id == "spectral-drift")
+    return replace(drift, check=msgspec.structs.replace(drift.check, **changed), limits=None)
+
+
+def test_the_strictest_check_says_how_good_a_bound_must_be(fixture_pairs: Path) -> None:
+    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
+    strict, lenient = (request_of(session, at_most=limit) for limit in (1e-4, 1e-2))
+    limits = settled_by_bounds([lenient, strict])
+    assert limits["normalized_spectral_shift"] == 1e-4
+    assert limits["principal_rotation_left"] == math.inf
+    assert limits["update_hill_alpha"] == -math.inf
+    assert "relative_update_norm" not in limits
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"judge_by": "mean"},
+        {"judge_by": "weighted_mean"},
+        {"judge_by": "sum"},
+        {"at_most": None, "at_least": 1e-9},
+        {"metric": "relative_update_norm", "only_where": Guard("normalized_spectral_shift", 1e-9)},
+    ],
+)
+def test_what_needs_the_number_itself_gets_no_bound(fixture_pairs: Path, changed: dict[str, object]) -> None:
+    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
+    assert "normalized_spectral_shift" not in settled_by_bounds([request_of(session, **changed)])
+
+
+@pytest.mark.parametrize("run", ["rlvr-gentle", "sft"])
+def test_bounds_change_no_outcome(fixture_pairs: Path, run: str) -> None:
+    sides = fixture_pairs / "base", fixture_pairs / run
+    gate, exact = (ckptaudit.audit(*sides, exact=exact) for exact in (False, True))
+    assert [v.outcome for v in gate.verdicts] == [v.outcome for v in exact.verdicts]
+    assert {m.kind for m in exact.measurements} == {v.kind for v in exact.verdicts if v.kind} == {"exact"}
+    assert {m.kind for m in gate.measurements} == {"exact", "upper_bound", "lower_bound"}
+    assert all(v.kind == "exact" for v in gate.verdicts if v.outcome == "failed")
