@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ckptaudit.naming.rules import rules
 
@@ -39,6 +40,7 @@ def canonical(name: str, aliases: tuple[Alias, ...]) -> str:
     return name
 
 
+@lru_cache(maxsize=1024)
 def _alias(words: str, meant: str) -> Alias:
     # Every piece between two dots is read once, so matching is linear in the name.
     body = words.removeprefix("^")

@@ -39,6 +39,14 @@ class Naming:
         """The name in the spelling that the rules are written for: one weight, one name, whatever stored it."""
         return canonical(name, self._aliases)
 
+    def layer_stack(self, name: str) -> tuple[str, str] | None:
+        """What stands before and behind the layer's number, where the first axis counts layers in its place."""
+        for words in (w for family in self._families for w in family.layer_stacks):
+            before, found, behind = name.partition(f"{words}.")
+            if found and behind and not behind.partition(".")[0].isdecimal():
+                return before + found, behind
+        return None
+
     @property
     def family(self) -> str:
         """What was recognised, for people: the families whose rules apply, or that only the common ones do."""

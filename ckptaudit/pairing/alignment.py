@@ -10,7 +10,7 @@ from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.errors import PairingError, printable
 from ckptaudit.naming import Naming, Place, in_groups, rules
 from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair, Unaligned
-from ckptaudit.pairing.names import completed, renamed
+from ckptaudit.pairing.names import completed, layers_apart, renamed
 from ckptaudit.pairing.views import View, first_rows, unstacked, views_like, views_of
 
 Tensors = Mapping[str, TensorHandle]
@@ -72,9 +72,9 @@ def _with_common_names(
     base: Checkpoint, tuned: Checkpoint, naming: Naming, found: _Findings
 ) -> tuple[Tensors, Tensors]:
     """Both sides' tensors under the base's names."""
-    names = renamed(base.tensors, tuned.tensors, naming)
-    left = base.tensors
-    right = {names.get(name, name): handle for name, handle in tuned.tensors.items()}
+    left, theirs = layers_apart(base.tensors, naming), layers_apart(tuned.tensors, naming)
+    names = renamed(left, theirs, naming)
+    right = {names.get(name, name): handle for name, handle in theirs.items()}
     if names:
         found.notes.append(_counted("tensor", names.values(), "under another prefix in the tuned checkpoint"))
     return (

@@ -7,8 +7,25 @@ from collections.abc import Iterable, Mapping
 
 from ckptaudit.checkpoints import TensorHandle
 from ckptaudit.naming import Naming, rules
+from ckptaudit.pairing.views import one_of
 
 Tensors = Mapping[str, TensorHandle]
+
+MAX_LAYERS = 1000
+"""No model has more; a header may claim any number for a tensor of few bytes."""
+
+
+def layers_apart(tensors: Tensors, naming: Naming) -> Tensors:
+    """The tensors, with one for each layer in place of those whose first axis counts layers."""
+    found: dict[str, TensorHandle] = {}
+    for name, handle in tensors.items():
+        stack = naming.layer_stack(name)
+        if stack is None or not handle.shape or not handle.parameters or handle.shape[0] > MAX_LAYERS:
+            found[name] = handle
+            continue
+        before, behind = stack
+        found |= {f"{before}{i}.{behind}": one_of(handle, i) for i in range(handle.shape[0])}
+    return found
 
 
 def renamed(base: Iterable[str], tuned: Iterable[str], naming: Naming | None = None) -> dict[str, str]:

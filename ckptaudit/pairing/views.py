@@ -85,8 +85,13 @@ def unstacked(view: View) -> Iterator[View]:
             name=f"{view.name}[{index}]",
             stored=view.stored,
             place=_placed(view.place, view.place.role, index),
-            handle=_derived(view.handle, view.shape[1:], itemgetter(index)),
+            handle=one_of(view.handle, index),
         )
+
+
+def one_of(handle: TensorHandle, index: int) -> TensorHandle:
+    """One entry of the first axis; reading it reads the tensor and takes the entry."""
+    return _derived(handle, handle.shape[1:], itemgetter(index))
 
 
 def first_rows(handle: TensorHandle, rows: int) -> TensorHandle:
@@ -100,9 +105,10 @@ def _laid_out(handle: TensorHandle, layout: Layout, part: Part | None) -> Tensor
         return handle
     if layout.turned:
         shape = (*shape[:-2], shape[-1], shape[-2])
-    axis = int(layout.stacked)
+    # Counted from the end: what is read may have more axes in front, such as one for gradients of several batches.
+    axis = int(layout.stacked) - len(shape)
     if part is not None:
-        shape = (*shape[:axis], part.length, *shape[axis + 1 :])
+        shape = (*shape[:axis], part.length, *shape[axis:][1:])
     laid_out = _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
     # PiSSA starts from the directions of the whole weight; a part of a fused one has no such start of its own.
     product = _share(handle.product, layout, part) if part is None else None
@@ -120,11 +126,11 @@ def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
     if part is None:
         return tensor
     runs: Tensor = tensor.unflatten(axis, (part.groups, -1))  # type: ignore[no-untyped-call]
-    taken = runs.narrow(axis + 1, part.start, part.stop - part.start).flatten(axis, axis + 1)
+    taken = runs.narrow(axis, part.start, part.stop - part.start).flatten(axis - 1, axis)
     if not part.interleaved:
         return taken
     pairs: Tensor = taken.unflatten(axis, (part.interleaved, -1, 2))  # type: ignore[no-untyped-call]
-    return pairs.transpose(axis + 1, axis + 2).flatten(axis, axis + 2)
+    return pairs.transpose(axis - 1, axis).flatten(axis - 2, axis)
 
 
 def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:
