@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckptaudit.naming.groups import GROUPS, PRIMARY_GROUPS, in_groups, is_known, primary_group
 from ckptaudit.naming.layouts import Layout, Part, with_lengths
 from ckptaudit.naming.model import Naming
-from ckptaudit.naming.places import Place, place, short_name
+from ckptaudit.naming.places import Place, place, place_of_weight, short_name
 from ckptaudit.naming.rules import Rules, families, rules
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "in_groups",
     "is_known",
     "place",
+    "place_of_weight",
     "primary_group",
     "rules",
     "short_name",

@@ -10,7 +10,7 @@ import msgspec
 from ckptaudit.naming.groups import GROUPS, in_groups
 from ckptaudit.naming.rules import rules
 
-__all__ = ["GROUPS", "Place", "Roles", "ends_in", "in_groups", "place", "short_name", "stem_of"]
+__all__ = ["GROUPS", "Place", "Roles", "ends_in", "in_groups", "place", "place_of_weight", "short_name", "stem_of"]
 
 Roles = tuple[tuple[str, str], ...]
 """Name endings and the roles they mean, in the order in which they are asked."""
@@ -52,6 +52,19 @@ def place(name: str, roles: Roles = ()) -> Place:
         in_experts=any(w in rules().expert_words for w in words),
         expert=None if expert_at is None else int(words[expert_at]),
     )
+
+
+def place_of_weight(name: str, roles: Roles = ()) -> Place:
+    """The place of a weight by the name that reports use: `c_attn.weight[k_proj]`, `gate_up_proj[up_proj][3]`.
+
+    A role in brackets is the one that was measured; a number there is an expert of a stack.
+    """
+    stored, *shares = name.removesuffix("]").replace("][", "[").split("[")
+    where = place(stored, roles)
+    role = next((share for share in shares if not _is_number(share)), "")
+    expert = next((int(share) for share in shares if _is_number(share)), where.expert)
+    role = f"{role}.bias" if role and where.role.endswith(".bias") else role
+    return Place(where.layer, role or where.role, where.stack, where.in_experts, expert)
 
 
 def short_name(place: Place) -> str:
