@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from ckptaudit.naming.places import Place, in_groups, place
+from ckptaudit import naming
+from ckptaudit.naming import Place, in_groups, place
 from ckptaudit.results.records import MeasurementRow
 
 
@@ -27,11 +28,8 @@ def is_selected(row: MeasurementRow, roles: tuple[str, ...]) -> bool:
 
 
 def short_name(tensor: str) -> str:
-    """`L3 down_proj`, `L3 expert 7 up_proj`: a tensor's place in few letters."""
-    where = place(tensor)
-    layer = "" if where.layer is None else f"L{where.layer} "
-    expert = "" if where.expert is None else f"expert {where.expert} "
-    return f"{where.stack + ' ' if where.stack else ''}{layer}{expert}{where.role}"
+    """`L3 down_proj`, `L3 expert 7 up_proj`: a measured weight's place in few letters."""
+    return naming.short_name(naming.place_of_weight(tensor))
 
 
 def _place(tensor: str) -> Place:
