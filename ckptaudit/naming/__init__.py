@@ -6,7 +6,7 @@ from ckptaudit.naming.groups import GROUPS, PRIMARY_GROUPS, in_groups, is_known,
 from ckptaudit.naming.layouts import Layout, Part, with_lengths
 from ckptaudit.naming.model import Naming
 from ckptaudit.naming.places import Place, place, place_of_weight, short_name
-from ckptaudit.naming.rules import Rules, families, rules
+from ckptaudit.naming.rules import Rules, Tie, families, rules
 
 __all__ = [
     "GROUPS",
@@ -16,6 +16,7 @@ __all__ = [
     "Part",
     "Place",
     "Rules",
+    "Tie",
     "families",
     "in_groups",
     "is_known",

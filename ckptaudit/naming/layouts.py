@@ -70,7 +70,9 @@ def with_lengths(parts: tuple[Part, ...], lengths: tuple[int, ...]) -> tuple[Par
     )
 
 
-def put_in_order(parts: tuple[Part, ...], heads: Mapping[str, Size], numbers: Mapping[str, int]) -> tuple[Part, ...]:
+def put_in_order(
+    parts: tuple[Part, ...], heads: Mapping[str, Size], numbers: Mapping[str, int]
+) -> tuple[Part, ...]:
     """The parts with the number of heads whose entries alternate. Raises ValueError where it does not divide."""
     counts = {role: _size(size, numbers) for role, size in heads.items()}
     for part in parts:

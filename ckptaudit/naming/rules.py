@@ -17,10 +17,14 @@ Size = int | str
 
 
 class Tie(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tensor of `role` may be left out of a file because it shares storage with one of role `source`."""
+    """A tensor of `role` may be left out of a file because it shares storage with one of role `source`.
+
+    With `stack`, with the one in that stack: an encoder may have embeddings of its own.
+    """
 
     role: str
     source: str
+    stack: str = ""
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

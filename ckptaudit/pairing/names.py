@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from ckptaudit.checkpoints import TensorHandle
-from ckptaudit.naming import Naming, rules
+from ckptaudit.naming import Naming, Tie, rules
 from ckptaudit.pairing.views import one_of
 
 Tensors = Mapping[str, TensorHandle]
@@ -45,16 +45,16 @@ def completed(side: Tensors, other: Tensors, naming: Naming) -> dict[str, Tensor
     added = dict(side)
     for tie in naming.ties:
         wanted = [name for name, role in missing.items() if role == tie.role]
-        source = _source(side, tie.source, naming) if wanted else None
+        source = _source(side, tie, naming) if wanted else None
         added |= {name: side[source] for name in wanted if source is not None}
     return added
 
 
-def _source(side: Tensors, role: str, naming: Naming) -> str | None:
-    """The one tensor of this role; `shared` before a copy of it that a stack holds."""
+def _source(side: Tensors, tie: Tie, naming: Naming) -> str | None:
+    """The one tensor that the tie names; `shared` before a copy of it that a stack holds."""
     places = {name: naming.place(name) for name in side}
-    found = [name for name, place in places.items() if place.role == role and place.layer is None]
-    outside = [name for name in found if not places[name].stack]
+    found = [name for name, place in places.items() if place.role == tie.source and place.layer is None]
+    outside = [name for name in found if places[name].stack == tie.stack]
     chosen = outside or found
     return chosen[0] if len(chosen) == 1 else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import transformers
@@ -64,11 +66,12 @@ SIZES: dict[str, Any] = {
 """Set wherever a configuration has the attribute."""
 
 
-class Tiny(NamedTuple):
+@dataclass(frozen=True)
+class Tiny:
     """What a family's configuration needs at birth, and what is set afterwards where the sizes do not do."""
 
-    settings: dict[str, Any] = {}
-    after: dict[str, Any] = {}
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    after: Mapping[str, Any] = field(default_factory=dict)
     loader: str = "AutoModelForCausalLM"
 
 
@@ -122,13 +125,13 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "gemma3n_text": Tiny(GEMMA | {"intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4}),
     "gemma4_text": Tiny(
-        GEMMA | {key: SIZES[key] for key in ("hidden_size", "num_attention_heads", "head_dim", "vocab_size")}
+        GEMMA
+        | {key: SIZES[key] for key in ("hidden_size", "num_attention_heads", "head_dim", "vocab_size")}
         | {"intermediate_size": 48, "num_key_value_heads": 2, "global_head_dim": 8}
         | {"vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8}
     ),
     "llama4": Tiny(
-        after={"vision_config": {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}}
-        | {},
+        after={"vision_config": {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}},
         loader="AutoModelForImageTextToText",
     ),
     "modernbert": Tiny({"num_hidden_layers": 4}, loader="AutoModelForMaskedLM"),
@@ -155,7 +158,7 @@ def tiny_model(family: str) -> Any:
     return model.eval()
 
 
-def _shrink(config: Any, fixed: dict[str, Any], after: dict[str, Any]) -> None:
+def _shrink(config: Any, fixed: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     known = {*vars(config), *getattr(type(config), "__annotations__", {})} - {*fixed}
     for key in known & {*SIZES}:
         if not isinstance(getattr(config, key, None), list | tuple):
