@@ -57,7 +57,7 @@ def _is_primary(role: str, group: str, is_matrix: bool) -> bool:
 
 
 def _in_group(role: str, group: str, is_matrix: bool, in_experts: bool) -> bool:
-    if group in rules().primary_groups and primary_group(role, is_matrix=is_matrix) == group:
+    if group in PRIMARY_GROUPS and primary_group(role, is_matrix=is_matrix) == group:
         return True
     return _in_selection(role, group, is_matrix, in_experts)
 
@@ -74,8 +74,6 @@ def _in_selection(role: str, group: str, is_matrix: bool, in_experts: bool) -> b
         return not is_matrix and _matches(role, known.vector_groups[group])
     if group in known.groups:
         return is_matrix and _matches(role, known.groups[group])
-    if group == OTHER:
-        return primary_group(role, is_matrix=is_matrix) == OTHER
     return group not in GROUPS and fnmatchcase(role, group)
 
 
