@@ -68,7 +68,8 @@ def in_titan() -> dict[str, Tensor]:
 
 def in_megatron() -> dict[str, Tensor]:
     """As Megatron-Core fuses: queries, key and value of each key-value head in turn; the gate above the other."""
-    held, found = weights(), {}
+    held: dict[str, Tensor] = weights()
+    found: dict[str, Tensor] = {}
     for i in range(LAYERS):
         at, to = f"model.layers.{i}", f"decoder.layers.{i}"
         q, k, v = (held[f"{at}.self_attn.{x}_proj.weight"].reshape(KV_HEADS, -1, 32) for x in "qkv")
