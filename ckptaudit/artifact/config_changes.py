@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ckptaudit.artifact.config_keys import USUAL, decides_behaviour, is_neutral
-from ckptaudit.artifact.config_values import leaves
+from ckptaudit.artifact.config_keys import USUAL, decides_behaviour, is_neutral, is_strict
+from ckptaudit.artifact.config_defaults import class_defaults
+from ckptaudit.artifact.config_values import NAMED_PARTS, leaves
 from ckptaudit.artifact.facts import TEXT_CONFIGS, ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.wording import capped, place, shown
 from ckptaudit.findings import Finding
@@ -50,9 +51,23 @@ def _differs(
     bare = before if one is ABSENT else after
     if is_neutral(stated) or _is_usual(name, stated) or _is_inert(name, before, after):
         return False
-    if _is_implied(name, stated, full, bare, sides):
+    if _is_implied(name, stated, full, bare, sides) or _is_default(name, stated, sides):
         return False
-    return same_release or (decides_behaviour(name) and not _may_be_new(name, one, bare))
+    return same_release or _is_said(name, one, bare, sides)
+
+
+def _is_default(name: str, value: object, sides: ArtifactEvidence) -> bool:
+    known = class_defaults(sides.base.config) or {}
+    return name in known and _equal(known[name], value)
+
+
+def _is_said(name: str, before: object, bare: Mapping[str, object], sides: ArtifactEvidence) -> bool:
+    """Whether a key that one file lacks is a change although another release wrote it."""
+    if before is not ABSENT:
+        return decides_behaviour(name)
+    if name.startswith("rope.") and any(key.startswith("rope.") for key in bare):
+        return True
+    return name in ("auto_map", *NAMED_PARTS) or (is_strict(name) and class_defaults(sides.base.config) is not None)
 
 
 def _equal(one: object, other: object) -> bool:
@@ -86,7 +101,8 @@ def _is_implied(
     if name == "num_key_value_heads":
         return value == heads
     if name == "layer_types" and isinstance(value, list):
-        window = bare.get("sliding_window") or bare.get("sliding_window_pattern")
+        known = class_defaults(sides.base.config) or {}
+        window = bare.get("sliding_window", known.get("sliding_window")) or bare.get("sliding_window_pattern")
         return len(value) == bare.get("num_hidden_layers") and (bool(window) or set(map(str, value)) == {"full_attention"})
     if name == "sliding_window_pattern":
         return "layer_types" in bare
@@ -105,15 +121,6 @@ def _is_outer(name: str, value: object, sides: ArtifactEvidence) -> bool:
     key = name.rpartition(".")[2]
     views = (text_view(sides.base.config), text_view(sides.tuned.config))
     return "." not in name and all(key in view and view[key] == value for view in views)
-
-
-def _may_be_new(name: str, before: object, bare: Mapping[str, object]) -> bool:
-    """Whether a newer release may have added the key: only to a base that says nothing of its kind."""
-    if before is not ABSENT:
-        return False
-    key = name.rpartition(".")[2]
-    strict = ("theta", "type", "factor", "sliding_window", "layer_types", "auto_map", "model_type", "architectures")
-    return key not in strict and not key.startswith("use_") and "softcap" not in key
 
 
 def _finding(side: Side, name: str, before: object, after: object) -> Finding:

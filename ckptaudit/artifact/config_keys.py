@@ -8,7 +8,8 @@ The rules are about kinds of keys, not about single models:
 - An absent key has its class's default. Files do not state those defaults, so absence equals the neutral values
   (null, false, 0, empty) and the usual default of the key, where it has one. When both files were written by the
   same release of transformers, one of them cannot lack a key that the other has: any other value is a change.
-  Between releases a key that decides attention, positions, norms, scales or routing still is one.
+  Between releases a key that is lost still is one where its words decide attention, positions, norms, scales or
+  routing; a key that is added is one where class_defaults.toml knows another default of this model type.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ BEHAVIOUR = re.compile(
 )
 """Keys that decide what the weights compute, by their words. They are changes whatever release wrote the file."""
 
+STRICT = re.compile(
+    r"(use_)?sliding_window|[^.]*softcap[^.]*|[^.]*_eps|[^.]*epsilon|hidden_act|hidden_activation|[^.]*multiplier"
+    r"|[^.]*scaling[^.]*|query_pre_attn_scalar|norm_topk_prob|scoring_func|topk_method|attention_bias|qkv_bias"
+    r"|mlp_bias|use_bias"
+)
+"""Keys whose defaults `class_defaults.toml` lists for every model type that it knows."""
+
 USUAL: Mapping[str, tuple[object, ...]] = {
     "rope_theta": (10000, 10000.0),
     "rms_norm_eps": (1e-6, 1e-5),
@@ -91,6 +99,11 @@ def is_harmless(key: str) -> bool:
 def decides_behaviour(key: str) -> bool:
     """Whether a key, by its words, decides what the weights compute."""
     return BEHAVIOUR.search(key[-LONGEST:]) is not None
+
+
+def is_strict(key: str) -> bool:
+    """Whether the table of defaults covers this key: not naming it there means a neutral default."""
+    return key.startswith("rope.") or STRICT.fullmatch(key[-LONGEST:]) is not None
 
 
 def has_own_metric(key: str) -> bool:

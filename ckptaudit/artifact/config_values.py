@@ -47,7 +47,7 @@ def _rope_part(part: Mapping[str, object], config: Mapping[str, object]) -> dict
     share = part.get("partial_rotary_factor", config.get("partial_rotary_factor", config.get("rotary_pct")))
     kind = part.get("rope_type", part.get("type", "default"))
     rest = {k: v for k, v in part.items() if k not in ("rope_theta", "rope_type", "type", "partial_rotary_factor")}
-    named = {"theta": theta, "type": "default" if kind in DEFAULT_ROPE else kind, "partial_rotary_factor": share}
+    named = {"theta": theta, "type": None if kind in DEFAULT_ROPE else kind, "partial_rotary_factor": share}
     return {k: v for k, v in {**rest, **named}.items() if v is not None}
 
 

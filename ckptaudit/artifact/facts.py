@@ -9,6 +9,9 @@ from ckptaudit.artifact.json_documents import JsonDocument, TextDocument, mappin
 from ckptaudit.artifact.listing import Entry
 
 EMPTY: Mapping[str, object] = {}
+RELEASES = ("safetensors", "torch")
+"""Formats that models are released in; the others are a trainer's own saves, with all that training needs."""
+
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 

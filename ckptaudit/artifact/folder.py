@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ckptaudit.artifact.facts import ArtifactEvidence, IndexFact, Side
+from ckptaudit.artifact.facts import RELEASES, ArtifactEvidence, IndexFact, Side
 from ckptaudit.artifact.wording import capped, listed, place
 from ckptaudit.findings import Finding
 
@@ -133,7 +133,7 @@ def _optimizer_tensors(tuned: Side) -> Iterator[Finding]:
 
 
 def _optimizer_files(tuned: Side) -> Iterator[Finding]:
-    if tuned.format not in ("safetensors", "torch") or any(name in tuned.entries for name in TRAINERS):
+    if tuned.format not in RELEASES or any(name in tuned.entries for name in TRAINERS):
         return
     for name, entry in tuned.entries.items():
         pattern = OPTIMIZER_FOLDER if entry.kind == "folder" else OPTIMIZER_FILE
@@ -144,15 +144,16 @@ def _optimizer_files(tuned: Side) -> Iterator[Finding]:
 
 def _steps(tuned: Side) -> Iterator[Finding]:
     steps = [n for n, e in tuned.entries.items() if e.kind == "folder" and STEP_FOLDER.fullmatch(n)]
-    if steps and tuned.format in ("safetensors", "torch"):
+    if steps and tuned.format in RELEASES:
         detail = f"{listed(steps)} lie below the weights that were judged; release one of them, alone"
         yield Finding(place(tuned.label(steps[0])), "saves of several steps in one folder", detail)
 
 
 def _is_weights_only(base: Side, tuned: Side) -> bool:
-    """Neither tokenizer nor generation settings nor template, and a configuration where the base has one."""
+    """Neither tokenizer nor generation settings nor template; of a release's format, with a configuration."""
+    is_save = tuned.format not in RELEASES
     beside = [n for n in {**tuned.documents, **tuned.texts} if n not in ("config.json", "adapter_config.json")]
-    return not beside and not tuned.tokenizer.is_there and "config.json" in tuned.documents
+    return not beside and not tuned.tokenizer.is_there and (is_save or "config.json" in tuned.documents)
 
 
 def _missing_finding(file: str, mend: str) -> Finding:

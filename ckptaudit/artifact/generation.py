@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ckptaudit.artifact.config_keys import is_neutral
+from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.facts import ArtifactEvidence, text_view
 from ckptaudit.artifact.special_tokens import IDS, ids_of, is_alignment
 from ckptaudit.artifact.wording import capped, place, shown
@@ -57,7 +58,7 @@ def _changes(evidence: ArtifactEvidence) -> Iterator[Finding]:
 
 
 def _implied(evidence: ArtifactEvidence) -> Mapping[str, object] | None:
-    view = text_view(evidence.base.config)
+    view = {**(class_defaults(evidence.base.config) or {}), **text_view(evidence.base.config)}
     return {key: view[key] for key in IDS if key in view} if evidence.base.has_config else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptaudit.artifact.facts import OtherWeights
+from ckptaudit.artifact.facts import RELEASES, OtherWeights
 from ckptaudit.artifact.listing import Entry, entries
 from ckptaudit.artifact.places import Places
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
@@ -24,7 +24,7 @@ def other_weights(checkpoint: Checkpoint, where: Places) -> tuple[OtherWeights, 
 
     Equal copies are no fact. At most 2 GiB of each are compared; what is left over is said to be unknown.
     """
-    if where.weights is None or not checkpoint.format.startswith(("safetensors", "torch")):
+    if where.weights is None or checkpoint.format not in RELEASES:
         return ()
     listing = entries(where.weights)
     present = [name for name in LOADED if name in listing]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.facts import ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.json_documents import integer_of, list_of
 from ckptaudit.artifact.wording import capped, place, shown
@@ -75,8 +76,9 @@ def _ids(base: Side, tuned: Side) -> Iterator[Finding]:
         return
     evidence = ArtifactEvidence(base, tuned)
     before, after = text_view(base.config), text_view(tuned.config)
+    defaults = class_defaults(base.config) or {}
     for key in IDS:
-        one, other = before.get(key), after.get(key)
+        one, other = (view.get(key, defaults.get(key)) for view in (before, after))
         if _is_changed(evidence, key, one, other):
             detail = (
                 f"the base says {shown(one)}, the tuned model {shown(other)}; write the id with which it was trained, "

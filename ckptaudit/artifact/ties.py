@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
+from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.facts import TEXT_CONFIGS, ArtifactEvidence, Side
 from ckptaudit.artifact.json_documents import mapping_of
 from ckptaudit.artifact.wording import place
 from ckptaudit.findings import Finding
 
 FLAG = "tie_word_embeddings"
-
-TIED = frozenset("""
-bart bert bloom camembert cohere cohere2 ctrl deberta deberta-v2 distilbert electra ernie4_5 ernie4_5_moe esm falcon
-gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text gemma4 gemma4_text gpt2 gpt_bigcode gpt_neo lfm2 lfm2_moe mamba
-marian mbart modernbert mpt mt5 openai-gpt opt paligemma pegasus recurrent_gemma roberta smollm3 starcoder2 t5 t5gemma
-umt5 whisper xglm xlm-roberta zamba zamba2
-""".split())  # fmt: skip
-UNTIED = frozenset("""
-apertus arcee bamba codegen cohere2_vision dbrx deepseek_v2 deepseek_v3 dots1 exaone4 falcon_h1 glm glm4 glm4_moe
-gpt_neox gpt_oss gptj granite granitemoe granitemoehybrid helium hunyuan_v1_dense hunyuan_v1_moe jamba llama llama4
-llama4_text mamba2 minimax minimax_m2 mistral mixtral nemotron nemotron_h olmo olmo2 olmo3 olmoe persimmon phi phi3
-phimoe qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next seed_oss stablelm
-""".split())  # fmt: skip
-"""What a file without the flag means, by model type: the classes' defaults in transformers 5."""
 
 
 def tie_faults(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
@@ -47,8 +34,8 @@ def flag(side: Side) -> bool | None:
     said = stated(side)
     if said is not None or not side.has_config:
         return said
-    kind = side.config.get("model_type")
-    return True if kind in TIED else False if kind in UNTIED else None
+    default = (class_defaults(side.config) or {}).get(FLAG)
+    return default if isinstance(default, bool) else None
 
 
 def stated(side: Side) -> bool | None:

@@ -1,0 +1,56 @@
+"""Writes ckptaudit/artifact/class_defaults.toml: what a configuration that lacks a key means, by model type.
+
+usage: python scripts/class_defaults.py > ckptaudit/artifact/class_defaults.toml
+
+Read off the configuration classes of the installed transformers, in the flat form that
+`ckptaudit.artifact.config_values` compares. Neutral values (null, false, 0, empty) are left out: absence means
+them anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import transformers
+
+from ckptaudit.artifact.config_keys import STRICT, USUAL, is_neutral
+from ckptaudit.artifact.config_values import leaves
+from ckptaudit.artifact.facts import text_view
+from ckptaudit.artifact.special_tokens import IDS
+from ckptaudit.artifact.ties import FLAG
+
+KEYS = re.compile(rf"rope\..*|{STRICT.pattern}")
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"# Defaults of configuration classes in transformers {transformers.__version__}.")
+    print("# Written by scripts/class_defaults.py; neutral values are left out.")
+    for kind in sorted(transformers.CONFIG_MAPPING.keys()):
+        try:
+            config = json.loads(transformers.CONFIG_MAPPING[kind]().to_json_string(use_diff=False))
+        except Exception:  # classes that need arguments, or packages that are not installed
+            continue
+        stated = _stated(config)
+        if stated is not None:
+            print(f'\n["{kind}"]')
+            print("\n".join(f'"{key}" = {_toml(value)}' for key, value in stated.items()))
+
+
+def _stated(config: dict[str, object]) -> dict[str, object] | None:
+    view = text_view(config)
+    found = {key: value for key, value in leaves(config).items() if KEYS.fullmatch(key)}
+    found |= {key: view[key] for key in (*IDS, FLAG) if key in view}
+    if not isinstance(found.get(FLAG), bool):
+        return None
+    kept = {k: v for k, v in sorted(found.items()) if k == FLAG or not (is_neutral(v) or v in USUAL.get(k, ()))}
+    return {k: v for k, v in kept.items() if isinstance(v, bool | int | float | str)}
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+if __name__ == "__main__":
+    main()
