@@ -22,7 +22,7 @@ def leaves(config: Mapping[str, object]) -> dict[str, object]:
     """
     found: dict[str, object] = {}
     for path, part in _parts(config):
-        found |= {_dotted(path, key): value for key, value in _plain(part)}
+        found |= {_own(path, key, found): value for key, value in _plain(part)}
         found |= {_dotted(path, f"rope.{key}"): value for key, value in rope(part).items()}
         if len(found) > MAX_LEAVES:
             break
@@ -79,6 +79,12 @@ def _plain(part: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 def _repository_free(value: object) -> object:
     return text_of(value).rpartition("--")[2] or value
+
+
+def _own(path: str, key: str, found: Mapping[str, object]) -> str:
+    """A text part has an outer part's place, but for what names the model."""
+    is_inner_name = not path and key in NAMED_PARTS and key in found
+    return f"{TEXT_CONFIGS[0]}.{key}" if is_inner_name else _dotted(path, key)
 
 
 def _dotted(path: str, key: str) -> str:
