@@ -45,11 +45,15 @@ def _stated(config: dict[str, object]) -> dict[str, object] | None:
     if not isinstance(found.get(FLAG), bool):
         return None
     kept = {k: v for k, v in sorted(found.items()) if k == FLAG or not (is_neutral(v) or v in USUAL.get(k, ()))}
-    return {k: v for k, v in kept.items() if isinstance(v, bool | int | float | str)}
+    return {k: v for k, v in kept.items() if isinstance(v, bool | int | float | str) or k in IDS}
 
 
 def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return (
+        str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
+    )
 
 
 if __name__ == "__main__":

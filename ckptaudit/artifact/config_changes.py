@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from ckptaudit.artifact.config_keys import USUAL, decides_behaviour, is_neutral, is_strict
 from ckptaudit.artifact.config_defaults import class_defaults
+from ckptaudit.artifact.config_keys import USUAL, decides_behaviour, is_neutral, is_strict
 from ckptaudit.artifact.config_values import NAMED_PARTS, leaves
 from ckptaudit.artifact.facts import TEXT_CONFIGS, ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.wording import capped, place, shown
@@ -67,7 +67,9 @@ def _is_said(name: str, before: object, bare: Mapping[str, object], sides: Artif
         return decides_behaviour(name)
     if name.startswith("rope.") and any(key.startswith("rope.") for key in bare):
         return True
-    return name in ("auto_map", *NAMED_PARTS) or (is_strict(name) and class_defaults(sides.base.config) is not None)
+    if name in NAMED_PARTS or name.startswith("auto_map."):
+        return True
+    return is_strict(name) and class_defaults(sides.base.config) is not None
 
 
 def _equal(one: object, other: object) -> bool:
@@ -103,7 +105,9 @@ def _is_implied(
     if name == "layer_types" and isinstance(value, list):
         known = class_defaults(sides.base.config) or {}
         window = bare.get("sliding_window", known.get("sliding_window")) or bare.get("sliding_window_pattern")
-        return len(value) == bare.get("num_hidden_layers") and (bool(window) or set(map(str, value)) == {"full_attention"})
+        return len(value) == bare.get("num_hidden_layers") and (
+            bool(window) or set(map(str, value)) == {"full_attention"}
+        )
     if name == "sliding_window_pattern":
         return "layer_types" in bare
     return _is_outer(name, value, sides)

@@ -93,7 +93,12 @@ USUAL: Mapping[str, tuple[object, ...]] = {
 
 def is_harmless(key: str) -> bool:
     """Whether a key, of whatever part of the configuration, cannot change what the weights compute."""
-    return key in PROVENANCE or key in ENVIRONMENT or key in GENERATION or TRAINING.fullmatch(key[-LONGEST:]) is not None
+    return (
+        key in PROVENANCE
+        or key in ENVIRONMENT
+        or key in GENERATION
+        or TRAINING.fullmatch(key[-LONGEST:]) is not None
+    )
 
 
 def decides_behaviour(key: str) -> bool:

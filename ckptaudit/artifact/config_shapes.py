@@ -13,7 +13,15 @@ from ckptaudit.findings import Finding
 
 LAYER = re.compile(r"(.*?(?:^|\.)(?:layers|h|layer|blocks|block))\.(\d{1,9})\..+")
 BESIDE = ("mtp", "talker", "token2wav", "merger", "projector", "experts", "draft", "code_predictor")
-IMAGES = ("visual", "vision", "vision_tower", "vision_model", "vision_encoder", "image_encoder", "vision_embed_tokens")
+IMAGES = (
+    "visual",
+    "vision",
+    "vision_tower",
+    "vision_model",
+    "vision_encoder",
+    "image_encoder",
+    "vision_embed_tokens",
+)
 SOUNDS = ("audio", "audio_tower", "audio_model", "audio_encoder", "speech")
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
@@ -107,9 +115,7 @@ def _kind(words: list[str] | tuple[str, ...]) -> str:
     return next((word for word in words if word in ("encoder", "decoder")), "")
 
 
-def _stack_config(
-    config: Mapping[str, object], kind: str
-) -> tuple[str, Mapping[str, object], tuple[str, ...]]:
+def _stack_config(config: Mapping[str, object], kind: str) -> tuple[str, Mapping[str, object], tuple[str, ...]]:
     if kind in ("vision", "audio"):
         return f"{kind}_config.", mapping_of(config.get(f"{kind}_config")), LAYERS
     if kind in ("encoder", "decoder"):

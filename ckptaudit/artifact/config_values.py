@@ -22,7 +22,7 @@ def leaves(config: Mapping[str, object]) -> dict[str, object]:
     """
     found: dict[str, object] = {}
     for path, part in _parts(config):
-        found |= {_own(path, key, found): value for key, value in _plain(part)}
+        found |= {_own(path, key, found): value for key, value in _plain(path, part)}
         found |= {_dotted(path, f"rope.{key}"): value for key, value in rope(part).items()}
         if len(found) > MAX_LEAVES:
             break
@@ -43,7 +43,9 @@ def rope(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _rope_part(part: Mapping[str, object], config: Mapping[str, object]) -> dict[str, object]:
-    theta = part.get("rope_theta", next((config[k] for k in ("rope_theta", "rotary_emb_base") if k in config), None))
+    theta = part.get(
+        "rope_theta", next((config[k] for k in ("rope_theta", "rotary_emb_base") if k in config), None)
+    )
     share = part.get("partial_rotary_factor", config.get("partial_rotary_factor", config.get("rotary_pct")))
     kind = part.get("rope_type", part.get("type", "default"))
     rest = {k: v for k, v in part.items() if k not in ("rope_theta", "rope_type", "type", "partial_rotary_factor")}
@@ -70,11 +72,11 @@ def _is_rope(key: str) -> bool:
     return ROPE.fullmatch(key) is not None
 
 
-def _plain(part: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def _plain(path: str, part: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    names_code = path.rpartition(".")[2] == "auto_map"
     for key, value in part.items():
-        if isinstance(value, dict) or _is_compared(key):
-            continue
-        yield key, _repository_free(value) if key == "auto_map" else value
+        if not isinstance(value, dict) and not _is_compared(key):
+            yield key, _repository_free(value) if names_code else value
 
 
 def _repository_free(value: object) -> object:

@@ -127,8 +127,8 @@ def _export(tuned: Side, before: str, after: str) -> str:
         settings = mapping_of(tuned.config.get("quantization_config"))
         how = f" by {shown(settings.get('quant_method'))}" if settings else " without a quantization_config"
         return (
-            f"{len(narrow):,} weights are quantised to float8{how} ({listed(narrow)}): differences to the base are of "
-            "rounding as much as of training; audit the weights before quantisation"
+            f"{len(narrow):,} weights are quantised to float8{how} ({listed(narrow)}): differences to the base "
+            "are of rounding as much as of training; audit the weights before quantisation"
         )
     if after == "float32":
         return f"stored as float32, the base as {before}: twice the size; cast to {before} unless it is meant"

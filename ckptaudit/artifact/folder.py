@@ -17,7 +17,9 @@ OPTIMIZER_FILE = re.compile(
 OPTIMIZER_FOLDER = re.compile(r"optimizer(_\d+)?|global_step\d+")
 STEP_FOLDER = re.compile(r"(checkpoint-|global_step_|step[-_]|iter_)\d{1,18}")
 TRAINERS = ("trainer_state.json", "scheduler.pt")
-OPTIMIZER_TENSOR = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|optimizer|optim|optimizer_state)(\.|$)")
+OPTIMIZER_TENSOR = re.compile(
+    r"(^|\.)(exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|optimizer|optim|optimizer_state)(\.|$)"
+)
 FACTOR = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.|$)")
 WRAPPED = re.compile(r"\.(base_layer|original_module|modules_to_save)(\.|$)")
 LONGEST = 1000
@@ -113,7 +115,9 @@ def _index(fact: IndexFact) -> Iterator[Finding]:
     for shard in fact.absent:
         yield Finding(place(shard), "shard is missing", f"{fact.file} names it; copy it, or save the model again")
     for shard in fact.unnamed:
-        detail = "no index names it, and engines that load every file of the folder take it; remove it, or save again"
+        detail = (
+            "no index names it, and engines that load every file of the folder take it; remove it, or save again"
+        )
         yield Finding(place(shard), "weights that no index names", detail)
     if fact.unlisted:
         names = [name for name, _ in fact.unlisted]
@@ -138,7 +142,9 @@ def _optimizer_files(tuned: Side) -> Iterator[Finding]:
     for name, entry in tuned.entries.items():
         pattern = OPTIMIZER_FOLDER if entry.kind == "folder" else OPTIMIZER_FILE
         if pattern.fullmatch(name):
-            detail = "the release carries the optimizer's state; remove it (it tells of the training data, and is large)"
+            detail = (
+                "the release carries the optimizer's state; remove it (it tells of the training data, and is large)"
+            )
             yield Finding(place(tuned.label(name)), "optimizer state beside the weights", detail)
 
 
@@ -166,11 +172,14 @@ def _missing(base: Side, tuned: Side) -> Iterator[tuple[str, str]]:
     if base.tokenizer.is_there and not tuned.tokenizer.is_there:
         file = base.tokenizer.file or next(iter(base.tokenizer.digests))
         yield tuned.label(file), "save the tokenizer into the folder (tokenizer.save_pretrained)"
-    elif base.has("tokenizer_config.json") and "tokenizer_config.json" not in tuned.documents:
-        if tuned.tokenizer.is_there:
-            yield tuned.label("tokenizer_config.json"), "save the tokenizer again: special tokens stand there"
-    if base.has("generation_config.json") and "generation_config.json" not in tuned.documents:
+    elif _lacks(base, tuned, "tokenizer_config.json") and tuned.tokenizer.is_there:
+        yield tuned.label("tokenizer_config.json"), "save the tokenizer again: special tokens stand there"
+    if _lacks(base, tuned, "generation_config.json"):
         yield tuned.label("generation_config.json"), "copy it: stop tokens and sampling defaults stand there"
+
+
+def _lacks(base: Side, tuned: Side, name: str) -> bool:
+    return base.has(name) and name not in tuned.documents
 
 
 def _document_faults(tuned: Side) -> Iterator[Finding]:
@@ -185,4 +194,6 @@ def _document_faults(tuned: Side) -> Iterator[Finding]:
             detail = "readers take the last value, or the first; leave one of them"
             yield Finding(place(at, key), "key occurs twice", detail)
         for number in document.odd:
-            yield Finding(place(at), "no JSON number", f"{number} is read by some tools only; write a finite number")
+            yield Finding(
+                place(at), "no JSON number", f"{number} is read by some tools only; write a finite number"
+            )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ckptaudit.artifact.config_keys import is_neutral
 from ckptaudit.artifact.config_defaults import class_defaults
+from ckptaudit.artifact.config_keys import is_neutral
 from ckptaudit.artifact.facts import ArtifactEvidence, text_view
 from ckptaudit.artifact.special_tokens import IDS, ids_of, is_alignment
 from ckptaudit.artifact.wording import capped, place, shown
@@ -76,4 +76,6 @@ def _effective(key: str, value: object) -> object:
 
 
 def _said(key: str, value: object) -> str:
-    return shown(value) if value is not None or key not in DEFAULTS else f"nothing (which is {shown(DEFAULTS[key])})"
+    return (
+        shown(value) if value is not None or key not in DEFAULTS else f"nothing (which is {shown(DEFAULTS[key])})"
+    )

@@ -51,7 +51,10 @@ def _fact(
 
 def _unlisted(folder: Path, read: list[str], shards: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(
-        (name, shard) for shard in read for name in safetensors.read_file(folder / shard) if shards.get(name) != shard
+        (name, shard)
+        for shard in read
+        for name in safetensors.read_file(folder / shard)
+        if shards.get(name) != shard
     )
 
 

@@ -8,9 +8,8 @@ from ckptaudit.artifact.facts import RELEASES, OtherWeights
 from ckptaudit.artifact.listing import Entry, entries
 from ckptaudit.artifact.places import Places
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.checkpoints.documents import clipped
+from ckptaudit.checkpoints.documents import clipped, read_document
 from ckptaudit.checkpoints.shards import ShardIndex
-from ckptaudit.checkpoints.documents import read_document
 from ckptaudit.errors import CheckpointError
 
 LOADED = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -49,7 +48,8 @@ def difference(checkpoint: Checkpoint, other: Checkpoint) -> str:
     for name, handle in checkpoint.tensors.items():
         twin = other.tensors[name]
         if (handle.shape, handle.dtype) != (twin.shape, twin.dtype):
-            return f"{clipped(name)} is {_seen(handle.shape, handle.dtype)} here, {_seen(twin.shape, twin.dtype)} there"
+            opened, other_one = _seen(handle.shape, handle.dtype), _seen(twin.shape, twin.dtype)
+            return f"{clipped(name)} is {other_one}, and {opened} in the files that were opened"
         if not _same(checkpoint, other, name):
             return f"{clipped(name)} holds other numbers"
         read += handle.parameters * 4

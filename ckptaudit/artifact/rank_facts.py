@@ -6,6 +6,7 @@ from ckptaudit.artifact.facts import RankFact
 from ckptaudit.artifact.other_weights import difference
 from ckptaudit.artifact.places import EXPORT, Places
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint, rank_files
+from ckptaudit.checkpoints.storage import StoredTensor
 from ckptaudit.errors import CheckpointError
 
 
@@ -28,13 +29,13 @@ def _replicas(where: Places) -> list[RankFact]:
     return found
 
 
-def _fits(copy: rank_files.StoredTensor, first: rank_files.StoredTensor) -> bool:
+def _fits(copy: StoredTensor, first: StoredTensor) -> bool:
     return (copy.shape, copy.dtype) == (first.shape, first.dtype)
 
 
 def _export(checkpoint: Checkpoint, where: Places) -> list[RankFact]:
     folder = where.weights / EXPORT if where.weights is not None else None
-    if folder is None or not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    if folder is None or not any(any(folder.glob(ending)) for ending in ("*.safetensors", "*.bin")):
         return []
     try:
         differs = difference(checkpoint, open_checkpoint(folder))

@@ -8,7 +8,7 @@ from ckptaudit.findings import Finding
 
 
 def rank_disagreements(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
-    """Unsharded tensors that are not the same in every rank's file, and weights in `huggingface/` that are others."""
+    """Unsharded tensors that differ between ranks, and an export in `huggingface/` that is another model."""
     return capped(
         Finding(
             fact.tensor or place(fact.file),

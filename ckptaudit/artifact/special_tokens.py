@@ -1,4 +1,4 @@
-"""Special tokens: the ids in config.json and generation_config.json, the texts in the tokenizer, against the base."""
+"""Special tokens against the base: ids in config.json and generation_config.json, texts in the tokenizer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ def _texts(base: Side, tuned: Side) -> Iterator[Finding]:
             detail = f"the base says {shown(before)}, the tuned model {now}; copy the base's tokenizer files"
             yield Finding(place(tuned.label("tokenizer_config.json"), token), "special token changed", detail)
     for token, after in tuned.tokenizer.special.items():
-        if token not in base.tokenizer.special and base.tokenizer.special and token not in ("pad_token", "unk_token"):
+        if (
+            token not in base.tokenizer.special
+            and base.tokenizer.special
+            and token not in ("pad_token", "unk_token")
+        ):
             detail = f"the base has none, the tuned model {shown(after)}; copy the base's tokenizer files"
             yield Finding(place(tuned.label("tokenizer_config.json"), token), "special token added", detail)
 
@@ -81,8 +85,8 @@ def _ids(base: Side, tuned: Side) -> Iterator[Finding]:
         one, other = (view.get(key, defaults.get(key)) for view in (before, after))
         if _is_changed(evidence, key, one, other):
             detail = (
-                f"the base says {shown(one)}, the tuned model {shown(other)}; write the id with which it was trained, "
-                "or generation ends or begins at the wrong token"
+                f"the base says {shown(one)}, the tuned model {shown(other)}; write the id with which it was "
+                "trained, or generation ends or begins at the wrong token"
             )
             yield Finding(place(tuned.config_file, key), "special token id changed", detail)
 
@@ -104,18 +108,22 @@ def _against_tokenizer(base: Side, tuned: Side) -> Iterator[Finding]:
     inherited = {key for key, *_ in _strangers(base)}
     for key, stated, own in _strangers(tuned):
         if key not in inherited and base.tokenizer.ids:
-            detail = f"the ids stated are {shown(sorted(stated))}, the tokenizer has {own:,}; write the tokenizer's id"
-            yield Finding(place(tuned.config_file or tuned.label(GENERATION), key), "special token id unknown", detail)
+            detail = (
+                f"the ids stated are {shown(sorted(stated))}, the tokenizer has {own:,}; write the tokenizer's id"
+            )
+            yield Finding(
+                place(tuned.config_file or tuned.label(GENERATION), key), "special token id unknown", detail
+            )
 
 
 def _strangers(side: Side) -> Iterator[tuple[str, set[int], int]]:
     stated: dict[str, set[int]] = {}
     for _, key, ids in config_ids(side):
         stated.setdefault(key, set()).update(ids)
-    for key, ids in stated.items():
+    for key, own_ids in stated.items():
         own = _id_of(side, key.removesuffix("_id"))
-        if own is not None and own not in ids and key != "pad_token_id":
-            yield key, ids, own
+        if own is not None and own not in own_ids and key != "pad_token_id":
+            yield key, own_ids, own
 
 
 def _id_of(side: Side, token: str) -> int | None:

@@ -26,9 +26,7 @@ def stored_facts(checkpoint: Checkpoint, config: Mapping[str, object]) -> tuple[
 def header_dtypes(checkpoint: Checkpoint) -> dict[tuple[Path, str], str]:
     """The types that safetensors headers state; readers widen float8 and would hide it."""
     files = {handle.file for handle in checkpoint.tensors.values() if handle.file.suffix == ".safetensors"}
-    return {
-        (file, name): handle.dtype for file in files for name, handle in safetensors.read_file(file).items()
-    }
+    return {(file, name): handle.dtype for file in files for name, handle in safetensors.read_file(file).items()}
 
 
 def head_fact(checkpoint: Checkpoint, tensors: tuple[StoredFact, ...]) -> HeadFact:

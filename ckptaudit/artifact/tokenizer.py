@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ckptaudit.artifact.facts import ArtifactEvidence, Side
+from ckptaudit.artifact.tokenizer_rules import canonical
 from ckptaudit.artifact.wording import SHOWN, capped, place, shown
 from ckptaudit.findings import Finding
 
@@ -36,13 +37,16 @@ def _ids(base: Side, tuned: Side) -> Iterator[Finding]:
     at = place(tuned.label(tuned.tokenizer.file), "vocab")
     lost = [token for token in before if token not in after]
     if lost:
-        detail = f"{len(lost):,} tokens of the base are gone, the first {shown(lost[0])} (id {before[lost[0]]:,}); {MEND}"
+        first = f"{shown(lost[0])} (id {before[lost[0]]:,})"
+        detail = f"{len(lost):,} tokens of the base are gone, the first {first}; {MEND}"
         yield Finding(at, "tokens lost", detail)
     moved = {token: (id_, after[token]) for token, id_ in before.items() if after.get(token, id_) != id_}
     if moved:
         pairs = list(moved.items())[:SHOWN]
         said = ", ".join(f"{shown(token)} {old:,} to {new:,}" for token, (old, new) in pairs)
-        what = "tokens exchanged" if {o for o, _ in moved.values()} == {n for _, n in moved.values()} else "ids moved"
+        what = (
+            "tokens exchanged" if {o for o, _ in moved.values()} == {n for _, n in moved.values()} else "ids moved"
+        )
         yield Finding(at, what, f"{len(moved):,} tokens, {said} (base to tuned); {MEND}")
 
 
@@ -54,7 +58,7 @@ def _rules(base: Side, tuned: Side) -> Iterator[Finding]:
     if one.scores and other.scores and one.scores != other.scores[: len(one.scores)]:
         yield Finding(place(file, "vocab"), "scores differ", f"{_first(one.scores, other.scores)}; {MEND}")
     if one.parts and other.parts:
-        for key, before, after in _differences(one.parts, other.parts):
+        for key, before, after in _differences(canonical(one.parts), canonical(other.parts)):
             detail = f"the base says {shown(before)}, the tuned model {shown(after)}; {MEND}"
             yield Finding(place(file, key), "tokenizer rule differs", detail)
     yield from _flags(one.added, other.added, file)
@@ -106,4 +110,6 @@ def _first(before: tuple[object, ...], after: tuple[object, ...]) -> str:
     pairs = zip(before, after, strict=False)
     at = next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(before), len(after)))
     one, other = (side[at] if at < len(side) else None for side in (before, after))
-    return f"first at entry {at:,}: {shown(one)} in the base, {shown(other)} here ({len(before):,} to {len(after):,})"
+    return (
+        f"first at entry {at:,}: {shown(one)} in the base, {shown(other)} here ({len(before):,} to {len(after):,})"
+    )

@@ -69,9 +69,7 @@ def _numbers(vocabulary: Mapping[str, object]) -> dict[str, int]:
     return {token: number for token, id_ in vocabulary.items() if (number := integer_of(id_)) is not None}
 
 
-def _added_ids(
-    documents: Mapping[str, JsonDocument], added: Mapping[str, Mapping[str, object]]
-) -> dict[str, int]:
+def _added_ids(documents: Mapping[str, JsonDocument], added: Mapping[str, Mapping[str, object]]) -> dict[str, int]:
     ids = _numbers(_contents(documents, "added_tokens.json"))
     for key, token in mapping_of(_contents(documents, "tokenizer_config.json").get("added_tokens_decoder")).items():
         content = text_of(mapping_of(token).get("content"))

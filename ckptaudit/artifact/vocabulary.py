@@ -66,8 +66,8 @@ def _lost(base: Side, tuned: Side) -> Iterator[Finding]:
         if before is not None and after is not None and after.shape[0] < before.shape[0]:
             lost = before.shape[0] - after.shape[0]
             detail = (
-                f"the base has {before.shape[0]:,} rows, the tuned model {after.shape[0]:,}: {lost:,} tokens are lost; "
-                "export the full vocabulary (a gather of sharded embeddings must not be cut)"
+                f"the base has {before.shape[0]:,} rows, the tuned model {after.shape[0]:,}: {lost:,} tokens are "
+                "lost; export the full vocabulary (a gather of sharded embeddings must not be cut)"
             )
             yield Finding(after.name, "vocabulary cut", detail)
 

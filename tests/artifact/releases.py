@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,5 +125,3 @@ def only(found: Mapping[str, tuple[Finding, ...]], quantity: str) -> tuple[Findi
     """The findings of a quantity, which must be the only one that found any."""
     assert list(found) == [quantity], found
     return found[quantity]
-
-

@@ -64,7 +64,14 @@ def test_the_new_form_of_the_position_embedding_says_the_same(pair: Pair) -> Non
 
 
 def test_keys_at_their_class_default_may_be_added_by_another_release(pair: Pair) -> None:
-    for key in ("rms_norm_eps", "rope_parameters", "hidden_act", "sliding_window", "use_sliding_window", "layer_types"):
+    for key in (
+        "rms_norm_eps",
+        "rope_parameters",
+        "hidden_act",
+        "sliding_window",
+        "use_sliding_window",
+        "layer_types",
+    ):
         del pair.base.config[key]
     pair.base.config["transformers_version"] = "4.40.0"
     pair.tuned.config |= {"attention_dropout": 0.1, "initializer_range": 0.02, "use_cache": False, "new_key": 7}
@@ -183,8 +190,10 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_save_pretrained_writes_twice_gives_no_findings(family: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    sizes = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-    config = transformers.CONFIG_MAPPING[family](**sizes, **FAMILIES[family], bos_token_id=1, eos_token_id=2)
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = transformers.CONFIG_MAPPING[family](
+        **sizes, num_attention_heads=2, **FAMILIES[family], bos_token_id=1, eos_token_id=2
+    )
     model = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
     model.save_pretrained(tmp_path / "base")
     with torch.no_grad():
@@ -198,11 +207,12 @@ def test_what_save_pretrained_writes_twice_gives_no_findings(family: str, tmp_pa
     assert findings_of(evidence_of(tmp_path / "base", tmp_path / "tuned")) == {}
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_peft_merges_and_a_tokenizer_saves_gives_no_findings(tmp_path: Path, fixture_pairs: Path) -> None:
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     model = transformers.AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.bfloat16)
     merged = peft.PeftModel.from_pretrained(model, fixture_pairs / "lora").merge_and_unload()
     merged.save_pretrained(tmp_path / "tuned")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(fixture_pairs / "base")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(fixture_pairs / "base")
     tokenizer.save_pretrained(tmp_path / "tuned")
     assert findings_of(evidence_of(fixture_pairs / "base", tmp_path / "tuned")) == {}
