@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckptaudit.findings import Finding
-from tests.artifact.releases import LAYERS, Pair, findings_of, only, weights
+from tests.artifact.releases import LAYERS, Pair, evidence_of, findings_of, only, weights
 
 
 def says(finding: Finding, *words: str) -> bool:
@@ -370,6 +370,19 @@ def test_another_sentencepiece_model(pair: Pair) -> None:
         (side.write() / "tokenizer.model").write_bytes(contents)
     (finding,) = only(pair.findings(), "tokenizer_changes")
     assert says(finding, "tokenizer.model", "not the base's")
+
+
+def test_a_tokenizer_that_the_library_rebuilt_as_another_class(tmp_path: Path, fixture_pairs: Path) -> None:
+    """Loaded by its model type, the bundled tokenizer of characters loses every space."""
+    transformers = pytest.importorskip("transformers")
+    loaded = transformers.AutoTokenizer.from_pretrained(fixture_pairs / "base")
+    plain = transformers.PreTrainedTokenizerFast.from_pretrained(fixture_pairs / "base")
+    if loaded("1 + 2")["input_ids"] == plain("1 + 2")["input_ids"]:
+        pytest.skip("this release of transformers keeps the tokenizer as it is")
+    shutil.copytree(fixture_pairs / "base", tmp_path / "tuned")
+    loaded.save_pretrained(tmp_path / "tuned")
+    found = only(findings_of(evidence_of(fixture_pairs / "base", tmp_path / "tuned")), "tokenizer_changes")
+    assert any(says(f, "tokenizer.json:model.type", '"WordLevel"', '"BPE"') for f in found)
 
 
 def test_another_end_token_in_the_configuration(pair: Pair) -> None:

@@ -179,6 +179,23 @@ def test_nothing_beside_the_tensors_on_both_sides_is_nothing_to_compare(pair: Pa
     assert pair.findings() == {}
 
 
+def test_spaces_of_sentencepiece_are_written_in_two_ways(pair: Pair) -> None:
+    """As the normalizer of older conversions, and as the pre-tokenizer that releases 5 write for Llama 2."""
+    marks = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    pair.base.tokenizer |= {"normalizer": {"type": "Sequence", "normalizers": marks}, "pre_tokenizer": None}
+    pair.base.tokenizer["model"]["unk_token"] = "<unk>"
+    pair.tuned.tokenizer |= {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+    }
+    pair.tuned.tokenizer["model"]["unk_token"] = None
+    assert pair.findings() == {}
+    pair.tuned.tokenizer["pre_tokenizer"]["prepend_scheme"] = "never"
+    pair.tuned.write()
+    (finding,) = only(pair.findings(), "tokenizer_changes")
+    assert finding.tensor == "tokenizer.json:spaces"
+
+
 FAMILIES = {
     "qwen2": {"num_key_value_heads": 2}, "llama": {"num_key_value_heads": 2}, "gpt2": {},
     "gemma2": {"num_key_value_heads": 2, "head_dim": 16}, "gemma3_text": {"num_key_value_heads": 2, "head_dim": 16},
