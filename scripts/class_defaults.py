@@ -1,6 +1,6 @@
-"""Writes ckptaudit/artifact/class_defaults.toml: what a configuration that lacks a key means, by model type.
+"""Writes ckptaudit/artifact/class_defaults.json: what a configuration that lacks a key means, by model type.
 
-usage: python scripts/class_defaults.py > ckptaudit/artifact/class_defaults.toml
+usage: python scripts/class_defaults.py > ckptaudit/artifact/class_defaults.json
 
 Read off the configuration classes of the installed transformers, in the flat form that
 `ckptaudit.artifact.config_values` compares. Neutral values (null, false, 0, empty) are left out: absence means
@@ -24,18 +24,18 @@ KEYS = re.compile(rf"rope\..*|{STRICT.pattern}")
 
 
 def main() -> None:
-    """Print the table."""
-    print(f"# Defaults of configuration classes in transformers {transformers.__version__}.")
-    print("# Written by scripts/class_defaults.py; neutral values are left out.")
-    for kind in sorted(transformers.CONFIG_MAPPING.keys()):
-        try:
-            config = json.loads(transformers.CONFIG_MAPPING[kind]().to_json_string(use_diff=False))
-        except Exception:  # classes that need arguments, or packages that are not installed
-            continue
-        stated = _stated(config)
-        if stated is not None:
-            print(f'\n["{kind}"]')
-            print("\n".join(f'"{key}" = {_toml(value)}' for key, value in stated.items()))
+    """Print the table, one model type a line."""
+    rows = ((kind, _defaults(kind)) for kind in sorted(transformers.CONFIG_MAPPING.keys()))
+    lines = (f"{json.dumps(kind)}: {json.dumps(stated)}" for kind, stated in rows if stated is not None)
+    print("{\n" + ",\n".join(lines) + "\n}")
+
+
+def _defaults(kind: str) -> dict[str, object] | None:
+    try:
+        config = transformers.CONFIG_MAPPING[kind]()
+    except Exception:  # classes that need arguments, or packages that are not installed
+        return None
+    return _stated(json.loads(config.to_json_string(use_diff=False)))
 
 
 def _stated(config: dict[str, object]) -> dict[str, object] | None:
@@ -46,14 +46,6 @@ def _stated(config: dict[str, object]) -> dict[str, object] | None:
         return None
     kept = {k: v for k, v in sorted(found.items()) if k == FLAG or not (is_neutral(v) or v in USUAL.get(k, ()))}
     return {k: v for k, v in kept.items() if isinstance(v, bool | int | float | str) or k in IDS}
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return (
-        str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
-    )
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from ckptaudit.artifact.facts import text_view
 
-TABLE = Path(__file__).parent / "class_defaults.toml"
+TABLE = Path(__file__).parent / "class_defaults.json"
 
 
 def class_defaults(config: Mapping[str, object]) -> Mapping[str, object] | None:
@@ -23,5 +24,4 @@ def class_defaults(config: Mapping[str, object]) -> Mapping[str, object] | None:
 
 @cache
 def _table() -> Mapping[str, Mapping[str, object]]:
-    with TABLE.open("rb") as file:
-        return tomllib.load(file)
+    return msgspec.json.decode(TABLE.read_bytes(), type=dict[str, dict[str, object]])

@@ -9,7 +9,7 @@ The rules are about kinds of keys, not about single models:
   (null, false, 0, empty) and the usual default of the key, where it has one. When both files were written by the
   same release of transformers, one of them cannot lack a key that the other has: any other value is a change.
   Between releases a key that is lost still is one where its words decide attention, positions, norms, scales or
-  routing; a key that is added is one where class_defaults.toml knows another default of this model type.
+  routing; a key that is added is one where class_defaults.json knows another default of this model type.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ STRICT = re.compile(
     r"|[^.]*scaling[^.]*|query_pre_attn_scalar|norm_topk_prob|scoring_func|topk_method|attention_bias|qkv_bias"
     r"|mlp_bias|use_bias"
 )
-"""Keys whose defaults `class_defaults.toml` lists for every model type that it knows."""
+"""Keys whose defaults `class_defaults.json` lists for every model type that it knows."""
 
 USUAL: Mapping[str, tuple[object, ...]] = {
     "rope_theta": (10000, 10000.0),
