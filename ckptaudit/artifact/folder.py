@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ckptaudit.artifact.facts import RELEASES, ArtifactEvidence, IndexFact, Side
-from ckptaudit.artifact.wording import capped, listed, place
+from ckptaudit.artifact.wording import capped, listed, place, shown
 from ckptaudit.findings import Finding
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -113,7 +113,9 @@ def document_faults(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
 
 def _index(fact: IndexFact) -> Iterator[Finding]:
     for shard in fact.absent:
-        yield Finding(place(shard), "shard is missing", f"{fact.file} names it; copy it, or save the model again")
+        at = place(shard) if shard else place(fact.file, "weight_map")
+        detail = f"{place(fact.file)} names {shown(shard)}; copy that file, or save the model again"
+        yield Finding(at, "shard is missing", detail)
     for shard in fact.unnamed:
         detail = (
             "no index names it, and engines that load every file of the folder take it; remove it, or save again"

@@ -283,7 +283,14 @@ def test_an_index_that_names_what_is_absent(pair: Pair) -> None:
     pair.tuned.write()
     pair.tuned.put("pytorch_model.bin.index.json", {"weight_map": {"a": "x" * 300 + ".bin"}})
     found = pair.findings()
-    assert says(found["unindexed_shards"][0], "shard is missing", "pytorch_model.bin.index.json names it")
+    assert says(found["unindexed_shards"][0], "shard is missing", "pytorch_model.bin.index.json names")
+
+
+def test_an_index_that_names_no_file(pair: Pair) -> None:
+    pair.tuned.write()
+    pair.tuned.put("pytorch_model.bin.index.json", {"weight_map": {"a": None}})
+    found = pair.findings()["unindexed_shards"]
+    assert [f.tensor for f in found] == ["pytorch_model.bin.index.json:weight_map"]
 
 
 def test_an_adapter_left_beside_merged_weights(pair: Pair, fixture_pairs: Path) -> None:
