@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, printable
-from ckptaudit.judging.check_files import CheckFile, Severity, load_checks
-from ckptaudit.judging.profiles import DEFAULT_PROFILE, PROFILES, profile_file
-from ckptaudit.metrics import nearest
+from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
+from ckptaudit.judging.check_files import CheckFile, load_checks
+from ckptaudit.judging.checks import Severity
+from ckptaudit.judging.profiles import default_profile, profile_named, profiles
 from ckptaudit.toml_files import read_toml
 
 FILE_NAME = "ckptaudit.toml"
-KEYS = ("profile", "checks", "override", "waiver")
+KEYS = ("profile", "checks", "frozen", "override", "waiver")
 
 Origin = Literal["override", "calibration"]
 
@@ -75,11 +75,15 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration that has been read; without a `path` it is the empty one."""
+    """A configuration that has been read; without a `path` it is the empty one.
+
+    `frozen` holds roles and globs of tensor names that training left alone on purpose.
+    """
 
     path: Path | None = None
     profile: str = ""
     checks: tuple[Path, ...] = ()
+    frozen: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()
     waivers: tuple[Waiver, ...] = ()
 
@@ -90,7 +94,7 @@ def find_config(folders: Iterable[Path]) -> Path | None:
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME
         project = folder / "pyproject.toml"
-        if project.is_file() and _speaks_of_us(project):
+        if project.is_file() and _is_ours(project):
             return project
     return None
 
@@ -105,15 +109,16 @@ def load_config(path: Path) -> Config:
     problems = [_unknown(key, KEYS) for key in content if key not in KEYS]
     found = _Found(problems)
     profile = found.value(content, "profile", str, "")
-    if profile and profile not in PROFILES:
-        problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(PROFILES)}")
+    if profile and profile not in profiles():
+        problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(profiles())}")
     checks = tuple(path.parent / file for file in found.value(content, "checks", tuple[str, ...], ()))
     problems += (f"key checks: {printable(file)}: no such check file" for file in checks if not file.is_file())
+    frozen = found.value(content, "frozen", tuple[str, ...], ())
     overrides = found.tables(content, "override", Override, path.name)
     waivers = found.tables(content, "waiver", Waiver, path.name)
     if problems:
         raise ConfigError(ended(f"{name}: {'; '.join(problems)}"))
-    return Config(path, profile, checks, overrides, waivers)
+    return Config(path, profile, checks, frozen, overrides, waivers)
 
 
 def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
@@ -121,7 +126,8 @@ def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
 
     Raises CheckDefinitionError for a bad file or profile, and for an id that two of the files use.
     """
-    paths = (profile_file(profile or config.profile or DEFAULT_PROFILE), *config.checks)
+    chosen = profile_named(profile or config.profile or default_profile())
+    paths = (*chosen.checks, *config.checks)
     files = tuple(load_checks(path) for path in paths)
     owners: dict[str, CheckFile] = {}
     for file in files:
@@ -135,7 +141,7 @@ def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
     return files
 
 
-def _speaks_of_us(project: Path) -> bool:
+def _is_ours(project: Path) -> bool:
     text = project.read_text(encoding="utf-8", errors="replace")
     try:
         return _our_table(tomllib.loads(text)) is not None
