@@ -11,11 +11,7 @@ from ckptaudit.errors import PairingError, printable
 from ckptaudit.findings import Finding
 from ckptaudit.naming import Naming, Place, in_groups, rules
 from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair
-<<<<<<< HEAD
-from ckptaudit.pairing.names import completed, layers_apart, renamed
-=======
 from ckptaudit.pairing.names import completed, container, layers_apart, renamed
->>>>>>> naming
 from ckptaudit.pairing.views import View, first_rows, unstacked, views_like, views_of
 
 Tensors = Mapping[str, TensorHandle]
