@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ckptaudit.atomic_write import write_text
 from ckptaudit.calibration.learning import Kept, Learned, Settings
 from ckptaudit.calibration.tolerance import confidence_of_largest, tolerance_factor
 from ckptaudit.errors import printable
@@ -30,11 +31,8 @@ def render(
 
 
 def write(text: str, path: Path) -> None:
-    """Write the file whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    """Write the file, complete or not at all. Raises OSError."""
+    write_text(path, text)
 
 
 def support(settings: Settings, count: int) -> list[str]:

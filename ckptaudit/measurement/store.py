@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.metrics.measurement import Measurement
 
 
@@ -47,8 +48,5 @@ class MeasurementStore:
         file = self.folder / f"{blake2b(msgspec.json.encode(key), digest_size=16).hexdigest()}.json"
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
-                # Written aside and renamed: a process killed here leaves no half entry behind.
-                aside = file.with_suffix(".part")
-                aside.write_bytes(msgspec.json.encode(Entry(*key, tuple(measure()))))
-                aside.replace(file)
+                write_bytes(file, msgspec.json.encode(Entry(*key, tuple(measure()))))
             return msgspec.json.decode(file.read_bytes(), type=Entry)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.report.failure import compared, number
-from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.margin import margin
@@ -25,7 +25,7 @@ CHECKS_SHOWN, VERDICTS_SHOWN, RUNS_SHOWN = 300, 200, 4
 
 def write_markdown(result: AuditResult, path: Path) -> None:
     """Write the page, whole or not at all. Raises OSError."""
-    write_whole(path, markdown(result).encode())
+    write_text(path, markdown(result))
 
 
 def markdown(result: AuditResult, limit: int = LIMIT) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import ReportError, printable
-from ckptaudit.report.files import write_whole
 from ckptaudit.results.records import SCHEMA, AuditResult, VerdictRow
 
 
@@ -17,7 +17,7 @@ class _Head(msgspec.Struct):
 
 def write_json(result: AuditResult, path: Path) -> None:
     """Write the result to `path`, whole or not at all. Raises OSError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
 
 
 def read_json(path: Path) -> AuditResult:
