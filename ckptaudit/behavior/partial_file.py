@@ -1,4 +1,4 @@
-"""Results that grow on the disk, so that an interrupted collection goes on; the final file appears complete or never.
+"""Results that grow on the disk, so that an interrupted collection continues; the final file is complete or absent.
 
 `FILE.part` holds the numbers and `FILE.part.json` how many samples they are of.
 """
