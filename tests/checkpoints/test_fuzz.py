@@ -19,7 +19,6 @@ from ckptaudit.errors import CheckpointError
 
 fuzzed = settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )

@@ -193,7 +193,7 @@ def test_damages_that_keep_the_function_keep_it(damage: str, fixture_pairs: Path
     assert any(not torch.equal(damaged[n], h.read()) for n, h in sft.tensors.items())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_matching_heads_never_loses_against_what_was_known(seed: int) -> None:
     kv, rep, dim = 2, 2, 3

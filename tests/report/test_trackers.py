@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
-from synthetic import large, result, verdict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ckptaudit.errors import ReportError
@@ -18,6 +17,7 @@ from ckptaudit.report.parquet import COLUMNS, write_parquet
 from ckptaudit.report.series import metric_series, run_names, verdict_series
 from ckptaudit.report.tensorboard import log_to_tensorboard
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import large, result, verdict
 
 SHIFT = "normalized_spectral_shift"
 
