@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
 import ckptaudit.checkpoints.formats
-import ckptaudit.plugin.gate
-import ckptaudit.plugin.scheduling  # noqa: F401
+import ckptaudit.plugin.gate  # noqa: F401
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.pipeline.api import audit
@@ -28,6 +27,8 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 WriteCheckpoint = Callable[..., Path]
 
 # A gate that is started in the repository loads this file too, where the package alone may be installed.
+if find_spec("xdist") is not None:
+    import ckptaudit.plugin.scheduling  # noqa: F401
 if find_spec("hypothesis") is not None:
     from hypothesis import settings
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist, fmean, stdev
 
+import numpy as np
 from scipy.stats import nct
 
 STANDARD = NormalDist()
@@ -42,4 +43,6 @@ def tolerance_factor(runs: int, *, coverage: float, confidence: float) -> float:
     freedom and noncentrality z sqrt(n), z the coverage quantile of the normal (Natrella 1963).
     """
     root = math.sqrt(runs)
-    return float(nct.ppf(confidence, runs - 1, STANDARD.inv_cdf(coverage) * root)) / root
+    # SciPy 1.13 warns of a division by zero where there is one degree of freedom; its quantile is right.
+    with np.errstate(divide="ignore"):
+        return float(nct.ppf(confidence, runs - 1, STANDARD.inv_cdf(coverage) * root)) / root
