@@ -10,8 +10,9 @@ READY_AUDIT = $(VENV_AUDIT)/ready
 READY_LOWEST = $(VENV_LOWEST)/ready
 INSTALL = -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed
 BUILT_FROM = pyproject.toml constraints.txt hatch_build.py $(wildcard ckptaudit/linalg/fast/*.[ch])
-LOWEST_TESTS = tests/calibration tests/linalg tests/judging tests/naming tests/results \
-	tests/measurement tests/plugin/test_gate.py tests/test_atomic_write.py tests/test_sizes.py
+# What needs no package beyond these versions, and touches each of the dependencies.
+LOWEST_TESTS = tests/calibration tests/linalg tests/measurement tests/naming tests/results tests/test_atomic_write.py \
+	tests/test_sizes.py $(addprefix tests/judging/test_,check_files.py config.py effective_config.py judge.py waivers.py)
 
 .PHONY: audit test test-fast test-lowest check lint docs reference bench clean
 

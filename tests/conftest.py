@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
 import ckptaudit.checkpoints.formats
-import ckptaudit.plugin.gate  # noqa: F401
+import ckptaudit.plugin.gate
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.pipeline.api import audit
@@ -115,7 +116,7 @@ def orthogonal_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What claims need beside the pair, by name: really collected from the bundled base, or bundled."""
     folder = tmp_path_factory.mktemp("inputs")
-    wanted = {
+    wanted: dict[str, tuple[Literal["gradients", "fisher"], str]] = {
         "gradients": ("gradients", "task.jsonl"),
         "retain_gradients": ("gradients", "retain.jsonl"),
         "fisher": ("fisher", "retain.jsonl"),

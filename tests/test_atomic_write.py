@@ -133,7 +133,7 @@ class TestFailure:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
+        monkeypatch.setattr(os if call == "fsync" else Path, call, full)
         with pytest.raises(OSError, match="No space left"):
             write_bytes(target, b"after", durable=True)
         assert unchanged(target, names)

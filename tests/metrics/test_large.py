@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -118,7 +118,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def recall(_: torch.Tensor, definition: str, make: large.Callable[[], Tensors]) -> Tensors:
+    def recall(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]

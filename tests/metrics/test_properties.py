@@ -140,7 +140,9 @@ def test_the_spectral_shift_never_exceeds_its_bound(seed: int, kind: str, scale:
     metric = REGISTRY["normalized_spectral_shift"]
     assert metric.upper_bound is not None
     batch = PairBatch(base[None], tuned[None])
-    exact, bound = metric.compute(batch).item(), metric.upper_bound(batch).item()
+    found = metric.upper_bound(batch)
+    assert found is not None
+    exact, bound = metric.compute(batch).item(), found.item()
     assert math.isfinite(bound)
     # Both sides are rounded; the decomposition's own error, relative to the weights, is not the bound's to cover.
     assert exact <= bound + 64 * torch.finfo(torch.float64).eps
