@@ -83,7 +83,14 @@ class MergedWeight:
         if self.start is not None:
             return self.start.scale, self.start.down.read().float(), self.start.up.read().float()
         rank, scale = self.factors.down.shape[0], self.factors.scale
-        left, values, right = torch.linalg.svd(weight32, full_matrices=False)
+        try:
+            left, values, right = torch.linalg.svd(weight32, full_matrices=False)
+        except torch.linalg.LinAlgError as error:
+            why = "holds NaN or infinity" if not weight32.isfinite().all() else "has no decomposition"
+            raise CheckpointError(
+                f"{printable(self.weight.file)}: {printable(self.weight.name)} {why}, so a PiSSA adapter's start "
+                "cannot be taken out of it; pass the base that the adapter was trained on."
+            ) from error
         root = torch.diag(torch.sqrt(values[:rank] / scale))
         return scale, root @ right[:rank], left[:, :rank] @ root
 
