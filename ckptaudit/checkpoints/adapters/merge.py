@@ -138,11 +138,9 @@ def _check_bias(adapter: Adapter, bias: TensorHandle, shift: TensorHandle) -> No
 def _check_magnitude(adapter: Adapter, weight: TensorHandle, factors: Factors) -> None:
     magnitude, rows = factors.magnitude, factors.up.shape[0]
     # Of a convolution it has the kernel's axes, all but one of size 1.
-    fits = magnitude is None or (
-        "float" in magnitude.dtype and magnitude.parameters == rows == max(magnitude.shape)
-    )
-    if magnitude is not None and not fits:
-        raise _misfit(adapter, "DoRA magnitude", magnitude, weight.name, (rows,))
+    if magnitude is None or ("float" in magnitude.dtype and magnitude.parameters == rows == max(magnitude.shape)):
+        return
+    raise _misfit(adapter, "DoRA magnitude", magnitude, weight.name, (rows,))
 
 
 def _misfit(

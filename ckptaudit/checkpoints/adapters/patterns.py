@@ -1,8 +1,8 @@
 r"""The patterns of an adapter's configuration that give some modules a rank or a scale of their own.
 
 peft tries them in order as regular expressions, `(.*\.)?(PATTERN)$`, and takes the first that matches. Patterns
-and names both come from the file, and together may cost no more than their lengths: patterns without repeats are looked
-up in a table, and all others run side by side as one automaton, which never goes back.
+and names both come from the file, and together may cost no more than their lengths: patterns without repeats are
+looked up in a table, and all others run side by side as one automaton, which never goes back.
 """
 
 from __future__ import annotations
