@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
     from ckptaudit.errors import CkptAuditError
-    from ckptaudit.judging.check_files import Check, CheckFile, load_checks
-    from ckptaudit.judging.judge import Verdict
+    from ckptaudit.judging.check_files import CheckFile, load_checks
+    from ckptaudit.judging.checks import Check
+    from ckptaudit.judging.verdict import Verdict
     from ckptaudit.metrics import Measurement
     from ckptaudit.pairing import ModelPair, pair_checkpoints
     from ckptaudit.pipeline.api import audit

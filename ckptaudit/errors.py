@@ -3,23 +3,64 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import ClassVar
 
 # Printable by their Unicode category, and yet drawn as nothing: fillers, joiners, variation selectors.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
+Spelling = Callable[[str], str]
+"""How a front end writes a parameter: `memory` is `--audit-memory` for pytest and `memory=` in Python."""
+
+_PARAMETER = re.compile("‹([a-z_]{1,40})›")
+
+
+def parameter(name: str) -> str:
+    """A parameter in the text of an error or a verdict, which the front end then writes as its users do."""
+    return f"‹{name}›"
+
+
+def spelled(text: str, spelling: Spelling) -> str:
+    """The text with every parameter written as a front end's users know it."""
+    return _PARAMETER.sub(lambda found: spelling(found[1]), text)
+
+
+def python_spelling(name: str) -> str:
+    """A parameter as a keyword argument."""
+    return f"{name}="
+
 
 class CkptAuditError(Exception):
-    """Base of every error this package raises; its text is one sentence for the user."""
+    """Base of every error this package raises; its text is one sentence for the user.
+
+    The text names parameters by `parameter`, never by one front end's options. `page` is the page of the
+    documentation that explains more.
+    """
+
+    page: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        return self.spelled(python_spelling)
+
+    def spelled(self, spelling: Spelling) -> str:
+        """The text for one front end, ending with the page that explains more."""
+        text = spelled(super().__str__(), spelling)
+        return f"{text} See {self.page}." if self.page else text
 
 
 class CheckpointError(CkptAuditError):
     """A checkpoint cannot be read: missing, truncated, malformed, or of no known format."""
 
+    page = "docs/formats.md"
+
 
 class PairingError(CkptAuditError):
     """Base and tuned share nothing that can be compared."""
+
+    page = "docs/architectures.md"
 
 
 class MeasurementError(CkptAuditError):
@@ -29,6 +70,8 @@ class MeasurementError(CkptAuditError):
 class CheckDefinitionError(CkptAuditError):
     """A check file is badly written; the text names the file, the key and what is allowed."""
 
+    page = "docs/writing-checks.md"
+
 
 class ReportError(CkptAuditError):
     """The file of an earlier audit cannot be read, or a report cannot be written."""
@@ -37,21 +80,31 @@ class ReportError(CkptAuditError):
 class BaselineError(CkptAuditError):
     """What a new run is to be compared with cannot be: no audit, or one of another base."""
 
+    page = "docs/many-runs.md"
+
 
 class CalibrationError(CkptAuditError):
     """No limit can be learned: a trusted run fails what no limit moves, or lies past a published separation."""
 
+    page = "docs/calibration.md"
+
 
 class ConfigError(CkptAuditError):
-    """The configuration is badly written, or speaks of what is not there; the text names file and key."""
+    """The configuration is badly written, or names what is not there; the text names file and key."""
+
+    page = "docs/configuration.md"
 
 
 class CacheError(CkptAuditError):
     """The cache was asked for in a place that cannot be a folder, or with a limit that is no size."""
 
+    page = "docs/cache.md"
+
 
 class CollectionError(CkptAuditError):
     """Gradients cannot be collected: no such model or probes, or nothing to score."""
+
+    page = "docs/claims.md"
 
 
 def ended(text: str) -> str:

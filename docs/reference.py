@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptaudit.damages.runs import SERIES_DAMAGES, SERIES_DESCRIPTIONS
+from ckptaudit.damages.runs import RUN_DAMAGES, RUN_DESCRIPTIONS
 from ckptaudit.damages.weights import PERTURBATIONS
-from ckptaudit.judging.check_files import Check, load_checks
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_checks
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.pairing.auxiliary import INPUTS
@@ -88,13 +89,13 @@ def checks_page() -> str:
 def damages_table() -> str:
     """The named damages, as a table."""
     rows = [DAMAGES, "|---|---|"]
-    return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in (*PERTURBATIONS, *SERIES_DAMAGES))])
+    return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in (*PERTURBATIONS, *RUN_DAMAGES))])
 
 
 def _what(name: str) -> str:
     from ckptaudit.damages import weights as perturbations
 
-    text: str = (perturbations.DESCRIPTIONS | SERIES_DESCRIPTIONS)[name]
+    text: str = (perturbations.DESCRIPTIONS | RUN_DESCRIPTIONS)[name]
     return text
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement
+from ckptaudit.results.records import AuditResult, CheckRecord, Summary
 
 ROLES = ("q_proj", "k_proj", "v_proj", "o_proj")
 METRIC = "normalized_spectral_shift"
@@ -10,8 +12,8 @@ METRIC = "normalized_spectral_shift"
 
 def check(
     name: str, *, limit: float = 0.001, metric: str = METRIC, roles: tuple[str, ...] = ("matrix",)
-) -> CheckRow:
-    return CheckRow(
+) -> CheckRecord:
+    return CheckRecord(
         id=name,
         file="ours.toml",
         claim=f"What {name} claims.",
@@ -30,8 +32,8 @@ def check(
     )
 
 
-def measured(tensor: str, layer: int | None, role: str, value: float | None) -> MeasurementRow:
-    return MeasurementRow("tuned", tensor, layer, role, (8, 8), METRIC, value, "exact")
+def measured(tensor: str, layer: int | None, role: str, value: float | None) -> Measurement:
+    return Measurement("tuned", tensor, layer, role, (8, 8), METRIC, value, "exact")
 
 
 def verdict(
@@ -45,9 +47,9 @@ def verdict(
     severity: str = "gate",
     tuned: str = "tuned",
     reason: str = "",
-) -> VerdictRow:
+) -> Verdict:
     ended = outcome or ("error" if value is None else "passed" if value <= limit else "failed")
-    return VerdictRow(
+    return Verdict(
         tuned,
         name,
         subject,
@@ -66,9 +68,9 @@ def verdict(
 
 
 def result(
-    verdicts: list[VerdictRow],
-    measurements: list[MeasurementRow] | None = None,
-    checks: list[CheckRow] | None = None,
+    verdicts: list[Verdict],
+    measurements: list[Measurement] | None = None,
+    checks: list[CheckRecord] | None = None,
     tuned: tuple[str, ...] = ("tuned",),
 ) -> AuditResult:
     names = dict.fromkeys(v.check for v in verdicts)

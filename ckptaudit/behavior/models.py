@@ -13,7 +13,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
 from ckptaudit.behavior.probes import Probe
-from ckptaudit.errors import CollectionError, printable
+from ckptaudit.errors import CollectionError, parameter, printable
 
 UNSCORED = -100
 """The label that cross-entropy leaves out."""
@@ -45,8 +45,8 @@ class LanguageModel:
         sample = Sample(probe.line, tuple((prompt + completion)[:max_length]), max(1, len(prompt)))
         if len(sample.tokens) <= sample.first:
             raise CollectionError(
-                f"--data, line {probe.line}: no token to score within the first {max_length}; lengthen the text "
-                "or raise --max-length."
+                f"{parameter('probes')}, line {probe.line}: no token to score within the first "
+                f"{max_length}; lengthen the text or raise --max-length."
             )
         return sample
 
@@ -62,7 +62,9 @@ class LanguageModel:
         gradients, losses = self._alone(samples[0], weights) if len(samples) == 1 else self._batch(samples, weights)
         for sample, loss in zip(samples, losses.tolist(), strict=True):
             if not bool(torch.isfinite(torch.tensor(loss))):
-                raise CollectionError(f"--data, line {sample.line}: the model's loss is {loss}; check the model.")
+                raise CollectionError(
+                    f"{parameter('probes')}, line {sample.line}: the model's loss is {loss}; check the model."
+                )
         broken = next((name for name, g in gradients.items() if not _finite(g)), None)
         if broken is not None:
             raise CollectionError(f"the gradient of {printable(broken)} is not finite; check the model.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ckptaudit.errors import CollectionError, printable
+from ckptaudit.errors import CollectionError, parameter, printable
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,17 @@ def read_probes(path: Path) -> list[Probe]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or "cannot be read")
-        raise CollectionError(f"--data {printable(path)}: {why}.") from None
+        raise CollectionError(f"{parameter('probes')} {printable(path)}: {why}.") from None
     probes = [_probe(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not probes:
-        raise CollectionError(f'--data {printable(path)}: holds no probe; write one {{"text": ...}} a line.')
+        raise CollectionError(
+            f'{parameter("probes")} {printable(path)}: holds no probe; write one {{"text": ...}} a line.'
+        )
     return probes
 
 
 def _probe(path: Path, number: int, text: str) -> Probe:
-    where = f"--data {printable(path)}, line {number}"
+    where = f"{parameter('probes')} {printable(path)}, line {number}"
     try:
         line = msgspec.json.decode(text, type=_Line)
     except msgspec.MsgspecError as error:

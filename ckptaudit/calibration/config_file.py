@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from ckptaudit.calibration.learning import Kept, Learned, Settings
 from ckptaudit.calibration.tolerance import confidence_of_largest, tolerance_factor
@@ -27,14 +26,6 @@ def render(
     for item in found:
         lines += ["", *(_table(item, count) if isinstance(item, Learned) else _kept(item))]
     return "\n".join(lines) + "\n"
-
-
-def write(text: str, path: Path) -> None:
-    """Write the file whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def support(settings: Settings, count: int) -> list[str]:

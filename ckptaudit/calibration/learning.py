@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from ckptaudit.calibration.tolerance import upper_tolerance
 from ckptaudit.errors import CalibrationError, printable
-from ckptaudit.judging.check_files import Check
-from ckptaudit.judging.judge import Verdict, admitted
-from ckptaudit.judging.plan import Request
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY, Measurement
-from ckptaudit.metrics.scales import COUNTS, Badness, badness
-from ckptaudit.pairing.runs import Group, Run
-from ckptaudit.pipeline.session import AuditSession
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.judge import Measured, admitted, judge, rows_of
+from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.scales import Badness, badness, is_count
+from ckptaudit.pairing.runs import Run, RunGroup
 
 LOOSE = 3.0
 """A layer gets a limit of its own where its role's would leave it this many times the room it needs."""
@@ -74,31 +74,30 @@ Values = dict[Scope, dict[str, Seen]]
 """By scope and trusted run, the run's worst value."""
 
 
-def calibrate(session: AuditSession, requests: Sequence[Request], settings: Settings) -> list[Learned | Kept]:
-    """Limits for every check asked for, those of a role before those of its layers.
+def calibrate(plan: AuditPlan, measurements: Measured, settings: Settings) -> list[Learned | Kept]:
+    """Limits for every check of the plan, those of a role before those of its layers.
 
-    The saves of one training run count as one run: they vouch for nothing but themselves.
+    The checkpoints of one training run count as one run: they vouch for nothing but themselves.
     Raises CalibrationError, all reasons at once, where a trusted run cannot be judged, fails what no limit
     moves, or lies past a published separation and `force` is not set.
     """
-    owners = _owners(session.runs, session.series.groups)
-    by_check: dict[Check, list[Request]] = {}
-    for request in requests:
-        by_check.setdefault(request.check, []).append(request)
+    owners = _owners(plan.runs, plan.groups)
+    by_check: dict[Check, list[tuple[PlannedVerdict, Verdict]]] = {}
+    for planned, verdict in zip(plan.verdicts, judge(plan, measurements), strict=True):
+        by_check.setdefault(planned.check, []).append((planned, verdict))
     found: list[Learned | Kept] = []
     problems: list[str] = []
-    for check, asked in by_check.items():
-        verdicts = [session.verdict(request) for request in asked]
-        faults = list(_faults(check, verdicts))
+    for check, given in by_check.items():
+        faults = list(_faults(check, [verdict for _, verdict in given]))
         problems += faults
         if not faults:
-            found += _learned(check, _values(session, asked, verdicts, owners), settings, problems)
+            found += _learned(check, _values(measurements, given, owners), settings, problems)
     if problems:
         raise CalibrationError(f"{'; '.join(problems)}.")
     return found
 
 
-def _owners(runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, str]:
+def _owners(runs: Sequence[Run], groups: Sequence[RunGroup]) -> dict[str, str]:
     """The training run that each checkpoint is of, by paths."""
     owners = {run.path: run.label or run.path for run in runs}
     for group in groups:
@@ -113,34 +112,32 @@ def _faults(check: Check, verdicts: Sequence[Verdict]) -> Iterator[str]:
         where = f"{printable(v.tuned)}: {check.id}[{printable(v.subject)}]"
         if v.outcome == "error":
             yield f"{where} cannot be judged: {printable(v.reason)}"
-        elif v.outcome == "failed" and _is_count(check):
+        elif v.outcome == "failed" and is_count(check.metric):
             yield f"{where} fails, and no limit on a count is learned: leave this run out"
 
 
 def _values(
-    session: AuditSession, asked: Sequence[Request], verdicts: Sequence[Verdict], owners: Mapping[str, str]
+    measurements: Measured, given: Sequence[tuple[PlannedVerdict, Verdict]], owners: Mapping[str, str]
 ) -> Values:
     found: Values = {}
-    for request, verdict in zip(asked, verdicts, strict=True):
+    for planned, verdict in given:
         if verdict.value is None:
             continue
-        owner, check = owners[request.run.path], request.check
-        scale = _scale(check)
-        for scope, where, value in _judged(session, request, verdict):
+        owner, scale = owners[planned.run.path], _scale(planned.check)
+        for scope, where, value in _judged(measurements, planned, verdict.value):
             runs = found.setdefault(scope, {})
             if owner not in runs or scale.of(value) > scale.of(runs[owner].value):
                 runs[owner] = Seen(owner, where, value)
     return found
 
 
-def _judged(session: AuditSession, request: Request, verdict: Verdict) -> Iterator[tuple[Scope, str, float]]:
+def _judged(measurements: Measured, planned: PlannedVerdict, value: float) -> Iterator[tuple[Scope, str, float]]:
     """The values a verdict holds against its limit: each tensor's, or the one they come to together."""
-    check = request.check
-    if check.judge_by != "worst" or check.about_pair:
-        assert verdict.value is not None  # _values has passed over the others
-        yield Scope(None), f"{verdict.tuned}, {verdict.subject}", verdict.value
+    check = planned.check
+    if check.judge_by != "worst" or check.scope not in ("matrix", "runs"):
+        yield Scope(None), f"{planned.run.path}, {planned.subject}", value
         return
-    for m in _held(check, session.rows(request)):
+    for m in _held(check, rows_of(planned, measurements)):
         assert m.value is not None  # the verdict would not have one either
         yield Scope(m.role), m.tensor, m.value
         if m.layer is not None:
@@ -153,8 +150,8 @@ def _held(check: Check, rows: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _learned(check: Check, values: Values, settings: Settings, problems: list[str]) -> Iterable[Learned | Kept]:
-    if _is_count(check):
-        return [Kept(check, "a count says what must or must not be; no run moves that")]
+    if is_count(check.metric):
+        return [Kept(check, "no limit on a count is learned")]
     if not values:
         return [Kept(check, "nothing here to judge by")]
     found: list[Learned | Kept] = []
@@ -242,8 +239,3 @@ def _rounded(value: float, *, up: bool) -> float:
 
 def _scale(check: Check) -> Badness:
     return badness(check.metric, at_most=check.at_most is not None, limit=check.limit)
-
-
-def _is_count(check: Check) -> bool:
-    fact = REGISTRY.get(check.metric) or PAIR_FACTS.get(check.metric)
-    return fact is not None and fact.unit in COUNTS

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.errors import CheckpointError, parameter, printable
 
 LATEST = "@latest"
 ALL = "@all"
@@ -166,7 +166,7 @@ def _run_and_step(path: str) -> tuple[str, int | None]:
 def _refuse_repeated(paths: Sequence[str]) -> None:
     counted = Counter(Path(path).resolve() if Path(path).exists() else path for path in paths)
     for path in _more_than_once(counted):
-        raise CheckpointError(f"{path}: given twice as --tuned; name each checkpoint once.")
+        raise CheckpointError(f"{path}: given twice as {parameter('tuned')}; name each checkpoint once.")
 
 
 def _more_than_once(counted: Counter[Path | str]) -> Iterator[str]:

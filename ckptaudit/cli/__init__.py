@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, cast
 
 from ckptaudit import __version__
@@ -27,6 +28,9 @@ class Command(Protocol):
         """Do it."""
 
 
+OPTIONS = {("collect", "probes"): "--data", ("cache", "cache"): "--audit-cache"}
+"""Parameters that a command has under another name than the library."""
+
 COMMANDS = {
     "inspect": inspect,
     "checks": checks,
@@ -48,8 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return cast(Command, COMMANDS[options.command]).run(options)
     except CkptAuditError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(f"ERROR: {error.spelled(partial(_option, options.command))}", file=sys.stderr)
         return CANNOT_BE_JUDGED
+
+
+def _option(command: str, name: str) -> str:
+    """How the users of a command write a parameter."""
+    return OPTIONS.get((command, name), f"--{name.replace('_', '-')}")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from ckptaudit.errors import CalibrationError, printable
-from ckptaudit.judging.profiles import DEFAULT_PROFILE
+from ckptaudit.judging.profiles import default_profile
+
+if TYPE_CHECKING:
+    from ckptaudit.judging.check_files import CheckFile
+    from ckptaudit.measurement.store import MeasurementStore
+    from ckptaudit.pipeline import OpenedAudit
 
 HELP = "learn limits from trusted runs and write them as a configuration"
 
@@ -21,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="trusted run, pattern, or FOLDER@all; repeat",
     )
-    parser.add_argument("--profile", default=DEFAULT_PROFILE, help="whose checks (default: %(default)s)")
+    parser.add_argument("--profile", default=default_profile(), help="whose checks (default: %(default)s)")
     parser.add_argument(
         "--margin", type=float, default=1.5, help="room over the worst value (default: %(default)s)"
     )
@@ -38,39 +46,65 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure exactly, write the file, and hold the runs against it once more. Raises CkptAuditError."""
+    """Measure exactly, hold the runs against the limits learned, and write the file. Raises CkptAuditError."""
     _refuse(options)
-    from ckptaudit.calibration.config_file import render, support, write
+    from ckptaudit.atomic_write import write_text
+    from ckptaudit.calibration.config_file import render, support
     from ckptaudit.calibration.learning import Learned, Settings, calibrate
     from ckptaudit.checkpoints import fingerprint
-    from ckptaudit.judging.check_files import load_checks
-    from ckptaudit.judging.config import load_config
-    from ckptaudit.judging.profiles import companions, profile_file
-    from ckptaudit.pipeline.session import AuditSession
+    from ckptaudit.judging.config import Config
+    from ckptaudit.options import AuditOptions
+    from ckptaudit.pipeline import choose_checks, execute, open_audit, plan
 
     settings = Settings(options.margin, options.coverage, options.confidence, options.force)
-    session = AuditSession(options.base, options.tuned, device=options.device, exact=True, profile=options.profile)
-    joining = companions(options.profile)
-    files = [load_checks(profile_file(options.profile))]
-    if "steps" in session.compares and "steps" in joining:
-        files.append(load_checks(joining["steps"]))
-    requests = [request for file in files for request in session.requests(file)]
-    session.expect(requests)
-    found = calibrate(session, requests, settings)
-    count = len({owner for item in found if isinstance(item, Learned) for owner in (s.run for s in item.deciding)})
-    marks = {run.path: fingerprint(run.pair.tuned) for run in session.runs}
-    write(render(session.base, marks, options.profile, found, settings, count), options.output)
-    session.agree(load_config(options.output), files)
-    broken = [v for file in files for r in session.requests(file) if (v := session.verdict(r)).closes]
-    if broken:
-        options.output.unlink()
-        raise CalibrationError(
-            f"{printable(broken[0].tuned)} fails {broken[0].check} under the limits it set; nothing was written."
-        )
+    asked = AuditOptions(
+        base=options.base,
+        tuned=tuple(options.tuned),
+        profile=options.profile,
+        device=options.device,
+        exact=True,
+        complete=False,
+    )
+    opened = open_audit(asked)
+    files = [file for file in choose_checks(opened, Config()).files if not _compares_siblings(file)]
+    planned = plan(opened, files, Config())
+    measurements = execute(planned)
+    found = calibrate(planned, measurements, settings)
+    count = len({seen.run for item in found if isinstance(item, Learned) for seen in item.deciding})
+    marks = {run.path: fingerprint(run.pair.tuned) for run in opened.runs}
+    text = render(options.base, marks, options.profile, found, settings, count)
+    _verify(text, options.output.name, opened, files, measurements)
+    try:
+        write_text(options.output, text)
+    except OSError as error:
+        why = printable(error.strerror or error)
+        raise CalibrationError(f"{printable(options.output)}: cannot be written ({why}).") from None
     learned = sum(isinstance(item, Learned) for item in found)
     print(f"{printable(options.output)}: {learned} limits from {count} trusted run{'s' * (count != 1)}.")
     print("\n".join(support(settings, count)))
     return 0
+
+
+def _compares_siblings(file: CheckFile) -> bool:
+    return any(check.over == "siblings" for check in file.checks)
+
+
+def _verify(
+    text: str, name: str, opened: OpenedAudit, files: Sequence[CheckFile], measurements: MeasurementStore
+) -> None:
+    """Hold the runs against the limits they set, before any file is replaced. Raises CalibrationError."""
+    from ckptaudit.judging.config import load_config
+    from ckptaudit.pipeline import judge, plan
+
+    with TemporaryDirectory(prefix="ckptaudit-") as folder:
+        draft = Path(folder) / name
+        draft.write_text(text, encoding="utf-8")
+        config = load_config(draft)
+    broken = [v for v in judge(plan(opened, files, config), measurements) if v.closes]
+    if broken:
+        raise CalibrationError(
+            f"{printable(broken[0].tuned)} fails {broken[0].check} under the limits it set; nothing was written."
+        )
 
 
 def _refuse(options: argparse.Namespace) -> None:

@@ -1,25 +1,71 @@
-"""`ckptaudit checks`: every check with its limit and source."""
+"""`ckptaudit checks`: every check with its limit and source; with `--prove`, broken by its own damage."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ckptaudit.errors import printable
+from ckptaudit.errors import CheckDefinitionError, printable
 
-HELP = "list the checks with their limits and sources"
+if TYPE_CHECKING:
+    from ckptaudit.pipeline.proving import Proof
+
+HELP = "list the checks with their limits and sources, or prove that each can break"
+
+BROKEN_PROOF = 1
+"""Exit code where a check holds under its own damage."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Check files."""
+    """Check files, and the pair to prove them on."""
     parser.add_argument("file", nargs="*", type=Path, help="check files; default: the bundled ones")
+    parser.add_argument(
+        "--prove", action="store_true", help="apply each check's breaks_when to a good pair: it has to break"
+    )
+    parser.add_argument("--base", metavar="PATH", help="base of the good pair, for --prove")
+    parser.add_argument("--tuned", metavar="PATH", action="append", help="tuned side of the good pair; repeatable")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print them. Raises CkptAuditError."""
-    print("\n".join(_lines(options.file)))
-    return 0
+    """Print the checks, or what proving them showed; 1 where one does not break. Raises CkptAuditError."""
+    if not options.prove:
+        print("\n".join(_lines(options.file)))
+        return 0
+    if not (options.file and options.base and options.tuned):
+        raise CheckDefinitionError(
+            "proving needs check files, and a pair they hold on: --base PATH and --tuned PATH."
+        )
+    return _prove(options)
+
+
+def _prove(options: argparse.Namespace) -> int:
+    from ckptaudit.judging.check_files import load_checks
+    from ckptaudit.options import AuditOptions
+    from ckptaudit.pipeline import open_audit
+    from ckptaudit.pipeline.proving import prove
+
+    opened = open_audit(AuditOptions(base=options.base, tuned=tuple(options.tuned), complete=False))
+    proofs = [prove(opened, check, file) for file in map(load_checks, options.file) for check in file.checks]
+    print("\n".join(line for proof in proofs for line in _proof_lines(proof)))
+    return 0 if all(proof.breaks or proof.needs for proof in proofs) else BROKEN_PROOF
+
+
+def _proof_lines(proof: Proof) -> Iterator[str]:
+    check = proof.check
+    if proof.needs:
+        yield f"{check.id}: cannot be tried here: {printable(proof.needs)}"
+        return
+    failed = [v for v in proof.intact if v.outcome == "failed"]
+    if failed:
+        yield f"{check.id}: note: already broken on the intact pair, at {printable(failed[0].subject)}"
+    if not proof.breaks:
+        yield f"{check.id}: NOT BROKEN by {check.breaks_when}: the check holds under its own damage"
+        return
+    broken = next(v for v in proof.damaged if v.outcome == "failed")
+    value = "" if broken.value is None else f", {broken.value:.4g} against {broken.sign} {broken.limit:g}"
+    yield f"{check.id}: broken by {check.breaks_when} at {printable(broken.subject)}{value}"
 
 
 def _lines(files: Sequence[Path]) -> list[str]:

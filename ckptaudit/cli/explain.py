@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 from ckptaudit.errors import CheckpointError, ConfigError, ended, printable
 
 if TYPE_CHECKING:
-    from ckptaudit.judging.check_files import Check, CheckFile
+    from ckptaudit.judging.check_files import CheckFile
+    from ckptaudit.judging.checks import Check
     from ckptaudit.judging.config import Config
-    from ckptaudit.judging.effective_config import Terms
+    from ckptaudit.judging.effective_config import EffectiveConfig
     from ckptaudit.judging.limits import Limit
-    from ckptaudit.judging.selection import Part
+    from ckptaudit.judging.selection import JudgedMatrix
     from ckptaudit.pairing import ModelPair
     from ckptaudit.results.records import AuditResult
 
 HELP = "print the limit in force for a check on a layer or tensor, and where it comes from"
 LAST = "audit.json"
 RUN = ""
-"""The one pair there is; Terms keeps pairs by the path of the tuned side."""
+"""The one pair there is; EffectiveConfig keeps pairs by the path of the tuned side."""
 
 Row = tuple[str, str]
 
@@ -47,19 +48,21 @@ def run(options: argparse.Namespace) -> int:
     path = options.result or (Path(LAST) if Path(LAST).is_file() else None)
     result = _read(path) if path else None
     pair = _pair(options.base, result)
-    terms = _terms(config, file, check, pair)
+    effective = _effective(config, file, check, pair)
     parts = _parts(check, options.subject, pair) if pair else []
     rows = [("check", f"{check.id} on {printable(options.subject)}"), ("claim", check.claim)]
-    rows += [("severity", terms.effective(check).severity), *_chain(terms, file, check)]
-    rows += [*_in_force(terms, check, parts), *_waivers(terms, check, options.subject, parts)] if pair else []
-    rows += [] if pair else _unplaced(terms, check)
-    rows += _last(terms, check, options.subject, result, path, placed=pair is not None)
+    rows += [("severity", effective.effective(check).severity), *_chain(effective, file, check)]
+    rows += (
+        [*_in_force(effective, check, parts), *_waivers(effective, check, options.subject, parts)] if pair else []
+    )
+    rows += [] if pair else _unplaced(effective, check)
+    rows += _last(effective, check, options.subject, result, path, placed=pair is not None)
     print("\n".join(line for label, text in rows for line in _wrapped(label, text)))
     return 0
 
 
 def _chosen(name: str, files: tuple[CheckFile, ...]) -> tuple[CheckFile, Check]:
-    from ckptaudit.judging.patterns import near
+    from ckptaudit.judging.selection import near
 
     for file in files:
         if name in file.by_id:
@@ -95,21 +98,20 @@ def _pair(base: str | None, result: AuditResult | None) -> ModelPair | None:
     return pair_checkpoints(opened, opened)
 
 
-def _terms(config: Config, file: CheckFile, check: Check, pair: ModelPair | None) -> Terms:
+def _effective(config: Config, file: CheckFile, check: Check, pair: ModelPair | None) -> EffectiveConfig:
     from dataclasses import replace
 
-    from ckptaudit.judging.effective_config import Terms
+    from ckptaudit.judging.effective_config import EffectiveConfig
 
     overrides = tuple(o for o in config.overrides if o.check == check.id)
     waivers = tuple(w for w in config.waivers if w.check == check.id)
     narrowed = replace(config, overrides=overrides, waivers=waivers)
-    return Terms(narrowed, [file], {RUN: pair} if pair else {})
+    return EffectiveConfig(narrowed, [file], {RUN: pair} if pair else {})
 
 
-def _parts(check: Check, subject: str, pair: ModelPair) -> list[Part]:
+def _parts(check: Check, subject: str, pair: ModelPair) -> list[JudgedMatrix]:
     """What the subject means to the check. Raises ConfigError with the nearest names."""
-    from ckptaudit.judging.patterns import fits, near
-    from ckptaudit.judging.selection import parts
+    from ckptaudit.judging.selection import fits, near, parts
 
     owned = parts(check, pair)
     if subject in owned:
@@ -122,13 +124,13 @@ def _parts(check: Check, subject: str, pair: ModelPair) -> list[Part]:
     return found
 
 
-def _chain(terms: Terms, file: CheckFile, check: Check) -> Iterator[Row]:
+def _chain(config: EffectiveConfig, file: CheckFile, check: Check) -> Iterator[Row]:
     """Everything that sets a limit, the strongest last."""
     from ckptaudit.judging.profiles import bundled_checks
 
     profile = f", profile {file.path.stem}" if file.path == bundled_checks() / file.path.name else ""
     yield "set by", f"check: {check.sign} {check.limit:g} in {file.home(check)}{profile}; {check.source}"
-    for override in terms.overrides_of(check):
+    for override in config.overrides_of(check):
         if override.limit is not None:
             yield (
                 "moved by",
@@ -137,8 +139,8 @@ def _chain(terms: Terms, file: CheckFile, check: Check) -> Iterator[Row]:
             )
 
 
-def _in_force(terms: Terms, check: Check, parts: list[Part]) -> Iterator[Row]:
-    limits = terms.limits(check, RUN)
+def _in_force(config: EffectiveConfig, check: Check, parts: list[JudgedMatrix]) -> Iterator[Row]:
+    limits = config.limits(check, RUN)
     by_limit: dict[Limit, list[str]] = {}
     for part in parts:
         by_limit.setdefault(limits.of(part.name), []).append(part.name)
@@ -147,16 +149,16 @@ def _in_force(terms: Terms, check: Check, parts: list[Part]) -> Iterator[Row]:
         yield "in force", f"{check.sign} {limit.value:g}{who}, from {limit.origin}"
 
 
-def _unplaced(terms: Terms, check: Check) -> Iterator[Row]:
+def _unplaced(config: EffectiveConfig, check: Check) -> Iterator[Row]:
     """What can be said of a subject where no checkpoint tells which tensors it has."""
-    moving = [o for o in terms.overrides_of(check) if o.limit is not None]
+    moving = [o for o in config.overrides_of(check) if o.limit is not None]
     if not moving:
-        yield "in force", f"{check.sign} {check.limit:g}, from {terms.limits(check, RUN).usual.origin}"
+        yield "in force", f"{check.sign} {check.limit:g}, from {config.limits(check, RUN).usual.origin}"
     elif not moving[-1].is_narrow:
         yield "in force", f"{check.sign} {moving[-1].limit:g}, from {moving[-1].label}"
     else:
         yield "in force", "the last of these that names the tensor; --base PATH tells which"
-    for waiver in terms.config.waivers:
+    for waiver in config.config.waivers:
         yield "waiver", f"{waiver.label} for {printable(waiver.subject)}, until {waiver.until}"
 
 
@@ -165,15 +167,21 @@ def _few(names: list[str]) -> str:
     return f"{', '.join(map(printable, names[:3]))}{more}"
 
 
-def _waivers(terms: Terms, check: Check, subject: str, parts: list[Part]) -> Iterator[Row]:
+def _waivers(config: EffectiveConfig, check: Check, subject: str, parts: list[JudgedMatrix]) -> Iterator[Row]:
     names = frozenset(part.name for part in parts)
-    for granted in terms.granted(check, RUN):
-        if granted.bears_on(subject, names) or granted.subjects & {p.tensor.place.subject for p in parts}:
-            yield "waiver", granted.sentence
+    for applied in config.waivers(check, RUN):
+        if applied.concerns(subject, names) or applied.subjects & {p.tensor.place.subject for p in parts}:
+            yield "waiver", applied.sentence
 
 
 def _last(
-    terms: Terms, check: Check, subject: str, result: AuditResult | None, path: Path | None, *, placed: bool
+    config: EffectiveConfig,
+    check: Check,
+    subject: str,
+    result: AuditResult | None,
+    path: Path | None,
+    *,
+    placed: bool,
 ) -> Iterator[Row]:
     from ckptaudit.report.failure import quantity
 
@@ -187,7 +195,7 @@ def _last(
             yield "last result", f"{row.outcome}: {printable(row.reason)} ({printable(row.tuned)})"
             continue
         # Where no checkpoint tells what an override names, the limit is the one it was judged by.
-        limit = terms.limits(check, RUN).of(row.worst).value if placed else row.limit
+        limit = config.limits(check, RUN).of(row.worst).value if placed else row.limit
         margin = check.margin(row.value, limit)
         bound = {"upper_bound": "at most ", "lower_bound": "at least "}.get(row.kind or "", "")
         side = "inside" if margin >= 0 else "outside"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.damages.weights import PERTURBATIONS, _is_matrix
+from ckptaudit.damages import weights
+from ckptaudit.damages.weights import is_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 Series = Sequence[Checkpoint]
 Damage = Callable[[Checkpoint, Series], list[Checkpoint]]
 
-SERIES_DAMAGES: dict[str, Damage] = {}
-SERIES_DESCRIPTIONS: dict[str, str] = {}
+DAMAGES: dict[str, Damage] = {}
+DESCRIPTIONS: dict[str, str] = {}
 
 
 def damage(function: Damage) -> Damage:
     """Register a damage to a series: (base, runs in order) to the damaged runs."""
-    SERIES_DAMAGES[function.__name__] = function
-    SERIES_DESCRIPTIONS[function.__name__] = function.__doc__ or ""
+    DAMAGES[function.__name__] = function
+    DESCRIPTIONS[function.__name__] = function.__doc__ or ""
     return function
 
 
@@ -35,7 +36,7 @@ def break_away_at_the_end(base: Checkpoint, runs: Series) -> list[Checkpoint]:
 @damage
 def widen_at_the_end(base: Checkpoint, runs: Series) -> list[Checkpoint]:
     """The last save's update is spread evenly over all directions."""
-    return [*runs[:-1], PERTURBATIONS["flatten_update"](base, runs[-1])]
+    return [*runs[:-1], weights.DAMAGES["flatten_update"](base, runs[-1])]
 
 
 @damage
@@ -53,7 +54,7 @@ def send_one_elsewhere(base: Checkpoint, runs: Series) -> list[Checkpoint]:
 @damage
 def send_one_to_the_largest_weights(base: Checkpoint, runs: Series) -> list[Checkpoint]:
     """One run's update lands on the largest tenth of the base's entries and nowhere else."""
-    return [*runs[:-1], PERTURBATIONS["overwrite_largest_weights"](base, runs[-1])]
+    return [*runs[:-1], weights.DAMAGES["overwrite_largest_weights"](base, runs[-1])]
 
 
 def _shuffled(update: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def _updated(base: Checkpoint, tuned: Checkpoint, change: Callable[[Tensor], Ten
     changed = {
         name: _with_update(base.tensors[name], handle, change)
         for name, handle in tuned.tensors.items()
-        if name in base.tensors and _is_matrix(handle)
+        if name in base.tensors and is_matrix(handle)
     }
     return replace(tuned, tensors={**tuned.tensors, **changed})
 

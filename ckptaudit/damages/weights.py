@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.naming import Naming
-from ckptaudit.pairing.auxiliary import Inputs
+from ckptaudit.pairing.auxiliary import Auxiliary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +21,14 @@ Rewrite = Callable[["Tensor", "Tensor"], "Tensor"]
 class Damage(Protocol):
     """(base, tuned) to the damaged tuned; some damages work with the inputs of the audit, or on them."""
 
-    def __call__(self, base: Checkpoint, tuned: Checkpoint, inputs: Inputs = ...) -> Checkpoint:
+    def __call__(self, base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = ...) -> Checkpoint:
         """The damaged tuned side."""
 
 
-NONE_GIVEN = Inputs()
+NONE_GIVEN = Auxiliary()
 
-PERTURBATIONS: dict[str, Damage] = {}
-INPUT_DAMAGES: dict[str, Callable[[Inputs], Inputs]] = {}
+DAMAGES: dict[str, Damage] = {}
+INPUT_DAMAGES: dict[str, Callable[[Auxiliary], Auxiliary]] = {}
 """Damages to the inputs themselves, for checks that judge what the inputs alone decide."""
 DESCRIPTIONS: dict[str, str] = {}
 
@@ -36,35 +36,35 @@ DESCRIPTIONS: dict[str, str] = {}
 def damage(function: Callable[[Checkpoint, Checkpoint], Checkpoint]) -> Damage:
     """Register a damage to the whole checkpoint: (base, tuned) to the damaged tuned."""
 
-    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Inputs = NONE_GIVEN) -> Checkpoint:
+    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = NONE_GIVEN) -> Checkpoint:
         return function(base, tuned)
 
     return _registered(function.__name__, function.__doc__, damaged)
 
 
-def damage_by_inputs(function: Callable[[Checkpoint, Checkpoint, Inputs], Checkpoint]) -> Damage:
+def damage_by_inputs(function: Callable[[Checkpoint, Checkpoint, Auxiliary], Checkpoint]) -> Damage:
     """Register a damage that the inputs guide: (base, tuned, inputs) to the damaged tuned."""
 
-    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Inputs = NONE_GIVEN) -> Checkpoint:
+    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = NONE_GIVEN) -> Checkpoint:
         return function(base, tuned, inputs)
 
     return _registered(function.__name__, function.__doc__, damaged)
 
 
-def damage_to_inputs(function: Callable[[Inputs], Inputs]) -> Callable[[Inputs], Inputs]:
+def damage_to_inputs(function: Callable[[Auxiliary], Auxiliary]) -> Callable[[Auxiliary], Auxiliary]:
     """Register a damage to the inputs; the tuned side stays as it is."""
     _registered(function.__name__, function.__doc__, lambda base, tuned, inputs=NONE_GIVEN: tuned)
     INPUT_DAMAGES[function.__name__] = function
     return function
 
 
-def damaged_inputs(name: str, inputs: Inputs) -> Inputs:
+def damaged_inputs(name: str, inputs: Auxiliary) -> Auxiliary:
     """The inputs after a damage; most damages leave them alone."""
     return INPUT_DAMAGES[name](inputs) if name in INPUT_DAMAGES else inputs
 
 
 def _registered(name: str, text: str | None, damaged: Damage) -> Damage:
-    PERTURBATIONS[name] = damaged
+    DAMAGES[name] = damaged
     DESCRIPTIONS[name] = text or ""
     return damaged
 
@@ -73,7 +73,7 @@ def _registered_for(keep: Callable[[TensorHandle], bool]) -> Callable[[Rewrite],
     """Register a damage to single tensors: (W0, W1) in float64 to the damaged W1, for the handles kept."""
 
     def register(rewrite: Rewrite) -> Rewrite:
-        def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Inputs = NONE_GIVEN) -> Checkpoint:
+        def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = NONE_GIVEN) -> Checkpoint:
             shared = {name for name in tuned.tensors if name in base.tensors and keep(tuned.tensors[name])}
             return _with(
                 tuned, {name: _rewritten(base.tensors[name], tuned.tensors[name], rewrite) for name in shared}
@@ -97,7 +97,7 @@ def _rewritten(base: TensorHandle, tuned: TensorHandle, rewrite: Rewrite) -> Ten
     return replace(tuned, load=load)
 
 
-def _is_matrix(handle: TensorHandle) -> bool:
+def is_matrix(handle: TensorHandle) -> bool:
     return len(handle.shape) == 2 and "float" in handle.dtype and handle.parameters > 0
 
 
@@ -105,7 +105,7 @@ def _is_vector(handle: TensorHandle) -> bool:
     return len(handle.shape) == 1 and "float" in handle.dtype
 
 
-matrices = _registered_for(_is_matrix)
+matrices = _registered_for(is_matrix)
 vectors = _registered_for(_is_vector)
 floats = _registered_for(lambda handle: "float" in handle.dtype and handle.parameters > 0)
 
@@ -242,11 +242,11 @@ def turn_adapter_away(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 
 
 @damage_to_inputs
-def swap_initial_adapter(inputs: Inputs) -> Inputs:
+def swap_initial_adapter(inputs: Auxiliary) -> Auxiliary:
     """The initial adapter given is not the one that the training started from; its outputs are in reverse order."""
     given = inputs["adapter_init"]
     weights = {n: replace(t, tuned=_written_elsewhere(t.tuned)) for n, t in given.weights.items()}
-    return Inputs({**inputs.given, "adapter_init": replace(given, weights=weights)})
+    return Auxiliary({**inputs.given, "adapter_init": replace(given, weights=weights)})
 
 
 def _written_elsewhere(handle: TensorHandle) -> TensorHandle:
@@ -270,7 +270,7 @@ def drop_tensor(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 @damage
 def change_shape(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """The first matrix loses its last column; a lost row could pass for a resized vocabulary."""
-    name = next(name for name, handle in tuned.tensors.items() if _is_matrix(handle))
+    name = next(name for name, handle in tuned.tensors.items() if is_matrix(handle))
     return _with(tuned, {name: tuned.tensors[name].with_tensor(tuned.tensors[name].read()[:, :-1])})
 
 
@@ -281,7 +281,7 @@ def change_dtype(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 
 
 @damage_by_inputs
-def climb_retain_loss(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Checkpoint:
+def climb_retain_loss(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary) -> Checkpoint:
     """The whole update is a step up the mean gradient of the retain loss, a twentieth of the base in size."""
     stacks = inputs["retain_gradients"].weights
     up = {name: stacks[name].tuned.read().double().mean(0) for name in stacks if name in base.tensors}
@@ -289,14 +289,14 @@ def climb_retain_loss(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Ch
 
 
 @damage_by_inputs
-def write_on_sensitive_weights(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Checkpoint:
+def write_on_sensitive_weights(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary) -> Checkpoint:
     """The update grows with the Fisher information of each weight, a twentieth of the base in size."""
     fisher = inputs["fisher"].weights
     return _stepped(base, tuned, {n: fisher[n].tuned.read().double() for n in fisher if n in base.tensors})
 
 
 @damage_by_inputs
-def undo_alignment_everywhere(base: Checkpoint, tuned: Checkpoint, inputs: Inputs) -> Checkpoint:
+def undo_alignment_everywhere(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary) -> Checkpoint:
     """Every weight that alignment changed takes the same share in undoing it."""
     import torch
 
@@ -314,11 +314,11 @@ def undo_alignment_everywhere(base: Checkpoint, tuned: Checkpoint, inputs: Input
 
 
 @damage_to_inputs
-def scatter_gradients(inputs: Inputs) -> Inputs:
+def scatter_gradients(inputs: Auxiliary) -> Auxiliary:
     """The task's gradients are replaced by noise: samples that have nothing in common."""
     gradients = inputs["gradients"]
     weights = {name: _noise(tensor, seed) for seed, (name, tensor) in enumerate(gradients.weights.items())}
-    return Inputs({**inputs.given, "gradients": replace(gradients, weights=weights)})
+    return Auxiliary({**inputs.given, "gradients": replace(gradients, weights=weights)})
 
 
 def _noise(tensor: AlignedTensor, seed: int) -> AlignedTensor:

@@ -14,10 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckDefinitionError
 from ckptaudit.judging.config import Config, check_files, load_config
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.pipeline.api import audit
-from ckptaudit.report.failure import number
+from ckptaudit.report.appearance import number
 from ckptaudit.results.json_io import write_json
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult
 
 OnFail = Literal["warn", "stop"]
 
@@ -99,7 +100,7 @@ def _in_words(result: AuditResult) -> str:
     return f"{len(bad)} of {len(result.verdicts)} verdicts close the gate: {named}{more}"
 
 
-def _row_in_words(row: VerdictRow) -> str:
+def _row_in_words(row: Verdict) -> str:
     said = row.reason if row.value is None else f"{number(row.value)}, limit {row.sign} {number(row.limit)}"
     return f"{row.check}[{row.subject}] {said}"
 

@@ -1,4 +1,4 @@
-"""A claim as data: the schema of a check, and reading check files with every mistake named at once."""
+"""Reading check files, with every mistake named at once."""
 
 from __future__ import annotations
 
@@ -8,102 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from ckptaudit.damages.runs import SERIES_DAMAGES
-from ckptaudit.damages.weights import PERTURBATIONS
-from ckptaudit.errors import CheckDefinitionError, printable
-from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS, Over, metric_names, nearest
+from ckptaudit.damages import damages_of
+from ckptaudit.errors import CheckDefinitionError, nearest, printable
+from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
+from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, matrix_metrics
 from ckptaudit.toml_files import read_toml
 
-Per = Literal["matrix", "layer", "model"]
-JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
-Severity = Literal["gate", "warn", "info"]
-
-CHOICES = {
-    "per": ("matrix", "layer", "model"),
-    "judge_by": ("worst", "mean", "weighted_mean", "sum"),
-    "severity": ("gate", "warn", "info"),
-}
 FILE_KEYS = ("check", "include", "exclude")
-
-
-class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a claim can be judged at all: tensors whose `metric` is at least `at_least`."""
-
-    metric: str
-    at_least: float
-
-
-class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A published figure past which a value tells of another kind of training; no calibration goes beyond it."""
-
-    value: float
-    source: str
-
-
-class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One claim with its limit, its scope, its source, and the damage under which it must fail."""
-
-    id: str
-    claim: str
-    source: str
-    metric: str
-    roles: tuple[str, ...]
-    per: Per
-    breaks_when: str
-    remedy: str
-    at_most: float | None = None
-    at_least: float | None = None
-    judge_by: JudgeBy = "worst"
-    only_where: Guard | None = None
-    severity: Severity = "gate"
-    published: str = ""
-    note: str = ""
-    never_beyond: Separation | None = None
-
-    @property
-    def limit(self) -> float:
-        """The one limit the check has."""
-        limit = self.at_most if self.at_most is not None else self.at_least
-        assert limit is not None  # load_checks admits no check without a limit
-        return limit
-
-    @property
-    def sign(self) -> str:
-        """How a good value compares with the limit."""
-        return "<=" if self.at_most is not None else ">="
-
-    def margin(self, value: float, limit: float | None = None) -> float:
-        """How far inside the limit a value lies; negative when it is broken, NaN for NaN.
-
-        `limit` stands in for the check's own where a configuration has moved it.
-        """
-        limit = self.limit if limit is None else limit
-        return limit - value if self.at_most is not None else value - limit
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What has to be measured to judge it."""
-        return (self.metric,) if self.only_where is None else (self.metric, self.only_where.metric)
-
-    @property
-    def about_pair(self) -> bool:
-        """Whether it judges the pair's headers rather than any matrix."""
-        return self.metric in PAIR_FACTS
-
-    @property
-    def about_group(self) -> bool:
-        """Whether it judges several weights taken together, by one number."""
-        return self.metric in GROUP_METRICS
-
-    @property
-    def over(self) -> Over | None:
-        """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
-        metric = RUNS_METRICS.get(self.metric)
-        return metric.over if metric else None
 
 
 @dataclass(frozen=True)
@@ -221,32 +136,35 @@ def _check_problems(check: Check) -> Iterable[str]:
     yield from _metric_problems(check)
     if not check.roles or not all(check.roles):
         yield "key roles: at least one group or role name is required"
-    damages = PERTURBATIONS if check.over is None else SERIES_DAMAGES
-    if check.breaks_when not in damages:
+    damages = damages_of(check.scope) if check.metric in METRICS else {}
+    if damages and check.breaks_when not in damages:
         meant = nearest(check.breaks_when, sorted(damages))
         yield f"key breaks_when: unknown damage {check.breaks_when!r}; {meant}"
 
 
 def _metric_problems(check: Check) -> Iterable[str]:
-    if check.metric not in metric_names():
-        yield f"key metric: unknown metric {check.metric!r}; {nearest(check.metric, metric_names())}"
-    if check.about_pair and check.per != "model":
-        yield f"key per: {check.metric} is a fact about the whole pair, so only model is allowed"
-    if check.about_group:
-        yield from _group_problems(check)
+    metric = METRICS.get(check.metric)
+    if metric is None:
+        yield f"key metric: unknown metric {check.metric!r}; {nearest(check.metric, sorted(METRICS))}"
+        return
+    if isinstance(metric, FindingsMetric) and check.per != "model":
+        yield f"key per: {check.metric} counts findings of the pair, so only model is allowed"
+    if isinstance(metric, GroupMetric):
+        yield from _group_problems(check, metric)
     if check.never_beyond is not None:
         yield from _separation_problems(check, check.never_beyond)
     guard = check.only_where
     if guard is not None and check.over is not None:
         yield f"key only_where: {check.metric} compares runs, and a guard looks at one alone"
-    if guard is not None and guard.metric not in REGISTRY:
-        yield f"key only_where.metric: unknown metric {guard.metric!r}; {nearest(guard.metric, sorted(REGISTRY))}"
+    known = sorted(matrix_metrics())
+    if guard is not None and guard.metric not in known:
+        yield f"key only_where.metric: unknown metric {guard.metric!r}; {nearest(guard.metric, known)}"
     if guard is not None and not math.isfinite(guard.at_least):
         yield "key only_where.at_least: a finite number is required"
 
 
-def _group_problems(check: Check) -> Iterable[str]:
-    allowed = GROUP_METRICS[check.metric].per
+def _group_problems(check: Check, metric: GroupMetric) -> Iterable[str]:
+    allowed = metric.per
     if check.per not in allowed:
         yield f"key per: {check.metric} is a quantity of a {' or '.join(allowed)}"
     if check.judge_by != "worst":

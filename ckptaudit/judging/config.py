@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, printable
-from ckptaudit.judging.check_files import CheckFile, Severity, load_checks
-from ckptaudit.judging.profiles import DEFAULT_PROFILE, PROFILES, profile_file
-from ckptaudit.metrics import nearest
+from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
+from ckptaudit.judging.check_files import CheckFile, load_checks
+from ckptaudit.judging.checks import Severity
+from ckptaudit.judging.profiles import default_profile, profile_named, profiles
 from ckptaudit.toml_files import read_toml
 
 FILE_NAME = "ckptaudit.toml"
@@ -90,7 +90,7 @@ def find_config(folders: Iterable[Path]) -> Path | None:
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME
         project = folder / "pyproject.toml"
-        if project.is_file() and _speaks_of_us(project):
+        if project.is_file() and _is_ours(project):
             return project
     return None
 
@@ -105,8 +105,8 @@ def load_config(path: Path) -> Config:
     problems = [_unknown(key, KEYS) for key in content if key not in KEYS]
     found = _Found(problems)
     profile = found.value(content, "profile", str, "")
-    if profile and profile not in PROFILES:
-        problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(PROFILES)}")
+    if profile and profile not in profiles():
+        problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(profiles())}")
     checks = tuple(path.parent / file for file in found.value(content, "checks", tuple[str, ...], ()))
     problems += (f"key checks: {printable(file)}: no such check file" for file in checks if not file.is_file())
     overrides = found.tables(content, "override", Override, path.name)
@@ -121,7 +121,8 @@ def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
 
     Raises CheckDefinitionError for a bad file or profile, and for an id that two of the files use.
     """
-    paths = (profile_file(profile or config.profile or DEFAULT_PROFILE), *config.checks)
+    chosen = profile_named(profile or config.profile or default_profile())
+    paths = (*chosen.checks, *config.checks)
     files = tuple(load_checks(path) for path in paths)
     owners: dict[str, CheckFile] = {}
     for file in files:
@@ -135,7 +136,7 @@ def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
     return files
 
 
-def _speaks_of_us(project: Path) -> bool:
+def _is_ours(project: Path) -> bool:
     text = project.read_text(encoding="utf-8", errors="replace")
     try:
         return _our_table(tomllib.loads(text)) is not None

@@ -1,4 +1,4 @@
-"""The terms on which pairs are judged: a configuration applied to the checks and tensors that are there."""
+"""The effective configuration: overrides and waivers applied to the checks and tensors that are there."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from itertools import chain
 import msgspec
 
 from ckptaudit.errors import ConfigError, ended, printable
-from ckptaudit.judging.check_files import Check, CheckFile, Severity, load_checks
+from ckptaudit.judging.check_files import CheckFile, load_checks
+from ckptaudit.judging.checks import Check, Severity
 from ckptaudit.judging.config import Config, Override
-from ckptaudit.judging.judge import Verdict
 from ckptaudit.judging.limits import Limit, Limits
-from ckptaudit.judging.patterns import meant, meant_for_nothing, near
-from ckptaudit.judging.profiles import PROFILES, profile_file
-from ckptaudit.judging.selection import Part, parts
-from ckptaudit.judging.waivers import Granted, grant, no_such_subject, unused
+from ckptaudit.judging.profiles import profiles
+from ckptaudit.judging.selection import JudgedMatrix, near, parts, selects, selects_nothing
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.judging.waivers import AppliedWaiver, apply_waiver, no_such_subject, unused
 from ckptaudit.pairing import ModelPair
 
 Pairs = Mapping[str, ModelPair]
 """The pairs of an audit by the path of the tuned side."""
 
-Owned = dict[str, list[Part]]
+Owned = dict[str, list[JudgedMatrix]]
 """By subject, what its verdict rests on."""
 
 Key = tuple[str, Check]
 
 
-class Terms:
+class EffectiveConfig:
     """Which limit is in force where, what is forgiven, how grave a failure is.
 
-    `files` hold the checks that are run, `known` further ones that the configuration may speak of. With
+    `files` hold the checks that are run, `known` further ones that the configuration may name. With
     `strict` a warning closes the gate; without `forgiving` no waiver holds; `today` is the date in UTC.
     Raises ConfigError naming every override and waiver that means nothing here, with the nearest names.
     """
@@ -53,7 +53,7 @@ class Terms:
         self._pairs, self._run, self._known = pairs, _by_id(files), _by_id(known)
         self._homes = {check: file.home(check) for file in (*known, *files) for check in file.checks}
         self._limits: dict[Key, Limits] = {}
-        self._granted: dict[Key, list[Granted]] = {}
+        self._waivers: dict[Key, list[AppliedWaiver]] = {}
         problems = [*self._apply_overrides(), *self._apply_waivers()]
         if problems:
             raise ConfigError(ended(f"{printable(config.path)}: {'; '.join(problems)}"))
@@ -62,9 +62,9 @@ class Terms:
         """The limits of a check on the tensors of a run; `home` names the file it is written in."""
         return self._limits.get((run, check)) or Limits.own(check, home or self._homes.get(check, ""))
 
-    def granted(self, check: Check, run: str) -> tuple[Granted, ...]:
-        """The waivers that bear on a check of a run."""
-        return tuple(self._granted.get((run, check), ()))
+    def waivers(self, check: Check, run: str) -> tuple[AppliedWaiver, ...]:
+        """The waivers that concern a check of a run."""
+        return tuple(self._waivers.get((run, check), ()))
 
     def effective(self, check: Check) -> Check:
         """The check with the severity that it has here."""
@@ -76,9 +76,9 @@ class Terms:
     def remarks(self, verdicts: Sequence[Verdict]) -> list[str]:
         """What the configuration holds that nothing needs, in sentences."""
         idle: dict[str, list[bool]] = {}
-        waivers: dict[str, Granted] = {}
-        for (run, check), granted in self._granted.items():
-            for g in granted:
+        waivers: dict[str, AppliedWaiver] = {}
+        for (run, check), applied in self._waivers.items():
+            for g in applied:
                 waivers[g.waiver.label] = g
                 idle.setdefault(g.waiver.label, []).append(unused(g, check.id, run, verdicts))
         return [*self.notes, *(_remark(waivers[label]) for label, all_idle in idle.items() if all(all_idle))]
@@ -92,7 +92,11 @@ class Terms:
 
     def _unknown(self, name: str) -> str:
         ids = sorted({*self._run, *self._known})
-        elsewhere = [p for p in PROFILES if name in load_checks(profile_file(p)).by_id]
+        elsewhere = [
+            profile.name
+            for profile in profiles().values()
+            if any(name in load_checks(path).by_id for path in profile.checks)
+        ]
         where = f"it belongs to profile {' and '.join(elsewhere)}" if elsewhere else near(name, ids)
         return f"key check: {printable(name)!r} is not among the checks of this run; {where}"
 
@@ -115,7 +119,7 @@ class Terms:
         limit = Limit(override.limit, _origin(override))
         for run, subjects in owned.items():
             before = self.limits(check, run)
-            named = {part.name: limit for part in chain(*subjects.values()) if meant(override, part)}
+            named = {part.name: limit for part in chain(*subjects.values()) if selects(override, part)}
             narrowed = Limits(before.usual, {**before.moved, **named})
             self._limits[run, check] = narrowed if override.is_narrow else Limits(limit)
 
@@ -134,12 +138,14 @@ class Terms:
                 yield f"{where}, {self._unknown(waiver.check)}"
             for check in checks:
                 ended = waiver.until < self.today
-                found = {run: grant(waiver, check, pair, has_ended=ended) for run, pair in self._pairs.items()}
+                found = {
+                    run: apply_waiver(waiver, check, pair, has_ended=ended) for run, pair in self._pairs.items()
+                }
                 if found and not any(found.values()):
                     yield f"{where}, {no_such_subject(waiver, check, list(self._pairs.values()))}"
-                for run, granted in found.items():
-                    if granted is not None and self.forgiving:
-                        self._granted.setdefault((run, check), []).append(granted)
+                for run, applied in found.items():
+                    if applied is not None and self.forgiving:
+                        self._waivers.setdefault((run, check), []).append(applied)
 
 
 def _by_id(files: Sequence[CheckFile]) -> dict[str, list[Check]]:
@@ -160,21 +166,21 @@ def _problems(override: Override, check: Check, owned: Sequence[Owned]) -> Itera
         yield f"key at_least: {check.id} has at_most; move that"
     if override.limit is not None and override.at_least is None and check.at_least is not None:
         yield f"key at_most: {check.id} has at_least; move that"
-    if override.is_narrow and check.about_pair:
-        yield f"{check.id} judges the pair as a whole; leave out roles, layers and tensors"
+    if override.is_narrow and check.counts_findings:
+        yield f"{check.id} judges the pair as one; leave out roles, layers and tensors"
     elif override.is_narrow and owned:
-        yield from meant_for_nothing(override, list(chain(*chain(*(o.values() for o in owned)))))
+        yield from selects_nothing(override, list(chain(*chain(*(o.values() for o in owned)))))
         yield from _splits(override, check, owned)
 
 
 def _splits(override: Override, check: Check, owned: Sequence[Owned]) -> Iterator[str]:
     """An average or a sum has one limit; parts of it cannot be held to others."""
-    if check.judge_by == "worst" and not check.about_group:
+    if check.judge_by == "worst" and check.scope != "group":
         return
     for subject, its in chain(*(o.items() for o in owned)):
-        hit = sum(meant(override, part) for part in its)
+        hit = sum(selects(override, part) for part in its)
         if 0 < hit < len(its):
-            how = "whole" if check.about_group else check.judge_by.replace("_", " ")
+            how = "joint value" if check.scope == "group" else check.judge_by.replace("_", " ")
             whole = ", or whole layers" if check.per == "layer" else ""
             yield (
                 f"{override.scope}: {check.id} judges {printable(subject)} by the {how} of {len(its)} tensors, "
@@ -183,9 +189,9 @@ def _splits(override: Override, check: Check, owned: Sequence[Owned]) -> Iterato
             return
 
 
-def _remark(granted: Granted) -> str:
-    waiver = granted.waiver
+def _remark(applied: AppliedWaiver) -> str:
+    waiver = applied.waiver
     what = f"{waiver.label} ({waiver.check}, {printable(waiver.subject)})"
-    if granted.has_ended:
+    if applied.has_ended:
         return f"{what} ended on {waiver.until} and nothing needs it any more; remove it"
     return f"{what} forgave nothing; remove it"

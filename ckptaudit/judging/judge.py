@@ -1,241 +1,71 @@
-"""Measurements against a check: the decision, in one place. What cannot be judged is never green."""
+"""A plan and its measurements to verdicts: the decision, in one place. What cannot be judged is never green."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Protocol
 
-import msgspec
+from msgspec import structs
 
-from ckptaudit.judging.check_files import Check, Severity
+from ckptaudit.errors import Spelling, spelled
+from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
+from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.selection import selected
+from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
+from ckptaudit.judging.waivers import forgive
+from ckptaudit.measurement.jobs import Unit
 from ckptaudit.metrics import Kind, Measurement
-
-Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
-"""`waived` is a broken claim that a waiver in the configuration forgives."""
 
 DEGENERATE_GAP = 0.01
 """Below this relative gap at k the top-k subspace is as good as arbitrary, and an angle to it says little."""
 
+FINDINGS_KEPT = 100
+"""How many findings a verdict names; its value counts all."""
 
-class Ranked(msgspec.Struct, frozen=True):
-    """One tensor's value, for the list of the worst."""
-
-    tensor: str
-    value: float
-    remark: str = ""
+NOTHING = frozenset[str]()
 
 
-class Decision:
-    """What follows from a decision, whether it was just made or is read from a report."""
+class Measured(Protocol):
+    """Measurements by unit of work."""
 
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-        outcome: Outcome
-        limit: float
-        released_limit: float | None
-        sign: str
-        severity: Severity
-
-    @property
-    def bar(self) -> float:
-        """The limit that a value has to keep in the end: the check's, or what a released run allows."""
-        return deciding_limit(self.limit, self.released_limit, self.sign)
-
-    @property
-    def closes(self) -> bool:
-        """Whether it keeps the gate shut; a broken claim that only warns does not."""
-        return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
+    def __getitem__(self, unit: Unit) -> tuple[Measurement, ...]:
+        """Those of a unit that has been measured."""
 
 
-class Verdict(Decision, msgspec.Struct, frozen=True, kw_only=True):
-    """A check's decision about a subject, with what a reader needs to believe it; `test` is its test's id."""
-
-    tuned: str
-    check: str
-    subject: str
-    outcome: Outcome
-    worst: str | None
-    value: float | None
-    kind: Kind | None
-    limit: float
-    source: str
-    metric: str
-    sign: str
-    severity: Severity = "gate"
-    reason: str = ""
-    ranking: tuple[Ranked, ...] = ()
-    limit_from: str = ""
-    """Who set the limit, in words: the check's file, an override with its reason, a calibration."""
-    waiver: str = ""
-    """The waivers that bear on a broken claim, in words: those that forgive it, and those that have ended."""
-    test: str = ""
-    released: float | None = None
-    released_limit: float | None = None
+def judge(plan: AuditPlan, measurements: Measured) -> tuple[Verdict, ...]:
+    """Every verdict of the plan, in its order: a pure function of the two."""
+    return tuple(verdict_of(planned, measurements) for planned in plan.verdicts)
 
 
-def deciding_limit(limit: float, released_limit: float | None, sign: str) -> float:
-    """The stricter of a check's limit and of what the released run's value allows."""
-    if released_limit is None:
-        return limit
-    return min(limit, released_limit) if sign == "<=" else max(limit, released_limit)
-
-
-def times_over(value: float, limit: float, sign: str) -> float:
-    """How many times a value lies beyond its limit: over 1 is broken, 0.5 is half way there.
-
-    value / limit for `<=`, limit / value for `>=`. Where that quotient says nothing (a limit of 0, a
-    negative number) it is infinite for a broken claim and 0 for one that holds.
-    """
-    above, below = (value, limit) if sign == "<=" else (limit, value)
-    if above >= 0 and below > 0:
-        return above / below
-    return 0.0 if above <= below else math.inf
-
-
-def judge(
-    check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limits: Limits | None = None
-) -> Verdict:
-    """Decide from every measurement of the subject's tensors; `measured` may hold other metrics too.
-
-    Each tensor is held to its own limit, the one with the least room against it decides, and the
-    verdict's limit is that one's.
-    """
-    limits = limits or Limits.own(check)
-    own = [m for m in measured if m.metric == check.metric]
-    if not own:
-        return _undecided(check, subject, tuned, "error", "the check's roles select nothing here", limits)
-    kept, blind = admitted(check, own, measured)
-    if not kept and not blind:
-        return _undecided(check, subject, tuned, "skipped", _guard_reason(check), limits)
-    bad = blind or [m for m in kept if m.value is None or not math.isfinite(m.value)]
-    if bad:
-        reason = f"{_cause(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
-        return _undecided(check, subject, tuned, "error", reason, limits, worst=bad[0].tensor)
-    ranked = sorted(kept, key=lambda m: _room(check, _number(m), limits.of(m.tensor).value))
-    value, limit = _aggregate(check, ranked), limits.of(ranked[0].tensor)
-    return Verdict(
-        tuned=tuned,
-        check=check.id,
-        subject=subject,
-        # `not margin >= 0` rather than `margin < 0`: a NaN must never pass.
-        outcome="failed" if not check.margin(value, limit.value) >= 0 else "passed",
-        worst=ranked[0].tensor,
-        value=value,
-        kind=_kind(ranked, check),
-        limit=limit.value,
-        source=check.source,
-        metric=check.metric,
-        sign=check.sign,
-        severity=check.severity,
-        ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured, check, limits)) for m in ranked[:6]),
-        limit_from=limit.origin,
+def verdict_of(planned: PlannedVerdict, measurements: Measured) -> Verdict:
+    """One verdict: decided, compared with the released run, and forgiven what waivers forgive."""
+    rows = rows_of(planned, measurements)
+    verdict = _compared(planned, rows, NOTHING)
+    if verdict.outcome != "failed" or not planned.waivers:
+        return verdict
+    return forgive(
+        verdict, planned.waivers, _broken(planned, rows), lambda excluded: _compared(planned, rows, excluded)
     )
 
 
-def broken_tensors(check: Check, measured: Sequence[Measurement], limits: Limits) -> frozenset[str]:
-    """The tensors to which a failure is due: those outside their limits; all of them, if summed or averaged."""
-    kept, _ = admitted(check, [m for m in measured if m.metric == check.metric], measured)
-    if check.judge_by != "worst":
-        return frozenset(m.tensor for m in kept)
-    return frozenset(m.tensor for m in kept if not check.margin(_number(m), limits.of(m.tensor).value) >= 0)
+def rows_of(planned: PlannedVerdict, measurements: Measured) -> list[Measurement]:
+    """Every measurement that a verdict rests on, and other metrics of the same tensors."""
+    check = planned.check
+    found = [m for unit in planned.units for m in measurements[unit]]
+    if check.scope not in ("matrix", "runs"):
+        return found
+    tensors = selected(check, planned.run.pair, planned.subject)
+    names = {planned.subject} if check.per == "matrix" else {n for t in tensors for n in t.matrix_names()}
+    if check.scope == "matrix":
+        return [m for m in found if m.tensor in names]
+    return [m for m in found if m.tensor in names and m.metric == check.metric and m.tuned == planned.run.path]
 
 
-def judge_pair(
-    check: Check, subject: str, tuned: str, findings: Sequence[str], limits: Limits | None = None
-) -> Verdict:
-    """Decide a check about the pair's headers: how many findings against how many allowed."""
-    value, limit = float(len(findings)), (limits or Limits.own(check)).usual
-    return Verdict(
-        tuned=tuned,
-        check=check.id,
-        subject=subject,
-        outcome="failed" if not check.margin(value, limit.value) >= 0 else "passed",
-        worst=finding_about(findings[0]) if findings else None,
-        value=value,
-        kind="exact",
-        limit=limit.value,
-        source=check.source,
-        metric=check.metric,
-        sign=check.sign,
-        severity=check.severity,
-        reason="; ".join(findings[:8]),
-        limit_from=limit.origin,
-    )
-
-
-def finding_about(finding: str) -> str:
-    """The tensor that a finding about the pair is about, under its printable name."""
-    return finding.partition(":")[0]
-
-
-def judge_group(check: Check, subject: str, tuned: str, measured: Measurement, limit: Limit) -> Verdict:
-    """Decide a check about several weights taken together, by their one number."""
-    if measured.value is None or not math.isfinite(measured.value):
-        reason = measured.remark or f"{check.metric} of {subject} has no value"
-        return _undecided(check, subject, tuned, "error", reason, Limits(limit), worst=measured.worst or None)
-    return Verdict(
-        tuned=tuned,
-        check=check.id,
-        subject=subject,
-        outcome="failed" if not check.margin(measured.value, limit.value) >= 0 else "passed",
-        worst=measured.worst or subject,
-        value=measured.value,
-        kind=measured.kind,
-        limit=limit.value,
-        source=check.source,
-        metric=check.metric,
-        sign=check.sign,
-        severity=check.severity,
-        ranking=(Ranked(subject, measured.value, measured.remark),),
-        limit_from=limit.origin,
-    )
-
-
-def undecidable(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
-    """The verdict of a check that something outside its claim kept from being judged."""
-    return _undecided(check, subject, tuned, "error", reason, limits or Limits.own(check))
-
-
-def skipped(check: Check, subject: str, tuned: str, reason: str, limits: Limits | None = None) -> Verdict:
-    """The verdict of a check that has nothing here to judge by, or was not given what it needs."""
-    return _undecided(check, subject, tuned, "skipped", reason, limits or Limits.own(check))
-
-
-def _undecided(
-    check: Check, subject: str, tuned: str, outcome: Outcome, reason: str, limits: Limits, worst: str | None = None
-) -> Verdict:
-    limit = limits.of(worst)
-    return Verdict(
-        tuned=tuned,
-        check=check.id,
-        subject=subject,
-        outcome=outcome,
-        worst=worst,
-        value=None,
-        kind=None,
-        limit=limit.value,
-        source=check.source,
-        metric=check.metric,
-        sign=check.sign,
-        severity=check.severity,
-        reason=reason,
-        limit_from=limit.origin,
-    )
-
-
-def _room(check: Check, value: float, limit: float) -> tuple[float, float]:
-    """How far inside its limit a value lies, as a share of the limit, so that different limits compare."""
-    margin = check.margin(value, limit)
-    share = margin / abs(limit) if limit else math.copysign(math.inf, margin) if margin else 0.0
-    return share, margin
-
-
-def _number(m: Measurement) -> float:
-    assert m.value is not None  # judge has set aside what could not be computed
-    return m.value
+def respelled(verdict: Verdict, spelling: Spelling) -> Verdict:
+    """The verdict with the parameters in its reason written as a front end's users know them."""
+    return structs.replace(verdict, reason=spelled(verdict.reason, spelling))
 
 
 def admitted(
@@ -250,17 +80,196 @@ def admitted(
     return [m for m in own if (known.get(m.tensor) or 0.0) >= guard.at_least], unknown
 
 
+def decide(
+    check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limits: Limits | None = None
+) -> Verdict:
+    """Decide from every measurement of the subject's tensors; `measured` may hold other metrics too.
+
+    Each tensor is held to its own limit, the one with the least room against it decides, and the
+    verdict's limit is that one's.
+    """
+    limits = limits or Limits.own(check)
+    own = [m for m in measured if m.metric == check.metric]
+    if not own:
+        return undecided(check, subject, tuned, "error", "the check's roles select nothing here", limits)
+    kept, blind = admitted(check, own, measured)
+    if not kept and not blind:
+        return undecided(check, subject, tuned, "skipped", _guard_reason(check), limits)
+    bad = blind or [m for m in kept if m.value is None or not math.isfinite(m.value)]
+    if bad:
+        reason = f"{_cause(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
+        return undecided(check, subject, tuned, "error", reason, limits, worst=bad[0].tensor)
+    ranked = sorted(kept, key=lambda m: _room(check, _number(m), limits.of(m.tensor).value))
+    return _decided(
+        check,
+        subject,
+        tuned,
+        _aggregate(check, ranked),
+        limits.of(ranked[0].tensor),
+        worst=ranked[0].tensor,
+        kind=_kind(ranked, check),
+        method=ranked[0].method,
+        ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured, check, limits)) for m in ranked[:6]),
+        moved_limits=_others(limits, ranked),
+    )
+
+
+def decide_findings(
+    check: Check,
+    subject: str,
+    tuned: str,
+    measured: Measurement,
+    limits: Limits,
+    excluded: frozenset[str] = NOTHING,
+) -> Verdict:
+    """Decide a check that counts findings: how many against how many allowed."""
+    if measured.value is None:
+        return undecided(check, subject, tuned, "error", measured.remark, limits)
+    findings = [finding for finding in measured.findings if finding.tensor not in excluded]
+    return _decided(
+        check,
+        subject,
+        tuned,
+        float(len(findings)),
+        limits.usual,
+        worst=findings[0].tensor if findings else None,
+        kind="exact",
+        method=measured.method,
+        reason="; ".join(map(str, findings[:8])),
+        findings=tuple(findings[:FINDINGS_KEPT]),
+    )
+
+
+def decide_group(check: Check, subject: str, tuned: str, measured: Measurement, limit: Limit) -> Verdict:
+    """Decide a check about several weights taken together, by their one number."""
+    if measured.value is None or not math.isfinite(measured.value):
+        reason = measured.remark or f"{check.metric} of {subject} has no value"
+        return undecided(check, subject, tuned, "error", reason, Limits(limit), worst=measured.worst or None)
+    return _decided(
+        check,
+        subject,
+        tuned,
+        measured.value,
+        limit,
+        worst=measured.worst or subject,
+        kind=measured.kind,
+        method=measured.method,
+        ranking=(Ranked(subject, measured.value, measured.remark),),
+    )
+
+
+def undecided(
+    check: Check, subject: str, tuned: str, outcome: Outcome, reason: str, limits: Limits, worst: str | None = None
+) -> Verdict:
+    """The verdict of a check that has nothing to judge by ("skipped"), or that cannot be judged ("error")."""
+    limit = limits.of(worst)
+    return _outcome(check, subject, tuned, limit, outcome, worst=worst, value=None, kind=None, reason=reason)
+
+
+def broken_tensors(check: Check, measured: Sequence[Measurement], limits: Limits) -> frozenset[str]:
+    """The tensors to which a failure is due: those outside their limits; all of them, if summed or averaged."""
+    kept, _ = admitted(check, [m for m in measured if m.metric == check.metric], measured)
+    if check.judge_by != "worst":
+        return frozenset(m.tensor for m in kept)
+    return frozenset(m.tensor for m in kept if not check.margin(_number(m), limits.of(m.tensor).value) >= 0)
+
+
+def _compared(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset[str]) -> Verdict:
+    """The verdict without the excluded tensors, beside the released run's if there is one."""
+    verdict = _alone(planned, rows, excluded)
+    released = planned.released
+    if released is None or verdict.value is None:
+        return verdict
+    beside = structs.replace(verdict, released=released.value, released_limit=released.allowed)
+    # What a bound decides was measured exactly wherever the bound passed what is allowed here.
+    if planned.check.margin(verdict.value, released.allowed) >= 0 or verdict.kind != "exact":
+        return beside
+    reason = f"worse than the released {released.value:.4g} by more than {released.factor:g} times"
+    return structs.replace(beside, outcome="failed", reason=reason)
+
+
+def _alone(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset[str]) -> Verdict:
+    check, limits = planned.check, planned.limits
+    about = (check, planned.subject, planned.run.path)
+    if planned.cannot or planned.skip:
+        outcome: Outcome = "error" if planned.cannot else "skipped"
+        return undecided(*about, outcome, planned.cannot or planned.skip, limits)
+    if check.counts_findings:
+        return decide_findings(*about, rows[0], limits, excluded)
+    if check.scope == "group":
+        tensors = selected(check, planned.run.pair, planned.subject)
+        # No override names only some of these weights: any of them has the limit of all.
+        return decide_group(*about, rows[0], limits.of(tensors[0].matrix_names()[0]))
+    if check.scope == "runs" and not rows:
+        return undecided(*about, "skipped", "no weight here has moved in a way that can be compared", limits)
+    return decide(*about, [m for m in rows if m.tensor not in excluded], limits)
+
+
+def _broken(planned: PlannedVerdict, rows: list[Measurement]) -> frozenset[str]:
+    if planned.check.counts_findings:
+        return frozenset(finding.tensor for m in rows for finding in m.findings)
+    if planned.check.scope == "group":
+        return NOTHING
+    return broken_tensors(planned.check, rows, planned.limits)
+
+
+def _decided(
+    check: Check, subject: str, tuned: str, value: float, limit: Limit, *, worst: str | None, **facts: Any
+) -> Verdict:
+    # `not margin >= 0` rather than `margin < 0`: a NaN must never pass.
+    outcome: Outcome = "failed" if not check.margin(value, limit.value) >= 0 else "passed"
+    return _outcome(check, subject, tuned, limit, outcome, worst=worst, value=value, **facts)
+
+
+def _outcome(check: Check, subject: str, tuned: str, limit: Limit, outcome: Outcome, **facts: Any) -> Verdict:
+    return Verdict(
+        tuned=tuned,
+        check=check.id,
+        subject=subject,
+        outcome=outcome,
+        limit=limit.value,
+        source=check.source,
+        metric=check.metric,
+        sign=check.sign,
+        severity=check.severity,
+        limit_from=limit.origin,
+        **facts,
+    )
+
+
+def _room(check: Check, value: float, limit: float) -> tuple[float, float]:
+    """How far inside its limit a value lies, as a share of the limit, so that different limits compare."""
+    margin = check.margin(value, limit)
+    share = margin / abs(limit) if limit else math.copysign(math.inf, margin) if margin else 0.0
+    return share, margin
+
+
+def _number(m: Measurement) -> float:
+    assert m.value is not None  # those that could not be computed have been set apart
+    return m.value
+
+
 def _guard_reason(check: Check) -> str:
     guard = check.only_where
-    assert guard is not None  # without a guard nothing is set aside
+    assert guard is not None  # without a guard nothing is left out
     return f"too little to judge by: no tensor here has {guard.metric} >= {guard.at_least:g}"
 
 
 def _cause(bad: Measurement, measured: Sequence[Measurement]) -> str:
+    if bad.remark:
+        return bad.remark.rstrip(".")
     count = next((m.value for m in measured if m.tensor == bad.tensor and m.metric == "nonfinite_entries"), None)
     if count:
         return f"the tuned tensor has {count:.0f} NaN or infinite entries"
     return "an entry of either side is not finite, or its decomposition did not converge"
+
+
+def _others(limits: Limits, ranked: list[Measurement]) -> dict[str, float]:
+    """The limits of the tensors that are held to another than the deciding one's."""
+    if not limits.moved:
+        return {}
+    deciding = limits.of(ranked[0].tensor).value
+    return {m.tensor: own for m in ranked if (own := limits.of(m.tensor).value) != deciding}
 
 
 def _aggregate(check: Check, ranked: list[Measurement]) -> float:
@@ -294,4 +303,4 @@ def _doubt(m: Measurement, measured: Sequence[Measurement]) -> str:
     if not m.metric.startswith("principal_angle"):
         return ""
     gap = next((g.value for g in measured if g.tensor == m.tensor and g.metric == "principal_gap"), None)
-    return f"degenerate gap at k ({gap:.1g})" if gap is not None and gap < DEGENERATE_GAP else ""
+    return f"near-degenerate gap at k ({gap:.1g})" if gap is not None and gap < DEGENERATE_GAP else ""

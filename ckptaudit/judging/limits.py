@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.checks import Check
 
 
 @dataclass(frozen=True, slots=True)

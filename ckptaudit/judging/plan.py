@@ -1,60 +1,174 @@
-"""The verdicts that are asked for: what each rests on, and where a bound may stand in for a number."""
+"""The verdicts to give, what each rests on, and where a bound may stand in for a number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.check_files import Check
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.waivers import Granted
-from ckptaudit.metrics import REGISTRY
-from ckptaudit.pairing.runs import Run
+from ckptaudit.judging.selection import selected
+from ckptaudit.judging.waivers import AppliedWaiver
+from ckptaudit.measurement.jobs import Computing, Job, Unit
+from ckptaudit.measurement.run_groups import unit_of
+from ckptaudit.metrics import matrix_metrics
+from ckptaudit.pairing.auxiliary import Auxiliary
+from ckptaudit.pairing.runs import Run, RunGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a released run had where this verdict is given, and what that allows."""
+
+    value: float
+    allowed: float
+    factor: float
 
 
 @dataclass(frozen=True)
-class Request:
-    """One verdict to be given: a check about a subject of a run."""
+class PlannedVerdict:
+    """One verdict to be given: a check about a subject of a run.
+
+    `group` holds the runs that it is compared with. `skip` and `cannot` say why it will be skipped or cannot be
+    judged, where that is known before anything is measured.
+    """
 
     check: Check
     run: Run
     subject: str
-    limits: Limits | None = None
-    granted: tuple[Granted, ...] = ()
-    allowed: float | None = None
-    """What the released run's value allows, where there is one to compare with."""
+    limits: Limits
+    waivers: tuple[AppliedWaiver, ...] = ()
+    released: Released | None = None
+    path: Path = Path()
+    group: RunGroup | None = None
+    skip: str = ""
+    cannot: str = ""
 
     @property
     def strictest(self) -> float:
         """The limit inside which nothing that it rests on can be broken, the comparison included."""
-        limit = self.check.limit if self.limits is None else self.limits.strictest(self.check)
-        if self.allowed is None:
+        limit = self.limits.strictest(self.check)
+        if self.released is None:
             return limit
-        return min(limit, self.allowed) if self.check.at_most is not None else max(limit, self.allowed)
-
-    @property
-    def id(self) -> str:
-        """The bracketed part of an item's id; the run stands in it where there are several."""
-        return f"{self.run.label}:{self.subject}" if self.run.label else self.subject
+        stricter = min if self.check.at_most is not None else max
+        return stricter(limit, self.released.allowed)
 
     @property
     def name(self) -> str:
-        """`spectral-drift[layers.3]`; control characters in a tensor's name are escaped."""
-        return f"{self.check.id}[{printable(self.id)}]"
+        """`spectral-drift[layers.3]`, with the run where there are several; control characters are escaped."""
+        subject = f"{self.run.label}:{self.subject}" if self.run.label else self.subject
+        return f"{self.check.id}[{printable(subject)}]"
+
+    @property
+    def id(self) -> str:
+        """The name behind the path of its check file; no two verdicts of a plan share it."""
+        return f"{self.path}::{self.name}"
+
+    @property
+    def test(self) -> str:
+        """The name behind the name of its check file, as tests are called."""
+        return f"{self.path.name}::{self.name}"
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units of work whose measurements it needs."""
+        if self.skip or self.cannot:
+            return ()
+        scope, run = self.check.scope, self.run.path
+        if scope == "matrix":
+            return tuple(Unit(run, subject) for subject in self.owners)
+        if scope == "runs":
+            return tuple(unit_of(self.group, subject) for subject in self.owners) if self.group else ()
+        roles = self.check.roles if scope == "group" else ()
+        return (Unit(run, self.subject, scope, self.check.metric, roles),)
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The subjects whose weights the verdict is about."""
+        pair = self.run.pair
+        if self.subject in pair.subjects:
+            return (self.subject,)
+        if self.check.per == "matrix" and self.subject in pair.owners:
+            return (pair.owners[self.subject],)
+        return tuple(pair.subjects)
 
 
-def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
+@dataclass(frozen=True)
+class AuditPlan:
+    """All verdicts to be given, in order, and how what they rest on is measured.
+
+    With `complete` every standing metric of every matrix is measured, otherwise what the verdicts need.
+    """
+
+    verdicts: tuple[PlannedVerdict, ...]
+    runs: tuple[Run, ...]
+    groups: tuple[RunGroup, ...]
+    auxiliary: Auxiliary
+    config: EffectiveConfig
+    computing: Computing
+    exact: bool = False
+    complete: bool = False
+
+    def only(self, ids: Collection[str]) -> AuditPlan:
+        """The plan of the verdicts with these ids; where others are left out, only what these need is measured."""
+        kept = tuple(planned for planned in self.verdicts if planned.id in ids)
+        everything = len(kept) == len(self.verdicts)
+        return replace(self, verdicts=kept, complete=self.complete and everything)
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """The units of work that the verdicts rest on, in order, each once."""
+        return tuple(dict.fromkeys(unit for planned in self.verdicts for unit in planned.units))
+
+    @cached_property
+    def effective_computing(self) -> Computing:
+        """How to compute, with the bounds that suffice for these verdicts."""
+        # A curve over the steps is drawn through numbers, not through bounds.
+        drawn = self.complete and any(group.over == "steps" for group in self.groups)
+        sufficient = {} if self.exact or drawn else sufficient_bounds(self.verdicts)
+        return replace(self.computing, sufficient=sufficient)
+
+    def jobs(self, unit: Unit) -> tuple[Job, ...]:
+        """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""
+        tensors = next(run for run in self.runs if run.path == unit.run).pair.subjects[unit.subject]
+        if self.complete:
+            return tuple(Job(tensor, self._standing, unit) for tensor in tensors)
+        wanted = self._wanted.get(unit, {})
+        return tuple(Job(t, frozenset(wanted[t.name]), unit) for t in tensors if t.name in wanted)
+
+    @cached_property
+    def _standing(self) -> frozenset[str]:
+        named = {name for planned in self.verdicts for name in planned.check.metrics}
+        return frozenset(n for n, metric in matrix_metrics().items() if metric.standing or n in named)
+
+    @cached_property
+    def _wanted(self) -> dict[Unit, dict[str, set[str]]]:
+        """By unit and tensor, the metrics that the verdicts need."""
+        wanted: dict[Unit, dict[str, set[str]]] = {}
+        for planned in self.verdicts:
+            if planned.check.scope == "matrix":
+                for unit in planned.units:
+                    tensors = wanted.setdefault(unit, {})
+                    for tensor in selected(planned.check, planned.run.pair, unit.subject):
+                        tensors.setdefault(tensor.name, {"nonfinite_entries"}).update(planned.check.metrics)
+        return wanted
+
+
+def sufficient_bounds(verdicts: Iterable[PlannedVerdict]) -> dict[str, float]:
     """For each metric that a bound may stand in for, the limit within which the bound decides every check.
 
     A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
     guard is not there: such a verdict needs the numbers themselves.
     """
-    asked = {(r.check, r.strictest) for r in requests if not r.check.about_pair}
+    asked = {(p.check, p.strictest) for p in verdicts if p.check.scope == "matrix"}
     guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
     limits: dict[str, float] = {}
-    for name, metric in REGISTRY.items():
+    for name, metric in matrix_metrics().items():
         asking = [(c, limit) for c, limit in asked if c.metric == name]
         above = metric.upper_bound is not None
         plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
@@ -62,19 +176,3 @@ def settled_by_bounds(requests: Iterable[Request]) -> dict[str, float]:
             strictest = min if above else max
             limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
     return limits
-
-
-def rests_on(request: Request) -> list[str]:
-    """The subjects whose measurements a verdict needs; what compares runs is measured apart from them."""
-    apart = request.check.about_pair or request.check.about_group or request.check.over
-    return [] if apart else owners(request)
-
-
-def owners(request: Request) -> list[str]:
-    """The subjects whose weights a verdict is about."""
-    pair = request.run.pair
-    if request.subject in pair.subjects:
-        return [request.subject]
-    if request.check.per == "matrix" and request.subject in pair.owners:
-        return [pair.owners[request.subject]]
-    return list(pair.subjects)

@@ -1,59 +1,67 @@
-"""Which check files a request means: profiles by name, bundled files from wherever the package was installed."""
+"""Profiles: lists of check files by name, as `checks/profiles.toml` has them. Every pytest run loads this."""
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
-from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.errors import CheckDefinitionError, parameter, printable
 
-PROFILES = {
-    "rlvr": "rlvr.toml",
-    "sft": "sft.toml",
-    "integrity": "integrity.toml",
-    "orthogonal_update": "orthogonal_update.toml",
-    "orthogonal_layer": "orthogonal_layer.toml",
-    "intruders": "intruders.toml",
-    "pissa": "pissa.toml",
-    "mode_connectivity": "mode_connectivity.toml",
-    "unlearning": "unlearning.toml",
-    "alignguard": "alignguard.toml",
-    "gist": "gist.toml",
-    "alignment_restoration": "alignment_restoration.toml",
-}
-DEFAULT_PROFILE = "rlvr"
-DEFAULT_MEMORY = "256MiB"
-Several = Literal["auto", "steps", "siblings", "apart"]
-SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
-"""What several tuned checkpoints are to each other."""
+TABLE = "profiles.toml"
 
-FACTOR = 2.0
-"""How many times worse than a released run is a failure, unless the user says otherwise."""
 
-COMPANIONS = {"rlvr": {"steps": "trajectory.toml", "siblings": "siblings.toml"}}
-"""Check files that join a profile where --tuned names several steps of a run, or several runs from one base."""
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The check files of a profile; `steps` and `siblings` join where the runs are such to each other."""
+
+    name: str
+    checks: tuple[Path, ...]
+    steps: tuple[Path, ...] = ()
+    siblings: tuple[Path, ...] = ()
+
+    @property
+    def companions(self) -> dict[str, tuple[Path, ...]]:
+        """The files that may join, by what the runs then are to each other."""
+        return {"steps": self.steps, "siblings": self.siblings}
 
 
 def bundled_checks() -> Path:
     """The folder of the checks that ship with the package: in the wheel, or beside it in a source tree."""
-    packaged = Path(__file__).parent.parent / "bundled_checks"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent.parent / "checks"
+    package = Path(__file__).parent.parent
+    packaged = package / "bundled_checks"
+    return packaged if packaged.is_dir() else package.parent / "checks"
 
 
 def bundled_check_files() -> tuple[Path, ...]:
     """Every bundled check file, by name."""
-    return tuple(sorted(bundled_checks().glob("*.toml")))
+    return tuple(sorted(path for path in bundled_checks().glob("*.toml") if path.name != TABLE))
 
 
-def profile_file(profile: str) -> Path:
-    """The check file of a profile. Raises CheckDefinitionError naming the profiles there are."""
-    if profile not in PROFILES:
-        raise CheckDefinitionError(
-            f"--audit-profile {printable(profile)}: no such profile; choose one of {', '.join(PROFILES)}."
+@cache
+def profiles() -> dict[str, Profile]:
+    """Every profile, by name."""
+    table = tomllib.loads((bundled_checks() / TABLE).read_text(encoding="utf-8"))
+    return {
+        name: Profile(
+            name, **{key: tuple(bundled_checks() / file for file in files) for key, files in lists.items()}
         )
-    return bundled_checks() / PROFILES[profile]
+        for name, lists in table["profile"].items()
+    }
 
 
-def companions(profile: str) -> dict[str, Path]:
-    """The check files that join a profile, by what the runs then are to each other: `steps`, `siblings`."""
-    return {over: bundled_checks() / name for over, name in COMPANIONS.get(profile, {}).items()}
+@cache
+def default_profile() -> str:
+    """The profile that is used where nobody names one."""
+    default: str = tomllib.loads((bundled_checks() / TABLE).read_text(encoding="utf-8"))["default"]
+    return default
+
+
+def profile_named(name: str) -> Profile:
+    """A profile. Raises CheckDefinitionError naming the profiles there are."""
+    if name not in profiles():
+        raise CheckDefinitionError(
+            f"{parameter('profile')} {printable(name)}: no such profile; choose one of {', '.join(profiles())}."
+        )
+    return profiles()[name]

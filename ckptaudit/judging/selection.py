@@ -1,19 +1,28 @@
-"""Which tensors of a pair a check is about, and on which subjects it gives a verdict."""
+"""Which tensors of a pair a check is about, on which subjects it gives a verdict, and what a name selects."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
-from ckptaudit.judging.check_files import Check
+from ckptaudit.errors import printable
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.config import Override
 from ckptaudit.measurement.jobs import applies
 from ckptaudit.metrics.groups import counts
+from ckptaudit.naming import in_groups
 from ckptaudit.pairing import AlignedTensor, ModelPair
 
 MODEL = "model"
 
+SHOWN = 5
+"""How many names a sentence offers."""
+
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class JudgedMatrix:
     """A matrix that a verdict rests on, and the weight it is of."""
 
     name: str
@@ -22,7 +31,9 @@ class Part:
 
 def is_about(check: Check, tensor: AlignedTensor) -> bool:
     """Whether the check's metric means anything for this tensor."""
-    return counts(tensor) if check.about_group else applies(check.metric, tensor)
+    if check.scope == "group":
+        return counts(tensor)
+    return check.scope in ("matrix", "runs") and applies(check.metric, tensor)
 
 
 def selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
@@ -37,14 +48,71 @@ def subjects(check: Check, pair: ModelPair) -> list[str]:
     return list(parts(check, pair)) or [MODEL]
 
 
-def parts(check: Check, pair: ModelPair) -> dict[str, list[Part]]:
-    """By subject, the matrices that its verdict rests on; none for a check of the pair's headers."""
-    if check.about_pair:
+def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
+    """By subject, the matrices that its verdict rests on; none for a check that looks at no weight."""
+    if check.counts_findings:
         return {MODEL: []}
-    found: dict[str, list[Part]] = {MODEL: []} if check.per == "model" else {}
+    found: dict[str, list[JudgedMatrix]] = {MODEL: []} if check.per == "model" else {}
     for subject, tensors in pair.select(check.roles).items():
         for tensor in (t for t in tensors if is_about(check, t)):
             for name in tensor.matrix_names():
                 owner = {"model": MODEL, "layer": subject, "matrix": name}[check.per]
-                found.setdefault(owner, []).append(Part(name, tensor))
+                found.setdefault(owner, []).append(JudgedMatrix(name, tensor))
     return found
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A phrase naming what was probably meant, or the first few that there are."""
+    names = list(dict.fromkeys(known))
+    close = get_close_matches(name, names, n=3, cutoff=0.4)
+    if close:
+        return f"did you mean {', '.join(map(printable, close))}?"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"known are {', '.join(map(printable, names[:SHOWN])) or 'none'}{more}"
+
+
+def fits(pattern: str, *names: str) -> bool:
+    """Whether any of the names is the one meant, or matches it as a glob."""
+    return any(pattern == name or fnmatchcase(name, pattern) for name in names)
+
+
+def selects(override: Override, part: JudgedMatrix) -> bool:
+    """Whether an override is about this matrix: every selector it has must agree."""
+    return (
+        (not override.roles or any(_has_role(part, role) for role in override.roles))
+        and (not override.layers or part.tensor.place.layer in override.layers)
+        and (not override.tensors or any(fits(glob, part.name, part.tensor.name) for glob in override.tensors))
+    )
+
+
+def selects_nothing(override: Override, parts: Sequence[JudgedMatrix]) -> Iterator[str]:
+    """Every name in an override's selectors that selects nothing; or that together they do."""
+    places = [part.tensor.place for part in parts]
+    found = 0
+    for role in override.roles:
+        if not any(_has_role(part, role) for part in parts):
+            found += 1
+            yield f"key roles: {printable(role)!r} {_nothing(role, (p.role for p in places))}"
+    for layer in override.layers:
+        if not any(p.layer == layer for p in places):
+            found += 1
+            numbers = sorted({p.layer for p in places if p.layer is not None})
+            there = (
+                f"there are layers {numbers[0]} to {numbers[-1]}" if numbers else "it is about no numbered layer"
+            )
+            yield f"key layers: {layer} selects none of the check's tensors; {there}"
+    for glob in override.tensors:
+        if not any(fits(glob, part.name, part.tensor.name) for part in parts):
+            found += 1
+            yield f"key tensors: {printable(glob)!r} {_nothing(glob, (p.tensor.name for p in parts))}"
+    if not found and not any(selects(override, part) for part in parts):
+        yield f"{override.scope}: together they select none of the check's tensors"
+
+
+def _has_role(part: JudgedMatrix, role: str) -> bool:
+    place = part.tensor.place
+    return in_groups(place.role, (role,), is_matrix=part.tensor.is_matrix, in_experts=place.in_experts)
+
+
+def _nothing(name: str, known: Iterable[str]) -> str:
+    return f"selects none of the check's tensors; {near(name, known)}"

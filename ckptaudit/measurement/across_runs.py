@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ckptaudit.metrics import Measurement, PairBatch
-from ckptaudit.metrics.across_runs import RUNS_METRICS, Over
+from ckptaudit.metrics.across_runs import runs_metrics
 from ckptaudit.metrics.footprints import Footprint, Footprints, directions, footprint
 from ckptaudit.pairing import AlignedTensor
+from ckptaudit.pairing.runs import Over
 
 BLOCK_BYTES = 512 * 2**20
 """Budget for the float64 copies of one block of a stack of experts."""
@@ -87,7 +88,7 @@ def _measurements(
     weight: AlignedTensor, names: Sequence[str], prints: Footprints, over: Over
 ) -> list[list[Measurement]]:
     found: list[list[Measurement]] = [[] for _ in prints.of]
-    for metric in (m for m in RUNS_METRICS.values() if m.over == over):
+    for metric in (m for m in runs_metrics().values() if m.over == over):
         for rows, values in zip(found, metric.compute(prints).tolist(), strict=True):
             for name, value, sound in zip(names, values, prints.sound.tolist(), strict=True):
                 # A weight with a NaN cannot be judged; one of which the metric says nothing is left out.
@@ -99,4 +100,4 @@ def _measurements(
 def _record(weight: AlignedTensor, name: str, metric: str, value: float | None) -> Measurement:
     count, m, n = weight.matrix_shape
     shape = (m, n) if count > 1 else weight.shape
-    return Measurement(name, weight.place.layer, weight.place.role, shape, metric, value)
+    return Measurement(name, weight.place.layer, weight.place.role, shape, metric, value, "exact")

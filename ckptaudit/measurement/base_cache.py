@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from ckptaudit.errors import CacheError, printable
+from ckptaudit.errors import CacheError, parameter, printable
 from ckptaudit.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def open_cache(given: str | None = None) -> FactorCache | None:
         return None
     limit = _limit()
     if asked is not None:
-        return FactorCache(Path(asked).expanduser(), limit=limit, asked_by="--audit-cache" if given else LOCATION)
+        return FactorCache(
+            Path(asked).expanduser(), limit=limit, asked_by=parameter("cache") if given else LOCATION
+        )
     try:
         return FactorCache(_default_folder(), limit=limit)
     except CacheError:
@@ -90,7 +92,7 @@ class FactorCache:
     kept, once that has happened. Raises CacheError if `folder` is not a folder and cannot be made one.
     """
 
-    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, asked_by: str = "--audit-cache") -> None:
+    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, asked_by: str = parameter("cache")) -> None:
         self.folder = folder.absolute()
         self.limit = limit
         self.trouble: str | None = None

@@ -10,8 +10,17 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ckptaudit.measurement.jobs import Job, Route, Settled, applies
-from ckptaudit.metrics import NARROW, REGISTRY, SHORT_SIDE, Kind, LargePair, Measurement, Metric, PairBatch
+from ckptaudit.measurement.jobs import Computing, Job, SufficientBounds, applies
+from ckptaudit.metrics import (
+    NARROW,
+    SHORT_SIDE,
+    Kind,
+    LargePair,
+    MatrixMetric,
+    Measurement,
+    PairBatch,
+    matrix_metrics,
+)
 from ckptaudit.pairing import AlignedTensor
 
 COPIES = 12
@@ -19,10 +28,11 @@ COPIES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
-    """A named matrix of both sides, as stored."""
+class StoredMatrix:
+    """A named matrix of both sides, as stored, and the run whose it is."""
 
     name: str
+    run: str
     tensor: AlignedTensor
     base: Tensor
     tuned: Tensor
@@ -38,91 +48,110 @@ def read(job: Job) -> tuple[Tensor, Tensor]:
     return job.tensor.base.read(), job.tensor.tuned.read()
 
 
-def measure_large(job: Job, sides: tuple[Tensor, Tensor], route: Route) -> list[Measurement]:
-    metrics = [REGISTRY[name] for name in sorted(job.metrics)]
-    matrices = _matrices(job.tensor, *sides)
-    return [m for matrix in matrices for m in _surviving(_measure_one, [matrix], metrics, route)]
+def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:
+    known = matrix_metrics()
+    metrics = [known[name] for name in sorted(job.metrics)]
+    matrices = _matrices(job, *sides)
+    return [m for matrix in matrices for m in _surviving(_measure_one, [matrix], metrics, computing)]
 
 
-def _measure_one(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
+def _measure_one(
+    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing
+) -> Iterator[Measurement]:
     (matrix,) = chunk
     pair = LargePair(
-        matrix.base.to(route.device), matrix.tuned.to(route.device), route.recall, exact=not route.settled
+        matrix.base.to(computing.device),
+        matrix.tuned.to(computing.device),
+        computing.recall,
+        exact=not computing.sufficient,
     )
     if not pair.is_finite:
-        yield from _measure_chunk(chunk, metrics, route)
+        yield from _measure_chunk(chunk, metrics, computing)
         return
-    if any(_needs_base(metric, route) for metric in metrics):
+    if any(_needs_base(metric, computing) for metric in metrics):
         pair.prepare()
-    bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, route)) is not None}
+    bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, computing)) is not None}
     for metric in metrics:
         if metric.name in bounds:
             yield _record(matrix, metric.name, bounds[metric.name], metric.bound_kind)
         else:
-            (value,) = _values(metric.compute, pair, chunk, route)
+            (value,) = _values(metric.compute, pair, chunk, computing)
             yield _record(matrix, metric.name, value, "exact")
 
 
-def _needs_base(metric: Metric, route: Route) -> bool:
-    by_update = metric.name in route.settled and metric.bound_needs == "matrix"
-    return metric.needs == "spectrum" and not by_update
+def _needs_base(metric: MatrixMetric, computing: Computing) -> bool:
+    by_update = metric.name in computing.sufficient and metric.bound_cost == "matrix"
+    return metric.cost == "spectrum" and not by_update
 
 
-def _settling(metric: Metric, pair: LargePair, route: Route) -> float | None:
+def _settling(metric: MatrixMetric, pair: LargePair, computing: Computing) -> float | None:
     """The metric's bound, if that is all that anybody needs to know."""
-    if metric.bound is None or metric.name not in route.settled:
+    if metric.bound is None or metric.name not in computing.sufficient:
         return None
     bound = metric.bound(pair)
     value = None if bound is None else float(bound)
-    return value if value is not None and metric.settles(value, route.settled[metric.name]) else None
+    return value if value is not None and metric.settles(value, computing.sufficient[metric.name]) else None
 
 
 def _surviving(
-    work: Callable[[list[Matrix], list[Metric], Route], Iterator[Measurement]],
-    chunk: list[Matrix],
-    metrics: list[Metric],
-    route: Route,
+    work: Callable[[list[StoredMatrix], list[MatrixMetric], Computing], Iterator[Measurement]],
+    chunk: list[StoredMatrix],
+    metrics: list[MatrixMetric],
+    computing: Computing,
 ) -> list[Measurement]:
     """The work done; where the device's memory does not suffice, by halves, and a single matrix on the CPU."""
     try:
-        return list(work(chunk, metrics, route))
+        return list(work(chunk, metrics, computing))
     except torch.OutOfMemoryError:
-        if len(chunk) == 1 and route.device.type == "cpu":
+        if len(chunk) == 1 and computing.device.type == "cpu":
             raise
     # Outside the handler: the error holds on to the tensors that filled the memory.
-    if route.device.type == "cuda":
+    if computing.device.type == "cuda":
         torch.cuda.empty_cache()
     if len(chunk) == 1:
-        return _surviving(work, chunk, metrics, replace(route, device=torch.device("cpu")))
+        return _surviving(work, chunk, metrics, replace(computing, device=torch.device("cpu")))
     half = len(chunk) // 2
-    return [m for part in (chunk[:half], chunk[half:]) for m in _surviving(work, part, metrics, route)]
+    return [m for part in (chunk[:half], chunk[half:]) for m in _surviving(work, part, metrics, computing)]
 
 
-def measure_alike(group: Sequence[Job], route: Route) -> Iterator[Measurement]:
+def measure_alike(group: Sequence[Job], computing: Computing) -> Iterator[Measurement]:
     _, m, n = group[0].tensor.matrix_shape
-    size = max(1, route.batch_bytes // max(1, COPIES * 8 * m * n))
-    metrics = [REGISTRY[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
-    matrices = (x for job in group for x in _matrices(job.tensor, *read(job)))
+    size = max(1, computing.batch_bytes // max(1, COPIES * 8 * m * n))
+    known = matrix_metrics()
+    metrics = [known[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
+    matrices = (x for job in group for x in _matrices(job, *read(job)))
     while chunk := list(islice(matrices, size)):
-        yield from _surviving(_measure_chunk, chunk, metrics, route)
+        yield from _surviving(_measure_chunk, chunk, metrics, computing)
 
 
-def _matrices(tensor: AlignedTensor, base: Tensor, tuned: Tensor) -> Iterator[Matrix]:
-    shape = tensor.matrix_shape
+def _matrices(job: Job, base: Tensor, tuned: Tensor) -> Iterator[StoredMatrix]:
+    shape = job.tensor.matrix_shape
     base, tuned = base.reshape(shape), tuned.reshape(shape)
-    for index, name in enumerate(tensor.matrix_names()):
-        yield Matrix(name, tensor, base[index], tuned[index])
+    for index, name in enumerate(job.tensor.matrix_names()):
+        yield StoredMatrix(name, job.unit.run, job.tensor, base[index], tuned[index])
 
 
-def _measure_chunk(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
+def failed(job: Job, reason: str) -> list[Measurement]:
+    """The measurements of a tensor that could not be measured: without values, and why."""
+    wanted = sorted(name for name in job.metrics if applies(name, job.tensor))
+    return [
+        Measurement(name, *_facts(job.tensor), metric, None, "exact", remark=reason, tuned=job.unit.run)
+        for name in job.tensor.matrix_names()
+        for metric in wanted
+    ]
+
+
+def _measure_chunk(
+    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing
+) -> Iterator[Measurement]:
     sound = [x for x in chunk if _is_finite(x.base) and _is_finite(x.tuned)]
     unsound = [x for x in chunk if not any(x is y for y in sound)]
     tolerant = [metric for metric in metrics if metric.tolerates_nonfinite]
     intolerant = [metric for metric in metrics if not metric.tolerates_nonfinite]
     if sound:
-        yield from _evaluate(sound, metrics, route)
+        yield from _evaluate(sound, metrics, computing)
     if unsound:
-        yield from _evaluate(unsound, tolerant, route)
+        yield from _evaluate(unsound, tolerant, computing)
         yield from (_record(x, metric.name, None, "exact") for metric in intolerant for x in unsound)
 
 
@@ -130,35 +159,37 @@ def _is_finite(matrix: Tensor) -> bool:
     return bool(matrix.isfinite().all())
 
 
-def _evaluate(chunk: list[Matrix], metrics: list[Metric], route: Route) -> Iterator[Measurement]:
-    batch = _batch(chunk, route)
-    bounded = _bounded(batch, metrics, route.settled)
+def _evaluate(
+    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing
+) -> Iterator[Measurement]:
+    batch = _batch(chunk, computing)
+    bounded = _bounded(batch, metrics, computing.sufficient)
     for metric in metrics:
         kind: Kind = metric.bound_kind if metric.name in bounded else "exact"
-        values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, route)
+        values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, computing)
         yield from (_record(x, metric.name, value, kind) for x, value in zip(chunk, values, strict=True))
 
 
-def _batch(chunk: list[Matrix], route: Route) -> PairBatch:
+def _batch(chunk: list[StoredMatrix], computing: Computing) -> PairBatch:
     return PairBatch(
-        torch.stack([x.base for x in chunk]).to(route.device),
-        torch.stack([x.tuned for x in chunk]).to(route.device),
+        torch.stack([x.base for x in chunk]).to(computing.device),
+        torch.stack([x.tuned for x in chunk]).to(computing.device),
     )
 
 
-def _bounded(batch: PairBatch, metrics: list[Metric], settled: Settled) -> dict[str, list[float]]:
+def _bounded(batch: PairBatch, metrics: list[MatrixMetric], sufficient: SufficientBounds) -> dict[str, list[float]]:
     """Metrics whose bound decides; only where that saves the decomposition that others would need anyway."""
     bounds: dict[str, list[float]] = {}
-    for metric in (metric for metric in metrics if metric.needs == "spectrum"):
-        values = metric.bound(batch) if metric.bound and metric.name in settled else None
-        if values is None or not all(metric.settles(v, settled[metric.name]) for v in values.tolist()):
+    for metric in (metric for metric in metrics if metric.cost == "spectrum"):
+        values = metric.bound(batch) if metric.bound and metric.name in sufficient else None
+        if values is None or not all(metric.settles(v, sufficient[metric.name]) for v in values.tolist()):
             return {}
         bounds[metric.name] = values.tolist()
     return bounds
 
 
 def _values(
-    compute: Callable[[PairBatch], Tensor], batch: PairBatch, chunk: list[Matrix], route: Route
+    compute: Callable[[PairBatch], Tensor], batch: PairBatch, chunk: list[StoredMatrix], computing: Computing
 ) -> list[float | None]:
     try:
         values: list[float | None] = compute(batch).tolist()
@@ -167,18 +198,15 @@ def _values(
         # One matrix on which LAPACK fails must not take its neighbours along.
         if len(chunk) == 1:
             return [None]
-        return [value for x in chunk for value in _values(compute, _batch([x], route), [x], route)]
+        return [value for x in chunk for value in _values(compute, _batch([x], computing), [x], computing)]
 
 
-def _record(matrix: Matrix, metric: str, value: float | None, kind: Kind) -> Measurement:
-    where = matrix.tensor.place
-    count, m, n = matrix.tensor.matrix_shape
-    return Measurement(
-        tensor=matrix.name,
-        layer=where.layer,
-        role=where.role,
-        shape=(m, n) if count > 1 else matrix.tensor.shape,
-        metric=metric,
-        value=value if value is not None and math.isfinite(value) else None,
-        kind=kind,
-    )
+def _record(matrix: StoredMatrix, metric: str, value: float | None, kind: Kind) -> Measurement:
+    finite = value if value is not None and math.isfinite(value) else None
+    return Measurement(matrix.name, *_facts(matrix.tensor), metric, finite, kind, tuned=matrix.run)
+
+
+def _facts(tensor: AlignedTensor) -> tuple[int | None, str, tuple[int, ...]]:
+    """Layer, role and shape of each of a tensor's matrices."""
+    count, m, n = tensor.matrix_shape
+    return tensor.place.layer, tensor.place.role, (m, n) if count > 1 else tensor.shape

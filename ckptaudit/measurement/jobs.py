@@ -1,47 +1,62 @@
-"""What is to be measured, and how: metrics of tensors, the device, the memory, the bounds that will do."""
+"""What is to be measured, and how: units of work, jobs, device, memory, and the bounds that suffice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 from torch import Tensor
 
-from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.judging.profiles import DEFAULT_MEMORY
+from ckptaudit.errors import MeasurementError, parameter, printable
 from ckptaudit.measurement.base_cache import FactorCache, entry_key
-from ckptaudit.metrics import REGISTRY, Tensors
+from ckptaudit.metrics import METRICS, MatrixMetric, Scope, Tensors
+from ckptaudit.options import DEFAULT_MEMORY
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.sizes import parse_size
 
 BATCH_BYTES = parse_size(DEFAULT_MEMORY)
 """Default budget for the float64 copies and factors of one batch of small matrices."""
 
-Settled = Mapping[str, float]
-Unit = tuple[str, str]
+SufficientBounds = Mapping[str, float]
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """What is measured in one go, and the key under which it is kept.
+
+    Of scope "matrix" a unit is every metric wanted of a subject of a run; of the other scopes it is one `metric`
+    of a subject, of the weights of these `roles`. What compares runs belongs to none of them: there `run` names
+    the group, and `metric` says whether its runs are steps or siblings.
+    """
+
+    run: str
+    subject: str
+    scope: Scope = "matrix"
+    metric: str = ""
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One tensor and the metrics wanted of it; `unit` is the run and the subject that it is measured for."""
+    """One tensor and the metrics wanted of it, for a unit of work."""
 
     tensor: AlignedTensor
     metrics: frozenset[str]
-    unit: Unit = ("", "")
+    unit: Unit
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """How to measure: the device, the memory budget, which bounds are good enough, and where factors are kept.
+class Computing:
+    """How to measure: the device, the memory budget, which bounds suffice, and where factors are kept.
 
-    `settled` maps a metric to the limit within which its bound decides every check that asks for it, infinite
+    `sufficient` maps a metric to the limit within which its bound decides every check that asks for it, infinite
     where none does; a metric that is not there is always computed. Empty when every number is to be computed.
     """
 
     device: torch.device
     batch_bytes: int = BATCH_BYTES
-    settled: Settled = field(default_factory=dict)
+    sufficient: SufficientBounds = field(default_factory=dict)
     cache: FactorCache | None = None
 
     def recall(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
@@ -74,21 +89,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def batch_budget(text: str) -> int:
-    """The bytes of `--audit-memory`. Raises MeasurementError saying how a size is written."""
+    """The bytes of the memory budget. Raises MeasurementError saying how a size is written."""
     try:
         size = parse_size(text)
     except ValueError as error:
-        raise MeasurementError(f"--audit-memory {printable(text)}: not a size; {error}.") from None
+        raise MeasurementError(f"{parameter('memory')} {printable(text)}: not a size; {error}.") from None
     if size < 1:
-        raise MeasurementError(f"--audit-memory {printable(text)}: nothing fits in there; give some memory.")
+        raise MeasurementError(f"{parameter('memory')} {printable(text)}: at least 1 byte is required.")
     return size
 
 
 def applies(metric: str, tensor: AlignedTensor) -> bool:
-    """Whether a metric means anything for this tensor: spectra are for matrices alone."""
+    """Whether a metric of matrices or of runs means anything for this tensor: spectra are for matrices alone."""
+    known = METRICS.get(metric)
     # What compares runs looks at their updates' directions.
-    return tensor.is_matrix or (metric in REGISTRY and REGISTRY[metric].needs == "entries")
+    return tensor.is_matrix or (isinstance(known, MatrixMetric) and known.cost == "entries")
 
 
 def _no_device(name: str, mend: str) -> MeasurementError:
-    return MeasurementError(f"--audit-device {printable(name)}: not a device of this machine; {mend}.")
+    return MeasurementError(f"{parameter('device')} {printable(name)}: not a device of this machine; {mend}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,32 +13,34 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ckptaudit.errors import CkptAuditError
+from ckptaudit.errors import CkptAuditError, MeasurementError, printable
 from ckptaudit.linalg.threads import blas_threads
-from ckptaudit.measurement.batches import is_large, measure_alike, measure_large, read
-from ckptaudit.measurement.jobs import Job, Route, Unit
+from ckptaudit.measurement.batches import failed, is_large, measure_alike, measure_large, read
+from ckptaudit.measurement.jobs import Computing, Job, Unit
 from ckptaudit.metrics import Measurement
 
-LANES = 2
+logger = logging.getLogger(__name__)
+
+WORKERS = 2
 """Large matrices that a CPU measures at once; each takes a few times its own size of memory."""
 
 Outcome = list[Measurement] | CkptAuditError
 
 
-def measure(jobs: Iterable[Job], route: Route) -> list[Measurement]:
+def measure(jobs: Iterable[Job], computing: Computing) -> list[Measurement]:
     """Every wanted metric of every job's matrices, in the order of the jobs.
 
     Raises CkptAuditError if one of them cannot be measured.
     """
     jobs, found = list(jobs), list[Measurement]()
-    for _, outcome in outcomes(jobs, route):
+    for _, outcome in outcomes(jobs, computing):
         if isinstance(outcome, CkptAuditError):
             raise outcome
         found += outcome
     return _in_order(found, jobs)
 
 
-def outcomes(jobs: Iterable[Job], route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+def outcomes(jobs: Iterable[Job], computing: Computing) -> Iterator[tuple[list[Job], Outcome]]:
     """The same bit by bit: large matrices one by one, small ones of equal shape together.
 
     What cannot be measured comes as an error in its place, and stops none of the others.
@@ -56,44 +59,47 @@ def outcomes(jobs: Iterable[Job], route: Route) -> Iterator[tuple[list[Job], Out
             job.metrics,
             tensor.is_matrix,
             # Two runs have tensors of the same name.
-            job.unit[0],
+            job.unit.run,
         )
         groups.setdefault(alike, []).append(job)
     small = [_Task(group, sum(prod(job.tensor.shape) for job in group)) for group in groups.values()]
-    lanes = min(LANES, len(large) + len(small), torch.get_num_threads()) if route.device.type == "cpu" else 1
-    if lanes > 1:
-        # The largest first, so that in the end no lane waits long for the other.
+    workers = (
+        min(WORKERS, len(large) + len(small), torch.get_num_threads()) if computing.device.type == "cpu" else 1
+    )
+    if workers > 1:
+        # The largest first, so that in the end no worker waits long for the other.
         ordered = sorted([*large, *small], key=lambda task: -task.size)
-        yield from _in_lanes(ordered, lanes, replace(route, batch_bytes=max(1, route.batch_bytes // lanes)))
+        yield from _in_workers(
+            ordered, workers, replace(computing, batch_bytes=max(1, computing.batch_bytes // workers))
+        )
         return
-    # NumPy's libraries know nothing of the share of a worker process beside others.
+    # NumPy's libraries know nothing of the share of a process beside others.
     with blas_threads(torch.get_num_threads()):
         for task in small:
-            yield from _one_by_one(task, _tried(task.measure, route), route)
-        yield from _read_ahead(large, route)
+            yield from _one_by_one(task, _tried(task.measure, computing), computing)
+        yield from _read_ahead(large, computing)
 
 
-def by_unit(jobs: Sequence[Job], route: Route) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
+def by_unit(
+    jobs: Sequence[Job], computing: Computing
+) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
     """The same by the units that jobs belong to: how many jobs were just done, and which units are now complete.
 
-    A unit of which something cannot be measured never is.
+    What cannot be measured is there without a value, and with the reason.
     """
     jobs_of: dict[Unit, list[Job]] = {}
     for job in jobs:
         jobs_of.setdefault(job.unit, []).append(job)
     missing = Counter(job.unit for job in jobs)
-    found: dict[Unit, list[Measurement]] = {unit: [] for unit in missing}
-    for measured, outcome in outcomes(jobs, route):
-        missing.subtract(job.unit for job in measured)
-        touched = {job.unit for job in measured}
+    found: dict[Unit, list[Measurement]] = {unit: [] for unit in jobs_of}
+    for measured, outcome in outcomes(jobs, computing):
         if isinstance(outcome, CkptAuditError):
-            for unit in touched:
-                found.pop(unit, None)
-        else:
-            unit_of = {name: job.unit for job in measured for name in job.tensor.matrix_names()}
-            for m in outcome:
-                found.get(unit_of[m.tensor], []).append(m)
-        complete = [unit for unit in touched if not missing[unit] and unit in found]
+            outcome = [m for job in measured for m in failed(job, printable(outcome))]
+        unit_of = {name: job.unit for job in measured for name in job.tensor.matrix_names()}
+        for m in outcome:
+            found[unit_of[m.tensor]].append(m)
+        missing.subtract(job.unit for job in measured)
+        complete = [unit for unit in {job.unit: None for job in measured} if not missing[unit]]
         yield len(measured), [(unit, _in_order(found.pop(unit), jobs_of[unit])) for unit in complete]
 
 
@@ -114,56 +120,60 @@ class _Task:
     def is_large(self) -> bool:
         return is_large(self.jobs[0].tensor)
 
-    def measure(self, route: Route) -> list[Measurement]:
+    def measure(self, computing: Computing) -> list[Measurement]:
         if self.is_large:
-            return measure_large(self.jobs[0], read(self.jobs[0]), route)
-        return list(measure_alike(self.jobs, route))
+            return measure_large(self.jobs[0], read(self.jobs[0]), computing)
+        return list(measure_alike(self.jobs, computing))
 
 
-def _one_by_one(task: _Task, outcome: Outcome, route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+def _one_by_one(task: _Task, outcome: Outcome, computing: Computing) -> Iterator[tuple[list[Job], Outcome]]:
     """What came out of a task; where that is an error, each of its jobs by itself, so that it stays with one."""
     if isinstance(outcome, CkptAuditError) and len(task.jobs) > 1:
         for job in task.jobs:
-            yield [job], _tried(_Task([job], 0).measure, route)
+            yield [job], _tried(_Task([job], 0).measure, computing)
     else:
         yield task.jobs, outcome
 
 
-def _tried(work: Callable[[Route], list[Measurement]], route: Route) -> Outcome:
+def _tried(work: Callable[[Computing], list[Measurement]], computing: Computing) -> Outcome:
+    """What came out; whatever a reader or a metric raises stays with the tensors that it was raised for."""
     try:
-        return work(route)
+        return work(computing)
     except CkptAuditError as error:
         return error
+    except Exception as error:
+        logger.debug("a measurement failed", exc_info=True)
+        return MeasurementError(f"{type(error).__name__}: {printable(error)[:300]}")
 
 
-def _in_lanes(tasks: Sequence[_Task], lanes: int, route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+def _in_workers(tasks: Sequence[_Task], workers: int, computing: Computing) -> Iterator[tuple[list[Job], Outcome]]:
     """On a CPU several at once, each with its share of the threads.
 
     Decompositions use several threads badly: two that take one each finish sooner. And while one matrix is
     being read, another is measured.
     """
     threads = torch.get_num_threads()
-    share = threads // lanes
-    pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(share,))
+    share = threads // workers
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
     try:
         with blas_threads(share):
-            for task, future in [(task, pool.submit(_tried, task.measure, route)) for task in tasks]:
-                yield from _one_by_one(task, future.result(), route)
+            for task, future in [(task, pool.submit(_tried, task.measure, computing)) for task in tasks]:
+                yield from _one_by_one(task, future.result(), computing)
     finally:
         # Whoever stops listening, or is interrupted, does not wait for what has not begun.
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
-def _read_ahead(tasks: Sequence[_Task], route: Route) -> Iterator[tuple[list[Job], Outcome]]:
+def _read_ahead(tasks: Sequence[_Task], computing: Computing) -> Iterator[tuple[list[Job], Outcome]]:
     """Large matrices one after the other, the next being read while one is measured."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         pending = [reader.submit(read, task.jobs[0]) for task in tasks[:1]]
         for index, task in enumerate(tasks):
             reading = pending.pop()
             pending += [reader.submit(read, following.jobs[0]) for following in tasks[index + 1 : index + 2]]
-            yield task.jobs, _tried(partial(_measure_read, task.jobs[0], reading), route)
+            yield task.jobs, _tried(partial(_measure_read, task.jobs[0], reading), computing)
 
 
-def _measure_read(job: Job, reading: Future[tuple[Tensor, Tensor]], route: Route) -> list[Measurement]:
-    return measure_large(job, reading.result(), route)
+def _measure_read(job: Job, reading: Future[tuple[Tensor, Tensor]], computing: Computing) -> list[Measurement]:
+    return measure_large(job, reading.result(), computing)

@@ -1,23 +1,26 @@
-"""Measurements by subject, each taken once, however many processes ask."""
+"""Measurements by unit of work, each taken once, however many processes ask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 from filelock import FileLock
 
-from ckptaudit.metrics.measurement import Measurement
+from ckptaudit.atomic_write import write_bytes
+from ckptaudit.measurement.jobs import Unit
+from ckptaudit.metrics import Measurement
+
+Rows = tuple[Measurement, ...]
 
 
 class Entry(msgspec.Struct, frozen=True):
     """What one unit of work measured."""
 
-    tuned: str
-    subject: str
-    measurements: tuple[Measurement, ...]
+    unit: Unit
+    measurements: Rows
 
 
 class MeasurementStore:
@@ -25,30 +28,32 @@ class MeasurementStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._taken: dict[tuple[str, str], Entry] = {}
+        self._taken: dict[Unit, Entry] = {}
 
-    def take(self, tuned: str, subject: str, measure: Callable[[], list[Measurement]]) -> tuple[Measurement, ...]:
-        """The measurements of a subject of a run, taken now unless somebody already has."""
-        key = (tuned, subject)
-        if key not in self._taken:
-            self._taken[key] = self._shared(key, measure)
-        return self._taken[key].measurements
+    def __contains__(self, unit: Unit) -> bool:
+        return unit in self._taken
+
+    def __getitem__(self, unit: Unit) -> Rows:
+        return self._taken[unit].measurements
+
+    def take(self, unit: Unit, measure: Callable[[], Iterable[Measurement]]) -> Rows:
+        """The measurements of a unit, taken now unless somebody already has."""
+        if unit not in self._taken:
+            self._taken[unit] = self._shared(unit, measure)
+        return self._taken[unit].measurements
 
     def entries(self) -> list[Entry]:
-        """All that was taken, by this process and by those that share the folder."""
+        """All that was taken, by this process and by those that share the folder, in the order of the units."""
         for file in sorted(self.folder.glob("*.json")) if self.folder else ():
             entry = msgspec.json.decode(file.read_bytes(), type=Entry)
-            self._taken.setdefault((entry.tuned, entry.subject), entry)
-        return list(self._taken.values())
+            self._taken.setdefault(entry.unit, entry)
+        return sorted(self._taken.values(), key=lambda entry: msgspec.structs.astuple(entry.unit))
 
-    def _shared(self, key: tuple[str, str], measure: Callable[[], list[Measurement]]) -> Entry:
+    def _shared(self, unit: Unit, measure: Callable[[], Iterable[Measurement]]) -> Entry:
         if self.folder is None:
-            return Entry(*key, tuple(measure()))
-        file = self.folder / f"{blake2b(msgspec.json.encode(key), digest_size=16).hexdigest()}.json"
+            return Entry(unit, tuple(measure()))
+        file = self.folder / f"{blake2b(msgspec.json.encode(unit), digest_size=16).hexdigest()}.json"
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
-                # Written aside and renamed: a process killed here leaves no half entry behind.
-                aside = file.with_suffix(".part")
-                aside.write_bytes(msgspec.json.encode(Entry(*key, tuple(measure()))))
-                aside.replace(file)
+                write_bytes(file, msgspec.json.encode(Entry(unit, tuple(measure()))))
             return msgspec.json.decode(file.read_bytes(), type=Entry)

@@ -1,73 +1,48 @@
-"""Named quantities of a pair of matrices. Adding one is one decorated function in one file here."""
+"""Evidence to measurements: named quantities. Adding one is one decorated function in a file of this folder."""
 
 from __future__ import annotations
 
-from ckptaudit.metrics import (
-    alignment,
-    connectivity,
-    entries,
-    fisher,
-    gradients,
-    intruders,
-    orthogonality,
-    pissa,
-    rotation,
-    spectrum,
-)
-from ckptaudit.metrics.across_runs import RUNS_METRICS, Over, RunsMetric
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ckptaudit.metrics.across_runs import RunsMetric, runs_metrics
 from ckptaudit.metrics.base_facts import Recall, Tensors, afresh
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
-from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
+from ckptaudit.metrics.findings import FindingsMetric, findings_metric_of
+from ckptaudit.metrics.groups import GroupMetric, group_metric_of
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
+from ckptaudit.metrics.matrix import MatrixMetric, matrix_metrics
 from ckptaudit.metrics.measurement import Kind, Measurement
-from ckptaudit.metrics.pair_facts import PAIR_FACTS, PairFact
-from ckptaudit.metrics.registry import REGISTRY, Metric, nearest
+from ckptaudit.metrics.metric import METRICS, Metric, Scale, Scope, meaning_of, of_scope
 
 __all__ = [
     "ALPHA",
     "ETA",
-    "GROUP_METRICS",
+    "METRICS",
     "NARROW",
-    "PAIR_FACTS",
-    "REGISTRY",
-    "RUNS_METRICS",
     "SHORT_SIDE",
+    "FindingsMetric",
     "GroupMetric",
     "Kind",
     "LargePair",
+    "MatrixMetric",
     "Measurement",
     "Metric",
-    "Over",
     "PairBatch",
-    "PairFact",
     "Recall",
     "RunsMetric",
+    "Scale",
+    "Scope",
     "Tensors",
     "afresh",
-    "described",
-    "metric_names",
-    "nearest",
+    "findings_metric_of",
+    "group_metric_of",
+    "matrix_metrics",
+    "meaning_of",
+    "of_scope",
+    "runs_metrics",
 ]
 
-FAMILIES = (
-    entries,
-    spectrum,
-    rotation,
-    orthogonality,
-    intruders,
-    gradients,
-    fisher,
-    alignment,
-    pissa,
-    connectivity,
-)
-
-
-def metric_names() -> list[str]:
-    """Every name a check may use: of matrices, of groups of weights, facts about the pair, what compares runs."""
-    return sorted([*REGISTRY, *GROUP_METRICS, *PAIR_FACTS, *RUNS_METRICS])
-
-
-def described(name: str) -> Metric | GroupMetric | PairFact | RunsMetric | None:
-    """What stands behind a name, for its unit, formula and source."""
-    return REGISTRY.get(name) or GROUP_METRICS.get(name) or PAIR_FACTS.get(name) or RUNS_METRICS.get(name)
+# Families are found, not listed: what a new file registers is there.
+for _module in sorted(module.name for module in iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}")

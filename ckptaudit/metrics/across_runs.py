@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from ckptaudit.linalg.agreement import beyond_chance, jaccard
 from ckptaudit.metrics.footprints import Footprints
+from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
+from ckptaudit.pairing.runs import Over
 
-Over = Literal["steps", "siblings"]
 Compute = Callable[[Footprints], Tensor]
 Judges = Callable[[int, Sequence[int]], bool]
 """Whether the metric says anything about the run at a position among these steps."""
@@ -27,15 +27,15 @@ class RunsMetric:
     """A pure function of footprints to one float64 number for each run and matrix; NaN where it says nothing."""
 
     name: str
-    unit: str
+    scale: Scale
     formula: str
     source: str
     over: Over
     compute: Compute
     judges: Judges
-
-
-RUNS_METRICS: dict[str, RunsMetric] = {}
+    unit: str = "1"
+    scope: Scope = "runs"
+    needs: tuple[str, ...] = ()
 
 
 def _every_run(position: int, steps: Sequence[int]) -> bool:
@@ -54,16 +54,23 @@ def _far_from_an_earlier(position: int, steps: Sequence[int]) -> bool:
     return bool(_earlier(position, steps))
 
 
-def _metric(*, over: Over, formula: str, source: str, judges: Judges = _every_run) -> Callable[[Compute], Compute]:
-    def register(function: Compute) -> Compute:
-        name = function.__name__
-        RUNS_METRICS[name] = RunsMetric(name, "1", formula, source, over, function, judges)
+def _metric(
+    *, scale: Scale, over: Over, formula: str, source: str, judges: Judges = _every_run
+) -> Callable[[Compute], Compute]:
+    def register_function(function: Compute) -> Compute:
+        register(RunsMetric(function.__name__, scale, formula, source, over, function, judges))
         return function
 
-    return register
+    return register_function
+
+
+def runs_metrics() -> dict[str, RunsMetric]:
+    """The metrics that compare runs, by name."""
+    return {name: metric for name, metric in METRICS.items() if isinstance(metric, RunsMetric)}
 
 
 @_metric(
+    scale="size",
     over="steps",
     formula="ln(v(t) / v(t0)) / ln(t / t0), v = relative_update_norm, t0 the last earlier save with t >= 1.25 t0",
     source="follows from arXiv:2511.08567, Gate I: a step of bounded size moves the weights by a bounded amount",
@@ -81,6 +88,7 @@ def drift_growth(runs: Footprints) -> Tensor:
 
 
 @_metric(
+    scale="size",
     over="steps",
     formula="stable_rank(D_t) / stable_rank(D_first)",
     source="arXiv:2606.07082, 4.1",
@@ -92,6 +100,7 @@ def stable_rank_climb(runs: Footprints) -> Tensor:
 
 
 @_metric(
+    scale="share",
     over="steps",
     formula="Sim_K(t) = norm_F(V_K(D_t)' V_K(D_last))^2 / K, K = min(16, max(1, r // 8))",
     source="arXiv:2606.07082, 4.2",
@@ -103,6 +112,7 @@ def subspace_locking(runs: Footprints) -> Tensor:
 
 
 @_metric(
+    scale="share",
     over="siblings",
     formula="mean over siblings of |M_i & M_j| / |M_i | M_j|, M the bf16-visible update masks",
     source="arXiv:2511.08567, 3",
@@ -114,6 +124,7 @@ def sibling_jaccard(runs: Footprints) -> Tensor:
 
 
 @_metric(
+    scale="share",
     over="siblings",
     formula="mean over siblings of p_i p_j / (p_i + p_j - p_i p_j), p = |M| / (m n)",
     source="arXiv:2511.08567, 3",
@@ -125,6 +136,7 @@ def sibling_jaccard_by_chance(runs: Footprints) -> Tensor:
 
 
 @_metric(
+    scale="share",
     over="siblings",
     formula="mean over siblings of (p_ij - p_i p_j) / (min(p_i, p_j) - p_i p_j), p_ij = |M_i & M_j| / (m n)",
     source="arXiv:2511.08567, 3 (our reading)",
@@ -135,13 +147,14 @@ def sibling_mask_agreement(runs: Footprints) -> Tensor:
     return _with_others(beyond_chance(runs.shared, sizes[:, None], sizes[None]))
 
 
-@_metric(over="siblings", formula="|M_1 & ... & M_N| / (m n)", source="arXiv:2511.08567, 3")
+@_metric(scale="share", over="siblings", formula="|M_1 & ... & M_N| / (m n)", source="arXiv:2511.08567, 3")
 def consensus_share(runs: Footprints) -> Tensor:
     """Share of the entries that every one of the runs changed."""
     return runs.consensus.expand_as(runs.norms)
 
 
 @_metric(
+    scale="share",
     over="siblings",
     formula="mean over siblings of Sim_K(D_i, D_j), K = min(16, max(1, r // 8))",
     source="arXiv:2606.07082, 4.2 (our reading, between runs)",
@@ -152,6 +165,7 @@ def sibling_subspace_agreement(runs: Footprints) -> Tensor:
 
 
 @_metric(
+    scale="size",
     over="siblings",
     formula="sibling_subspace_agreement of the run / mean Sim_K over the pairs without it",
     source="arXiv:2606.07082, 4.2 (our reading, between runs)",

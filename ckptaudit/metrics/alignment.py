@@ -12,7 +12,7 @@ from math import ceil
 from torch import Tensor
 
 from ckptaudit.linalg.selection import cut_by_mass
-from ckptaudit.metrics.groups import Group, Piece, Reading, group_metric
+from ckptaudit.metrics.groups import Piece, Reading, WeightGroup, group_metric
 
 RESTORATION = "arXiv:2504.09757, abstract: aligned direction, and restoring a small subset of weights; our reading"
 COLLISION = "arXiv:2508.02079, abstract: Riemannian overlap is coordinate-wise interference; our reading"
@@ -29,7 +29,7 @@ class Steps:
     inner_of: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, group: Group) -> Steps:
+    def of(cls, group: WeightGroup) -> Steps:
         """One pass over the group."""
         total = cls()
         for piece in group.pieces():
@@ -59,11 +59,12 @@ def _steps(piece: Piece) -> tuple[Tensor, Tensor]:
 
 @group_metric(
     unit="1",
+    scale="size",
     formula="<W1 - W0, A> / norm(A)^2 = 1 + <F, A> / norm(A)^2",
     source=RESTORATION,
     inputs=("aligned",),
 )
-def alignment_kept(group: Group) -> Reading:
+def alignment_kept(group: WeightGroup) -> Reading:
     """How much of the alignment step is left along its own direction: 1 all, 0 undone, beyond 1 driven further."""
     steps = Steps.of(group)
     if not steps.aligning:
@@ -73,11 +74,12 @@ def alignment_kept(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="<F, A>^2 / (norm(F)^2 norm(A)^2), the squared cosine between the two steps",
     source=RESTORATION,
     inputs=("aligned",),
 )
-def alignment_direction_share(group: Group) -> Reading:
+def alignment_direction_share(group: WeightGroup) -> Reading:
     """Share of the fine-tuning step's energy along the aligned direction, either way; chance is 1 / entries."""
     steps = Steps.of(group)
     if not steps.aligning:
@@ -92,11 +94,12 @@ def alignment_direction_share(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="sum |a f| / (norm(A) norm(F))",
     source=COLLISION,
     inputs=("aligned",),
 )
-def alignment_coordinate_overlap(group: Group) -> Reading:
+def alignment_coordinate_overlap(group: WeightGroup) -> Reading:
     """How far both steps write on the same coordinates: 0 if disjoint, 2/pi if both are normal, at most 1."""
     steps = Steps.of(group)
     if not steps.aligning:
@@ -108,11 +111,12 @@ def alignment_coordinate_overlap(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="least share of entries whose u = max(0, -a f) sum to half of sum u",
     source=RESTORATION,
     inputs=("aligned",),
 )
-def undoing_half_share(group: Group) -> Reading:
+def undoing_half_share(group: WeightGroup) -> Reading:
     """How small a set of weights carries half of what fine-tuning undid, and would bring it back if restored."""
 
     def undoing() -> Iterator[tuple[Tensor, Tensor]]:

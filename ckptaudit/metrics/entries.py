@@ -6,11 +6,12 @@ from torch import Tensor
 
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import PairBatch
-from ckptaudit.metrics.registry import metric
+from ckptaudit.metrics.matrix import metric
 
 
 @metric(
     unit="1",
+    scale="share",
     formula="1 - |M| / (m n), M = {ij : |w1 - w0| > eta max(|w0|, |w1|)} after casting both to bf16, eta = 1e-3",
     source="arXiv:2606.07082, C.3, after arXiv:2511.08567",
     needs="entries",
@@ -22,6 +23,7 @@ def update_sparsity(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="entries",
+    scale="count",
     formula="|M|, with M the bf16-visible update mask",
     source="arXiv:2606.07082, C.3",
     needs="entries",
@@ -33,6 +35,7 @@ def changed_entries(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="entries",
+    scale="count",
     formula="#{ij : w1 != w0} as stored; a NaN differs from everything",
     source="definition",
     needs="entries",
@@ -45,6 +48,7 @@ def differing_entries(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="size",
     formula="norm_F(W1 - W0) / norm_F(W0); 0 for 0 / 0, 1 where only the base is zero",
     source="arXiv:2511.08567, Gate II (Mirsky)",
     needs="entries",
@@ -56,6 +60,7 @@ def relative_update_norm(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="entries",
+    scale="count",
     formula="#{ij : w1 is NaN or infinite}",
     source="definition",
     needs="entries",
@@ -68,6 +73,7 @@ def nonfinite_entries(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="share",
     formula="|L & M| / |M|, L = the floor(alpha m n) smallest |w0|, alpha = 0.5; alpha where M is empty",
     source="arXiv:2606.07082, 3.2",
     needs="matrix",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ckptaudit.errors import MeasurementError
 from ckptaudit.linalg.selection import cut_by_mass
-from ckptaudit.metrics.groups import Group, Piece, Reading, group_metric
+from ckptaudit.metrics.groups import Piece, Reading, WeightGroup, group_metric
 
 TOP = 0.01
 """Share of the coordinates that count as the sensitive ones."""
@@ -17,7 +17,7 @@ TOP = 0.01
 ALIGNGUARD = "arXiv:2508.02079, abstract: Fisher-based regularization in alignment-sensitive subspaces; our reading"
 
 
-def _pieces(group: Group) -> Iterator[tuple[Piece, Tensor]]:
+def _pieces(group: WeightGroup) -> Iterator[tuple[Piece, Tensor]]:
     for piece in group.pieces():
         fisher = piece.weights["fisher"]
         if bool((fisher < 0).any()):
@@ -29,11 +29,12 @@ def _pieces(group: Group) -> Iterator[tuple[Piece, Tensor]]:
 
 @group_metric(
     unit="1",
+    scale="size",
     formula="(sum F d^2 / sum d^2) / (sum F / entries)",
     source=ALIGNGUARD,
     inputs=("fisher",),
 )
-def fisher_weighted_ratio(group: Group) -> Reading:
+def fisher_weighted_ratio(group: WeightGroup) -> Reading:
     """The update's mean sensitivity against the weights'; 1 for an update blind to the Fisher information."""
     weighted: dict[str, float] = {}
     squares, fishers = [], []
@@ -52,11 +53,12 @@ def fisher_weighted_ratio(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="sum_{ij in T} d^2 / sum d^2, T = the hundredth of all coordinates with the largest F, ties shared",
     source=ALIGNGUARD,
     inputs=("fisher",),
 )
-def fisher_top_share(group: Group) -> Reading:
+def fisher_top_share(group: WeightGroup) -> Reading:
     """Share of the update's energy on the most sensitive hundredth of the coordinates; chance is 0.01."""
     wanted = TOP * group.entries
     # Every coordinate weighs the same here, so that the mass of the largest is their number.

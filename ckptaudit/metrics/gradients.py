@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.linalg.spans import Projection, leading_energy, onto_leading, onto_span
-from ckptaudit.metrics.groups import Group, Reading, group_metric
+from ckptaudit.metrics.groups import Reading, WeightGroup, group_metric
 
 UNLEARNING = (
     "arXiv:2511.17100, abstract: unchanged to first order iff orthogonal to the span of the retain gradients"
@@ -28,7 +28,7 @@ class Moments:
     """By weight, its part of `inner`."""
 
     @classmethod
-    def of(cls, group: Group, name: str) -> Moments:
+    def of(cls, group: WeightGroup, name: str) -> Moments:
         """One pass over the group."""
         s = group.inputs[name].samples
         total = cls(torch.zeros(s, s, dtype=torch.float64), torch.zeros(s, dtype=torch.float64))
@@ -60,11 +60,12 @@ class Moments:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="norm(P vec(D))^2 / norm(D)^2, P onto the span of the retain gradients, all weights as one",
     source=UNLEARNING,
     inputs=("retain_gradients",),
 )
-def retain_tangential_share(group: Group) -> Reading:
+def retain_tangential_share(group: WeightGroup) -> Reading:
     """Share of the update's energy in the span of the retain gradients; chance is rank / entries."""
     moments = Moments.of(group, "retain_gradients")
     return moments.reading(onto_span(moments.gram, moments.inner), group.entries)
@@ -72,11 +73,12 @@ def retain_tangential_share(group: Group) -> Reading:
 
 @group_metric(
     unit="nats",
+    scale="difference",
     formula="<mean_i g_i, D>, summed over the weights of the group",
     source=UNLEARNING,
     inputs=("retain_gradients",),
 )
-def retain_loss_change(group: Group) -> Reading:
+def retain_loss_change(group: WeightGroup) -> Reading:
     """First-order change of the mean retain loss; parts add up to the whole, and a fall is negative."""
     moments = Moments.of(group, "retain_gradients")
     parts = {name: float(inner.mean()) for name, inner in moments.inner_of.items()}
@@ -85,11 +87,12 @@ def retain_loss_change(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="sum_{i<=r} s_i^2 / sum_i s_i^2 of the stacked gradients, r = max(1, samples // 8)",
     source=GIST,
     inputs=("gradients",),
 )
-def gradient_concentration(group: Group) -> Reading:
+def gradient_concentration(group: WeightGroup) -> Reading:
     """Share of the gradients' energy in their r leading directions; r / samples if nothing is common."""
     moments = Moments.of(group, "gradients")
     if not moments.gram.trace():
@@ -102,12 +105,13 @@ def gradient_concentration(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="norm(P vec(D))^2 / norm(D)^2, P onto the r leading right singular vectors of the gradients, "
     "r = max(1, samples // 8)",
     source=GIST,
     inputs=("gradients",),
 )
-def gradient_top_share(group: Group) -> Reading:
+def gradient_top_share(group: WeightGroup) -> Reading:
     """Share of the update's energy in the task's leading gradient directions; chance is r / entries."""
     moments = Moments.of(group, "gradients")
     return moments.reading(onto_leading(moments.gram, moments.inner, moments.leading), group.entries)
@@ -115,11 +119,12 @@ def gradient_top_share(group: Group) -> Reading:
 
 @group_metric(
     unit="1",
+    scale="size",
     formula="gradient_top_share / (r / entries)",
     source=GIST,
     inputs=("gradients",),
 )
-def gradient_top_ratio(group: Group) -> Reading:
+def gradient_top_ratio(group: WeightGroup) -> Reading:
     """How many times more of the update than by chance lies in the task's leading gradient directions."""
     moments = Moments.of(group, "gradients")
     projection = onto_leading(moments.gram, moments.inner, moments.leading)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,15 @@ from torch import Tensor
 
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.metrics.measurement import Measurement
+from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
+from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing import AlignedTensor, ModelPair
-from ckptaudit.pairing.auxiliary import INPUTS, Input, Inputs
+from ckptaudit.pairing.auxiliary import Auxiliary, AuxiliaryInput
 from ckptaudit.pairing.model_pair import FLOATING
+from ckptaudit.pairing.runs import Run
 
-Scope = Literal["matrix", "layer", "model"]
-SCOPES: tuple[Scope, ...] = ("matrix", "layer", "model")
+Per = Literal["matrix", "layer", "model"]
+PER: tuple[Per, ...] = ("matrix", "layer", "model")
 
 PIECE_BYTES = 256 * 2**20
 """float64 bytes of one piece, samples included."""
@@ -75,18 +78,25 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Group:
+class WeightGroup:
     """Weights of a pair that are measured as one, with the inputs that every one of them has."""
 
     pair: ModelPair
     members: tuple[Member, ...]
-    inputs: Mapping[str, Input] = field(default_factory=dict)
+    inputs: Mapping[str, AuxiliaryInput] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    shared: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def entries(self) -> int:
         """How many numbers the concatenated vector has."""
         return sum(math.prod(m.tensor.matrix_shape[m.index is not None :]) for m in self.members)
+
+    def once(self, name: str, derive: Callable[[], Any]) -> Any:
+        """What several metrics of a run derive alike, derived once."""
+        if name not in self.shared:
+            self.shared[name] = derive()
+        return self.shared[name]
 
     def pieces(self) -> Iterator[Piece]:
         """All entries of all members once, in pieces; each call reads the files again.
@@ -114,8 +124,8 @@ class Group:
                 member.name,
                 self._wide(base[cut]),
                 self._wide(tuned[cut]),
-                {name: rows for name, rows in given.items() if INPUTS[name].layout == "samples"},
-                {name: rows[0] for name, rows in given.items() if INPUTS[name].layout == "weights"},
+                {name: rows for name, rows in given.items() if AUXILIARY[name].layout == "samples"},
+                {name: rows[0] for name, rows in given.items() if AUXILIARY[name].layout == "weights"},
             )
 
     def _wide(self, stored: Tensor) -> Tensor:
@@ -124,32 +134,36 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class GroupMetric:
-    """A named quantity of a group: `inputs` it needs beside the pair, `per` where it means anything."""
+    """A named quantity of a group: `needs` names what it takes beside the pair, `per` where it means anything."""
 
     name: str
     unit: str
+    scale: Scale
     formula: str
     source: str
-    inputs: tuple[str, ...]
-    compute: Callable[[Group], Reading]
-    per: tuple[Scope, ...] = SCOPES
-
-
-GROUP_METRICS: dict[str, GroupMetric] = {}
+    needs: tuple[str, ...]
+    compute: Callable[[WeightGroup], Reading]
+    per: tuple[Per, ...] = PER
+    scope: Scope = "group"
 
 
 def group_metric(
-    *, unit: str, formula: str, source: str, inputs: tuple[str, ...], per: tuple[Scope, ...] = SCOPES
-) -> Callable[[Callable[[Group], Reading]], Callable[[Group], Reading]]:
+    *, unit: str, scale: Scale, formula: str, source: str, inputs: tuple[str, ...], per: tuple[Per, ...] = PER
+) -> Callable[[Callable[[WeightGroup], Reading]], Callable[[WeightGroup], Reading]]:
     """Register the decorated function under its own name."""
 
-    def register(function: Callable[[Group], Reading]) -> Callable[[Group], Reading]:
-        GROUP_METRICS[function.__name__] = GroupMetric(
-            function.__name__, unit, formula, source, inputs, function, per
-        )
+    def register_function(function: Callable[[WeightGroup], Reading]) -> Callable[[WeightGroup], Reading]:
+        register(GroupMetric(function.__name__, unit, scale, formula, source, inputs, function, per))
         return function
 
-    return register
+    return register_function
+
+
+def group_metric_of(name: str) -> GroupMetric:
+    """The metric of that name, which is one of several weights taken together."""
+    metric = METRICS[name]
+    assert isinstance(metric, GroupMetric)  # callers have looked at its scope
+    return metric
 
 
 def counts(tensor: AlignedTensor) -> bool:
@@ -161,16 +175,20 @@ def measure_group(
     metric: GroupMetric,
     subject: str,
     roles: Sequence[str],
-    pair: ModelPair,
+    run: Run,
     tensors: Sequence[AlignedTensor],
-    inputs: Inputs,
+    auxiliary: Auxiliary,
     device: torch.device,
+    shared: dict[str, Any] | None = None,
 ) -> Measurement:
-    """A metric of the weights that all its inputs cover, taken together, under the subject's name."""
-    needed = {name: inputs[name] for name in metric.inputs}
+    """A metric of the weights that all its inputs cover, taken together, under the subject's name.
+
+    `shared` keeps what several metrics of the run derive alike.
+    """
+    needed = {name: auxiliary[name] for name in metric.needs}
     covered = [t for t in tensors if all(one.covers(t) for one in needed.values())]
     chosen = tuple(_members(subject, covered))
-    group = Group(pair, chosen, needed, device)
+    group = WeightGroup(run.pair, chosen, needed, device, {} if shared is None else shared)
     try:
         reading = metric.compute(group) if chosen else Reading(None, remark="no weight here has all inputs")
     except MeasurementError as error:
@@ -186,7 +204,9 @@ def measure_group(
         metric=metric.name,
         value=reading.value if reading.value is not None and math.isfinite(reading.value) else None,
         worst=reading.worst or "",
+        kind="exact",
         remark="; ".join(filter(None, (reading.remark, blind))),
+        tuned=run.path,
     )
 
 

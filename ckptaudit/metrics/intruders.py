@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ckptaudit.linalg.spectra import numerical_rank
 from ckptaudit.metrics.batch import PairBatch
-from ckptaudit.metrics.registry import metric
+from ckptaudit.metrics.matrix import metric
 
 LEADING = 10
 SIMILAR = 0.5
@@ -18,7 +18,12 @@ COUNT = "#{j <= k : max_i |x_i' y_j| < 0.5}, x of W0 with s_i > 0, y of W1 with 
 
 
 @metric(
-    unit="directions", formula=f"{COUNT}, left singular vectors", source=SOURCE, needs="spectrum", standing=False
+    unit="directions",
+    scale="count",
+    formula=f"{COUNT}, left singular vectors",
+    source=SOURCE,
+    needs="spectrum",
+    standing=False,
 )
 def intruder_dimensions_left(batch: PairBatch) -> Tensor:
     """Number of the tuned matrix's ten leading left singular vectors that resemble none of the base's.
@@ -31,6 +36,7 @@ def intruder_dimensions_left(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="directions",
+    scale="count",
     formula=f"{COUNT}, right singular vectors",
     source=f"{SOURCE}, there for the left side",
     needs="spectrum",
@@ -43,6 +49,7 @@ def intruder_dimensions_right(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="share",
     formula="min_{j <= k} max_i |x_i' y_j| over both sides, k = min(10, r); 1 where W1 is zero",
     source=f"{SOURCE}; the minimum is ours",
     needs="spectrum",

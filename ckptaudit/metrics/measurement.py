@@ -1,4 +1,4 @@
-"""One number about one matrix: what the engine produces and every report shows."""
+"""One number about one subject: what measuring produces and every report shows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from typing import Literal
 
 import msgspec
 
+from ckptaudit.findings import Finding
+
 Kind = Literal["exact", "upper_bound", "lower_bound"]
 
+Method = Literal["direct", "gram", "perturbation", "sampled"]
+"""How a number was computed: from its definition, through a Gram matrix, from the base's decomposition and the
+update, or from a sample."""
 
-class Measurement(msgspec.Struct, frozen=True):
-    """A metric's value for a matrix of the pair.
 
-    `value` is None where the quantity could not be computed (a NaN among the weights, a
-    decomposition that did not converge): such a number is never passed off as one. A measurement of several
-    weights together names in `worst` the one that contributes most; `remark` belongs beside the number.
+class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A metric's value for a matrix of the pair, or for whatever else its scope is about.
+
+    `value` is None where the quantity could not be computed (a NaN among the weights, a decomposition that did
+    not converge, a file that cannot be read), and `remark` then says why: such a number is never passed off as
+    one. `error` is the largest absolute error that `method` leaves, None where it is that of float64 rounding. A
+    measurement of several weights together names in `worst` the one that contributes most. `tuned` is the run.
     """
 
     tensor: str
@@ -24,9 +31,15 @@ class Measurement(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     metric: str
     value: float | None
-    kind: Kind = "exact"
+    kind: Kind
     worst: str = ""
     remark: str = ""
+    tuned: str = ""
+    method: Method = "direct"
+    error: float | None = None
+    standard_error: float | None = None
+    samples: int | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def parameters(self) -> int:

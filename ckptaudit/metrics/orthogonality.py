@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import PairBatch
-from ckptaudit.metrics.registry import metric
+from ckptaudit.metrics.matrix import metric
 
 UPDATE = "arXiv:2509.24320 (AuON), for the property"
 LAYER = "arXiv:2509.16664 (lambda-orthogonality)"
@@ -16,6 +16,7 @@ LAYER = "arXiv:2509.16664 (lambda-orthogonality)"
 
 @metric(
     unit="1",
+    scale="size",
     formula="s_1(D) / s_1(W0); 0 for 0 / 0, 1 where only the base is zero",
     source=f"{UPDATE}; the ratio to the base is our reading",
     needs="spectrum",
@@ -31,6 +32,7 @@ def relative_update_spectral_norm(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="size",
     formula="norm_F(Q'Q - I) / sqrt(r), Q = D sqrt(r) / norm_F(D), on D's shorter side; 0 for a zero update",
     source=f"{UPDATE}; the scaling is our reading",
     needs="matrix",
@@ -53,6 +55,7 @@ def update_semi_orthogonality_defect(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="size",
     formula="norm_F(Q'Q - I), Q = W1; norm_F(QQ' - I) where m < n",
     source=LAYER,
     needs="matrix",
@@ -69,6 +72,7 @@ def orthogonality_defect(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="roundings",
+    scale="size",
     formula="norm_F(Q'Q - I) / (2 u sqrt(r) + u^2 r + 2^-23 r sqrt(r)), Q = W1, u the unit roundoff of its type",
     source=f"{LAYER}; the unit follows from rounding each entry once, and products of r terms in float32",
     needs="matrix",
@@ -88,6 +92,7 @@ def orthogonality_defect_in_roundings(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="size",
     formula="max |<Qx, Qy> - <x, y>| over unit x, y = norm_2(Q'Q - I), Q = W1",
     source="definition; what an orthogonal layer keeps, arXiv:2509.16664",
     needs="spectrum",

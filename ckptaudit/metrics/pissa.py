@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ckptaudit.errors import MeasurementError
-from ckptaudit.metrics.groups import Group, Reading, group_metric
+from ckptaudit.metrics.groups import Reading, WeightGroup, group_metric
 
 PISSA = "arXiv:2404.02948 (PiSSA)"
 INIT = "adapter_init"
@@ -34,44 +34,48 @@ class _Adapted(NamedTuple):
 
 @group_metric(
     unit="1",
+    scale="size",
     formula="norm(W0 - (W_res + s B0 A0)) / norm(W0), W_res = W0 - U0r S0r V0r' as stored, B0 A0 at the start",
     source=f"{PISSA}; W_res as peft rebuilds it when it loads the adapter",
     inputs=(INIT,),
 )
-def pissa_residual_error(group: Group) -> Reading:
+def pissa_residual_error(group: WeightGroup) -> Reading:
     """How far residual and initial adapter together are from the base; only storing the residual should show."""
     return _quotient(group, lambda a: (a.base - (a.residual + _initial(a)), a.base), root=True)
 
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="norm(U0r' B0 A0 V0r)^2 / norm(B0 A0)^2, r the adapter's rank; 0 for an adapter that starts at zero",
     source=PISSA,
     inputs=(INIT,),
 )
-def initial_principal_share(group: Group) -> Reading:
+def initial_principal_share(group: WeightGroup) -> Reading:
     """Share of the initial adapter that lies in the base's top-r singular subspaces; r^2 / (m n) if random."""
     return _quotient(group, lambda a: (_inside(a, _initial(a)), _initial(a)), least=True)
 
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="norm(U0r' B A V0r)^2 / norm(B A)^2, r the adapter's rank; 0 for a zero adapter",
     source=f"{PISSA}; arXiv:2511.08567 for what becomes of it",
     inputs=(),
 )
-def adapter_principal_share(group: Group) -> Reading:
+def adapter_principal_share(group: WeightGroup) -> Reading:
     """Share of the trained adapter that still lies in the base's top-r singular subspaces."""
     return _quotient(group, lambda a: (_inside(a, a.product), a.product), least=True)
 
 
 @group_metric(
     unit="1",
+    scale="share",
     formula="1 - norm((I - U0r U0r') D (I - V0r V0r'))^2 / norm(D)^2, r the adapter's rank; 0 for a zero update",
     source="follows from arXiv:2511.08567, Gate II; the one-sided share is our reading",
     inputs=(),
 )
-def principal_contact(group: Group) -> Reading:
+def principal_contact(group: WeightGroup) -> Reading:
     """Share of the update that reads from or writes to the base's top-r singular directions.
 
     A small step of a PiSSA adapter reads 1 but for second order, as D = dB A0 + B0 dA; an isotropic update
@@ -81,7 +85,7 @@ def principal_contact(group: Group) -> Reading:
 
 
 def _quotient(
-    group: Group,
+    group: WeightGroup,
     parts: Callable[[_Adapted], tuple[Tensor, Tensor]],
     *,
     root: bool = False,
@@ -113,7 +117,7 @@ def _away(adapted: _Adapted, update: Tensor) -> Tensor:
     return unwritten - (unwritten @ adapted.right) @ adapted.right.mT
 
 
-def _adapted(group: Group) -> Iterator[_Adapted]:
+def _adapted(group: WeightGroup) -> Iterator[_Adapted]:
     found = False
     for member in group.members:
         tensor, product = member.tensor, member.tensor.tuned.product

@@ -8,7 +8,7 @@ from torch import Tensor
 from ckptaudit.linalg.bounds import degrees, mean_degrees
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.large import LargePair, bound_of
-from ckptaudit.metrics.registry import metric
+from ckptaudit.metrics.matrix import metric
 
 ANGLES = "arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II"
 
@@ -27,6 +27,7 @@ def _rotated(pair: LargePair) -> float | None:
 
 @metric(
     unit="degrees",
+    scale="angle",
     formula="max_i theta_i, cos theta_i = s_i(U0k' U1k), k = min(512, max(1, r // 8))",
     source=ANGLES,
     needs="spectrum",
@@ -39,6 +40,7 @@ def principal_angle_left_max(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="degrees",
+    scale="angle",
     formula="mean_i theta_i, cos theta_i = s_i(U0k' U1k)",
     source=ANGLES,
     needs="spectrum",
@@ -51,6 +53,7 @@ def principal_angle_left_mean(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="degrees",
+    scale="angle",
     formula="max_i theta_i, cos theta_i = s_i(V0k' V1k)",
     source=ANGLES,
     needs="spectrum",
@@ -63,6 +66,7 @@ def principal_angle_right_max(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="degrees",
+    scale="angle",
     formula="mean_i theta_i, cos theta_i = s_i(V0k' V1k)",
     source=ANGLES,
     needs="spectrum",
@@ -78,6 +82,7 @@ ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{
 
 @metric(
     unit="degrees",
+    scale="angle",
     formula=ROTATION,
     source="Wedin 1972; docs/rotation.md (our reading)",
     needs="spectrum",
@@ -90,6 +95,7 @@ def principal_rotation_left(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="degrees",
+    scale="angle",
     formula=ROTATION.replace("U", "V"),
     source="Wedin 1972; docs/rotation.md (our reading)",
     needs="spectrum",
@@ -102,6 +108,7 @@ def principal_rotation_right(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="share",
     formula="1 - norm_F(U0k' D V0k)^2 / norm_F(D)^2; 1 - k^2 / (m n) for a zero update",
     source="follows from arXiv:2511.08567, Gate II",
     needs="spectrum",
@@ -115,6 +122,7 @@ def off_principal_energy(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="share",
     formula="off_principal_energy / (1 - k^2 / (m n)); 1 where the top-k subspaces are everything",
     source="follows from arXiv:2511.08567, Gate II",
     needs="spectrum",
@@ -128,6 +136,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="share",
     formula="|P & M| / |M|, P = the floor(alpha m n) largest |rank-r0 part of W0|, r0 = min(64, max(1, r // 8))",
     source="arXiv:2606.07082, C.3; mask after arXiv:2506.00772",
     needs="spectrum",

@@ -1,47 +1,31 @@
-"""Worse by a factor: what that means for sizes, for shares between 0 and 1, and near the ends of either."""
+"""Worse by a factor: what that means on each scale, and near the ends of it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-SHARES = frozenset(
-    {
-        "consensus_share",
-        "low_magnitude_overlap",
-        "off_principal_energy",
-        "off_principal_energy_ratio",
-        "principal_gap",
-        "principal_mask_overlap",
-        "sibling_jaccard",
-        "sibling_jaccard_by_chance",
-        "sibling_mask_agreement",
-        "sibling_subspace_agreement",
-        "subspace_locking",
-        "update_sparsity",
-    }
-)
-"""Metrics whose values cannot pass 1: of those, the odds are what a factor multiplies."""
-
-COUNTS = ("entries", "tensors")
-"""Units of counts: a check on one says what there must or must not be, and a factor on that means nothing."""
+from ckptaudit.metrics.metric import METRICS, Scale
 
 NEGLIGIBLE = 0.01
 """Badness below this share of the limit's is as good as none: nobody is to be woken for a tripled millionth."""
 
 LEAST = 1e-300
 
+RIGHT_ANGLE = 90.0
+
 
 @dataclass(frozen=True, slots=True)
 class Badness:
     """How bad a value is, as a positive number that a factor can multiply, for one check's metric and side.
 
-    A size v that may be at most so much is v bad, one that must be at least so much is 1 / v bad. A share
-    is bad by its odds, v / (1 - v) or the other way round: twice as bad as 0.9, of at least so much, is
-    0.818, and as 0.02, of at most so much, 0.039. Nothing counts as less bad than a hundredth of the limit.
+    A size or an angle v with an upper limit is v bad, one with a lower limit 1 / v. A share is bad by its
+    odds, v / (1 - v) or the other way round: twice as bad as 0.9, where less is worse, is 0.818, and as 0.02,
+    where more is worse, 0.039. A difference is bad by as much as it has of the worse sign. Nothing counts as
+    less bad than a hundredth of the limit.
     """
 
-    is_share: bool
+    scale: Scale
     at_most: bool
     limit: float
 
@@ -53,23 +37,34 @@ class Badness:
 
     def value(self, badness: float) -> float:
         """The value that is this bad."""
+        if self.scale == "difference":
+            return badness if self.at_most else -badness
         size = badness if self.at_most else 1.0 / max(badness, LEAST)
-        if not self.is_share:
-            return size
-        return 1.0 if math.isinf(size) else size / (1.0 + size)
+        if self.scale == "share":
+            return 1.0 if math.isinf(size) else size / (1.0 + size)
+        return min(size, RIGHT_ANGLE) if self.scale == "angle" else size
 
     def worsened(self, value: float, factor: float) -> float:
         """The value that is `factor` times as bad."""
         return self.value(factor * self.of(value))
 
     def _raw(self, value: float) -> float:
-        size = _odds(value) if self.is_share else max(value, 0.0)
+        if self.scale == "difference":
+            return max(value if self.at_most else -value, 0.0)
+        size = _odds(value) if self.scale == "share" else max(value, 0.0)
         return size if self.at_most else 1.0 / max(size, LEAST)
 
 
 def badness(metric: str, *, at_most: bool, limit: float) -> Badness:
     """The badness of a metric's values against a limit."""
-    return Badness(metric in SHARES, at_most, limit)
+    known = METRICS.get(metric)
+    return Badness(known.scale if known else "size", at_most, limit)
+
+
+def is_count(metric: str) -> bool:
+    """Whether a check on it says how many there must or may be: no factor on that means anything."""
+    known = METRICS.get(metric)
+    return known is not None and known.scale == "count"
 
 
 def _odds(share: float) -> float:

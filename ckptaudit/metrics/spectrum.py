@@ -8,7 +8,7 @@ from ckptaudit.linalg.bounds import hill_floor, mirsky
 from ckptaudit.linalg.spectra import hill_alpha, relative_distance, stable_rank
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.large import LargePair, bound_of
-from ckptaudit.metrics.registry import metric
+from ckptaudit.metrics.matrix import metric
 
 
 def _mirsky(batch: PairBatch) -> Tensor:
@@ -32,6 +32,7 @@ def _hill(pair: LargePair) -> float | None:
 
 @metric(
     unit="1",
+    scale="size",
     formula="norm(s(W1) - s(W0)) / norm(s(W0)), all singular values, descending; 1 where only the base is zero",
     source="arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II",
     needs="spectrum",
@@ -45,6 +46,7 @@ def normalized_spectral_shift(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="weight",
+    scale="size",
     formula="s_1(D)",
     source="arXiv:2511.08567, Gate II (Weyl)",
     needs="spectrum",
@@ -58,6 +60,7 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="size",
     formula="norm_F(D)^2 / norm_2(D)^2; 0 for a zero update",
     source="arXiv:2606.07082, 4.1",
     needs="spectrum",
@@ -71,6 +74,7 @@ def update_stable_rank(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="size",
     formula="k / sum_{i<=k} ln(s_i(D) / s_{k+1}(D)); 0 if s_{k+1} = 0, capped at 1e6",
     source="Hill 1975; arXiv:2606.07082, E",
     needs="spectrum",
@@ -83,6 +87,7 @@ def update_hill_alpha(batch: PairBatch) -> Tensor:
 
 @metric(
     unit="1",
+    scale="share",
     formula="(s_k(W0) - s_{k+1}(W0)) / s_k(W0)",
     source="Wedin 1972; arXiv:2606.07082, C.3",
     needs="spectrum",

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ckptaudit.pairing.alignment import pair_checkpoints
-from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair, Unaligned
+from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair
 
-__all__ = ["AlignedTensor", "Fault", "ModelPair", "Unaligned", "pair_checkpoints"]
+__all__ = ["AlignedTensor", "Fault", "ModelPair", "pair_checkpoints"]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.errors import PairingError, printable
+from ckptaudit.findings import Finding
 from ckptaudit.naming import Naming, Place, in_groups, rules
-from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair, Unaligned
+from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair
 from ckptaudit.pairing.names import completed, renamed
 from ckptaudit.pairing.views import View, first_rows, unstacked, views_of
 
@@ -22,7 +23,7 @@ TELLING = ("attention", "mlp", "router", "embedding")
 @dataclass(slots=True)
 class _Findings:
     aligned: list[AlignedTensor] = field(default_factory=list)
-    unaligned: list[Unaligned] = field(default_factory=list)
+    unaligned: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     whole: dict[str, list[str]] = field(default_factory=dict)
     """Fused tensors that stay whole, by the reason why."""
@@ -79,9 +80,9 @@ def _align(name: str, base: TensorHandle, tuned: TensorHandle, naming: Naming, f
         rows = min(base.shape[0], tuned.shape[0])
         _align(name, first_rows(base, rows), first_rows(tuned, rows), naming, found)
         fault: Fault = "rows beyond the common vocabulary"
-        found.unaligned.append(Unaligned(name, fault, f"{_shapes(base, tuned)}; the first {rows} are compared"))
+        found.unaligned.append(Finding(name, fault, f"{_shapes(base, tuned)}; the first {rows} are compared"))
     else:
-        found.unaligned.append(Unaligned(name, "shapes differ", _shapes(base, tuned)))
+        found.unaligned.append(Finding(name, "shapes differ", _shapes(base, tuned)))
 
 
 def _aligned(base: View, tuned: View) -> AlignedTensor:
@@ -110,12 +111,12 @@ def _by_place(views: Iterable[View]) -> dict[Place, View]:
     return {v.place: v for v in single if counts[v.place] == 1}
 
 
-def _leftover(views: Sequence[View], taken: set[str], fault: Fault) -> Iterator[Unaligned]:
+def _leftover(views: Sequence[View], taken: set[str], fault: Fault) -> Iterator[Finding]:
     """The tensors of which nothing was aligned, and of the others the weights that were not."""
     single = [v for view in views for v in unstacked(view)]
     used = {v.stored for v in single if v.name in taken}
     missing = (v.name if v.stored in used else v.stored for v in single if v.name not in taken)
-    yield from (Unaligned(name, fault) for name in dict.fromkeys(missing))
+    yield from (Finding(name, fault) for name in dict.fromkeys(missing))
 
 
 def _same_kind(base: Checkpoint, tuned: Checkpoint) -> bool:
@@ -129,7 +130,7 @@ def _differs_in_rows(base: TensorHandle, tuned: TensorHandle) -> bool:
 
 
 def _shapes(base: TensorHandle, tuned: TensorHandle) -> str:
-    return f", base {list(base.shape)}, tuned {list(tuned.shape)}"
+    return f"base {list(base.shape)}, tuned {list(tuned.shape)}"
 
 
 def _counted(noun: str, names: Iterable[str], what: str) -> str:

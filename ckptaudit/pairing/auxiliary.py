@@ -5,64 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, printable
+from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, parameter, printable
+from ckptaudit.options import AUXILIARY, AuxiliaryKind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptaudit.checkpoints import Checkpoint
-    from ckptaudit.pairing import AlignedTensor, Unaligned
-
-Layout = Literal["samples", "weights", "adapter", "file"]
-
-
-@dataclass(frozen=True, slots=True)
-class InputKind:
-    """An input by name, and how it is laid out.
-
-    "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
-    "adapter": an adapter, whose product stands for each weight that it changes;
-    "file": a file that its metric reads by itself.
-    """
-
-    name: str
-    layout: Layout
-    metavar: str
-    help: str
-
-    @property
-    def option(self) -> str:
-        """The option that gives it: `--audit-retain-gradients`."""
-        return f"--audit-{self.name.replace('_', '-')}"
-
-    @property
-    def usage(self) -> str:
-        """The option with what it takes: `--audit-retain-gradients FILE`."""
-        return f"{self.option} {self.metavar}"
-
-
-INPUTS: dict[str, InputKind] = {
-    kind.name: kind
-    for kind in (
-        InputKind(
-            "gradients", "samples", "FILE", "per-sample gradients of the task's loss: [samples, *shape] each"
-        ),
-        InputKind("retain_gradients", "samples", "FILE", "the same of the loss on what must be retained"),
-        InputKind("fisher", "weights", "FILE", "diagonal of the Fisher information, in each weight's shape"),
-        InputKind("aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"),
-        InputKind("adapter_init", "adapter", "PATH", "the tuned adapter as it was before training"),
-        InputKind("probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"),
-    )
-}
+    from ckptaudit.findings import Finding
+    from ckptaudit.pairing import AlignedTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class AuxiliaryInput:
     """One input that was given: its weights by the name that the pair knows them under."""
 
-    kind: InputKind
+    kind: AuxiliaryKind
     path: str
     samples: int = 1
     weights: Mapping[str, AlignedTensor] = field(default_factory=dict)
@@ -83,27 +43,31 @@ class Input:
         stack = self.weights[tensor.name].tuned.read()
         if not bool(stack.isfinite().all()):
             raise MeasurementError(
-                f"{self.kind.option} {printable(self.path)}: {tensor.name} has NaN or infinities"
+                f"{parameter(self.kind.name)} {printable(self.path)}: {tensor.name} has NaN or infinities"
             )
         return stack.reshape(self.samples, *tensor.matrix_shape)
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class Auxiliary:
     """The inputs that were given, by name."""
 
-    given: Mapping[str, Input] = field(default_factory=dict)
+    given: Mapping[str, AuxiliaryInput] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Input:
+    def __getitem__(self, name: str) -> AuxiliaryInput:
         return self.given[name]
 
     def lacking(self, names: Iterable[str], tensors: Sequence[AlignedTensor]) -> str:
         """Why a quantity that needs these inputs has no value for these weights; empty where it has one."""
-        missing = [INPUTS[name].usage for name in names if name not in self.given]
+        missing = [f"{parameter(name)} {AUXILIARY[name].metavar}" for name in names if name not in self.given]
         if missing:
             return f"needs {' and '.join(missing)}"
         blind = [self[name] for name in names if not any(self[name].covers(t) for t in tensors)]
-        return f"{blind[0].kind.option} {printable(blind[0].path)} holds none of these weights" if blind else ""
+        return (
+            f"{parameter(blind[0].kind.name)} {printable(blind[0].path)} holds none of these weights"
+            if blind
+            else ""
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -116,19 +80,19 @@ class Inputs:
         return {name: one.path for name, one in self.given.items()}
 
 
-def open_inputs(paths: Mapping[str, str], base: Checkpoint) -> Inputs:
+def open_auxiliary(paths: Mapping[str, str], base: Checkpoint) -> Auxiliary:
     """Open inputs by name and match them with the base's weights; reads headers only.
 
     Raises CheckpointError or PairingError, in one sentence that names the option, the file and the mend.
     """
-    return Inputs({name: _open(INPUTS[name], path, base) for name, path in paths.items()})
+    return Auxiliary({name: _open(AUXILIARY[name], path, base) for name, path in paths.items()})
 
 
-def _open(kind: InputKind, path: str, base: Checkpoint) -> Input:
+def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     if kind.layout == "file":
         if not Path(path).is_file():
-            raise CheckpointError(f"{kind.option} {printable(path)}: no such file.")
-        return Input(kind, path)
+            raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: no such file.")
+        return AuxiliaryInput(kind, path)
     # Imported late: the table above is read by every pytest run, which should not wait for torch.
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint
     from ckptaudit.pairing import pair_checkpoints
@@ -136,7 +100,7 @@ def _open(kind: InputKind, path: str, base: Checkpoint) -> Input:
     opened = open_checkpoint(path)
     if kind.layout == "adapter" and opened.adapter is None:
         raise CheckpointError(
-            f"{kind.option} {printable(opened.path)}: not an adapter; pass the folder PEFT saved."
+            f"{parameter(kind.name)} {printable(opened.path)}: not an adapter; pass the folder PEFT saved."
         )
     # An adapter that counts as its own start can be merged whatever it was begun with.
     opened = merge_adapter(base, opened, opened)
@@ -151,15 +115,15 @@ def _open(kind: InputKind, path: str, base: Checkpoint) -> Input:
     _refuse_misfits(kind, pair.unaligned, path)
     wanted = (t for t in pair.aligned if kind.layout != "adapter" or t.tuned.product is not None)
     weights = {tensor.name: tensor for tensor in wanted}
-    return Input(kind, opened.path, samples, weights, tuple(_notes(kind, opened.path, pair.unaligned)))
+    return AuxiliaryInput(kind, opened.path, samples, weights, tuple(_notes(kind, opened.path, pair.unaligned)))
 
 
-def _samples(kind: InputKind, opened: Checkpoint) -> int:
+def _samples(kind: AuxiliaryKind, opened: Checkpoint) -> int:
     counts = {handle.shape[0] if handle.shape else 0 for handle in opened.tensors.values()}
     if len(counts) != 1 or 0 in counts:
         raise CheckpointError(
-            f"{kind.option} {printable(opened.path)}: every tensor must be a stack [samples, *shape] of the "
-            f"same number of samples, found {sorted(counts)[:5]}; write it with `ckptaudit collect gradients`."
+            f"{parameter(kind.name)} {printable(opened.path)}: every tensor must be a stack [samples, *shape] of "
+            f"the same number of samples, found {sorted(counts)[:5]}; write it with `ckptaudit collect gradients`."
         )
     return counts.pop()
 
@@ -174,25 +138,26 @@ def _without_samples(opened: Checkpoint) -> Checkpoint:
     return replace(opened, tensors=handles)
 
 
-def _refuse_misfits(kind: InputKind, unaligned: Sequence[Unaligned], path: str) -> None:
+def _refuse_misfits(kind: AuxiliaryKind, unaligned: Sequence[Finding], path: str) -> None:
     fatal = ("shapes differ",) if kind.name == "aligned" else ("shapes differ", "rows beyond the common vocabulary")
     misfits = [u for u in unaligned if u.fault in fatal]
     if misfits:
         text = str(misfits[0]).replace("tuned [", "there [")
-        raise PairingError(f"{kind.option} {printable(path)}: {text}; make it from this base model.")
+        raise PairingError(f"{parameter(kind.name)} {printable(path)}: {text}; make it from this base model.")
 
 
-def _notes(kind: InputKind, path: str, unaligned: Sequence[Unaligned]) -> Iterable[str]:
+def _notes(kind: AuxiliaryKind, path: str, unaligned: Sequence[Finding]) -> Iterable[str]:
     for fault, words in (("only in base", "without"), ("only in tuned", "with unknown")):
         names = [printable(u.tensor) for u in unaligned if u.fault == fault]
         if names:
             more = ", ..." if len(names) > 3 else ""
-            yield f"{kind.option} {printable(path)}: {words} {len(names)} weights ({', '.join(names[:3])}{more})"
+            shown = f"{', '.join(names[:3])}{more}"
+            yield f"{parameter(kind.name)} {printable(path)}: {words} {len(names)} weights ({shown})"
 
 
-def _named_unlike(kind: InputKind, base: Checkpoint, opened: Checkpoint) -> str:
+def _named_unlike(kind: AuxiliaryKind, base: Checkpoint, opened: Checkpoint) -> str:
     there, here = next(iter(opened.tensors)), next(iter(base.tensors))
     return (
-        f"{kind.option} {printable(opened.path)}: none of its tensors is named like one of the base's (it has "
-        f"{printable(there)[:80]}, the base has {printable(here)[:80]}); make it from this base model."
+        f"{parameter(kind.name)} {printable(opened.path)}: none of its tensors is named like one of the base's "
+        f"(it has {printable(there)[:80]}, the base has {printable(here)[:80]}); make it from this base model."
     )

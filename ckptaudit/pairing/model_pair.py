@@ -9,24 +9,12 @@ from math import prod
 from typing import Literal
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.errors import printable
+from ckptaudit.findings import Finding
 from ckptaudit.naming import Place, in_groups
 
 Fault = Literal["only in base", "only in tuned", "shapes differ", "rows beyond the common vocabulary"]
 
 FLOATING = ("bfloat16", "float16", "float32", "float64")
-
-
-@dataclass(frozen=True, slots=True)
-class Unaligned:
-    """A tensor that could not be paired, and why. Never dropped silently."""
-
-    tensor: str
-    fault: Fault
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{printable(self.tensor)}: {self.fault}{self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +68,14 @@ class AlignedTensor:
 class ModelPair:
     """A base and a tuned checkpoint with their tensors aligned.
 
-    `notes` say in words what a reader of the numbers should know: other prefixes, fused tensors kept whole.
+    `unaligned` are the tensors that could not be paired, each with a `Fault`; none is dropped silently. `notes` say
+    in words what a reader of the numbers should know: other prefixes, fused tensors that are not split.
     """
 
     base: Checkpoint
     tuned: Checkpoint
     aligned: tuple[AlignedTensor, ...]
-    unaligned: tuple[Unaligned, ...]
+    unaligned: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
 
     @cached_property

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.checkpoints.paths import Named, written_out
-from ckptaudit.judging.profiles import Several
-from ckptaudit.metrics.across_runs import Over
-from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.options import Several
+from ckptaudit.pairing.alignment import pair_checkpoints
+from ckptaudit.pairing.model_pair import ModelPair
+
+Over = Literal["steps", "siblings"]
+"""What runs that are compared are to each other."""
 
 FEWEST_SIBLINGS = 3
 """Of two runs that differ nobody can say which one went elsewhere."""
@@ -40,7 +44,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """An order with its runs."""
 
     order: Order
@@ -89,11 +93,11 @@ def orders(named: Sequence[Named], several: Several = "auto") -> tuple[Order, ..
 
 def open_all(
     base: Checkpoint, tuned: Sequence[str], several: Several, initial: Checkpoint | None = None
-) -> tuple[tuple[Run, ...], tuple[Group, ...]]:
+) -> tuple[tuple[Run, ...], tuple[RunGroup, ...]]:
     """Every run that is meant, and the groups they form. Raises CkptAuditError."""
     named = written_out(tuned)
     runs = open_runs(base, named, initial)
-    return runs, tuple(Group(order, tuple(runs[i] for i in order.members)) for order in orders(named, several))
+    return runs, tuple(RunGroup(order, tuple(runs[i] for i in order.members)) for order in orders(named, several))
 
 
 def _open(base: Checkpoint, item: Named, initial: Checkpoint | None) -> Run:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ckptaudit.checkpoints import TensorHandle
 from ckptaudit.errors import CheckpointError
-from ckptaudit.judging.judge import Verdict, times_over
+from ckptaudit.judging.verdict import Verdict, times_over
 from ckptaudit.linalg.spectra import numerical_rank, relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
-from ckptaudit.metrics import REGISTRY, PairBatch
+from ckptaudit.metrics import METRICS, MatrixMetric, PairBatch
 from ckptaudit.pairing import AlignedTensor, ModelPair
-from ckptaudit.results.records import SpectrumRow
+from ckptaudit.results.records import SpectrumRecord
 
 MOST = 6
 """How many matrices are decomposed in full, over all runs; every run has at least one."""
@@ -26,7 +26,7 @@ POINTS = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class CurveMatrix:
     """One matrix of an aligned weight; `index` counts experts of a stack."""
 
     name: str
@@ -34,13 +34,13 @@ class Matrix:
     index: int
 
 
-def worst_matrices(verdicts: Iterable[Verdict], pair: ModelPair, *, most: int) -> list[Matrix]:
+def worst_matrices(verdicts: Iterable[Verdict], pair: ModelPair, *, most: int) -> list[CurveMatrix]:
     """Up to `most` matrices that decided the verdicts farthest beyond their limits, or nearest to them.
 
     Verdicts about spectra and subspaces come first: theirs are the quantities that the curves explain.
     """
     known = {
-        name: Matrix(name, tensor, index)
+        name: CurveMatrix(name, tensor, index)
         for tensor in pair.aligned
         if tensor.is_matrix
         for index, name in enumerate(tensor.matrix_names())
@@ -49,7 +49,7 @@ def worst_matrices(verdicts: Iterable[Verdict], pair: ModelPair, *, most: int) -
     return [known[name] for name in list(dict.fromkeys(v.worst for v in judged if v.worst))[:most]]
 
 
-def spectrum_row(run: str, matrix: Matrix, device: torch.device) -> SpectrumRow | None:
+def spectrum_record(run: str, matrix: CurveMatrix, device: torch.device) -> SpectrumRecord | None:
     """Both spectra and the angles between the leading subspaces; None where there is no decomposition.
 
     Decomposed directly, in float64. The angles are those of `principal_angle_left_max` and its kin: between
@@ -68,7 +68,7 @@ def spectrum_row(run: str, matrix: Matrix, device: torch.device) -> SpectrumRow 
         return None
     left, right = _angles(before.left, after.left), _angles(before.right, after.right)
     kept, shown = _thinned(before.s.shape[1]), _thinned(len(left))
-    return SpectrumRow(
+    return SpectrumRecord(
         tuned=run,
         tensor=matrix.name,
         layer=matrix.tensor.place.layer,
@@ -101,13 +101,17 @@ def _decomposed(stored: Tensor, device: torch.device, k: int) -> _Decomposition:
 
 
 def _first_the_worst(verdict: Verdict) -> tuple[bool, bool, float]:
-    metric = REGISTRY.get(verdict.metric)
-    about_spectra = metric is not None and metric.needs == "spectrum"
+    metric = METRICS.get(verdict.metric)
+    about_spectra = isinstance(metric, MatrixMetric) and metric.cost == "spectrum"
     assert verdict.value is not None  # the caller has set aside what was not measured
-    return verdict.outcome == "passed", not about_spectra, -times_over(verdict.value, verdict.bar, verdict.sign)
+    return (
+        verdict.outcome == "passed",
+        not about_spectra,
+        -times_over(verdict.value, verdict.effective_limit, verdict.sign),
+    )
 
 
-def _read(matrix: Matrix, side: TensorHandle) -> Tensor:
+def _read(matrix: CurveMatrix, side: TensorHandle) -> Tensor:
     return side.read().reshape(matrix.tensor.matrix_shape)[matrix.index : matrix.index + 1]
 
 

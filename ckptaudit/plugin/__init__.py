@@ -13,6 +13,7 @@ from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
 from ckptaudit.plugin.options import add_options
 from ckptaudit.plugin.root import refuse_settings_of_checkpoints, take_root_from_where_pytest_started
+from ckptaudit.plugin.spelling import option
 
 if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         gate = _open_gate(config, base, tuned)
     except CkptAuditError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(error.spelled(option)) from None
     config.pluginmanager.register(gate, "ckptaudit-gate")
 
 
@@ -69,9 +70,9 @@ def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
     if "torch" in sys.modules:
         from ckptaudit.plugin.gate import Gate
     else:
-        from ckptaudit.plugin.loading import kept_for_good
+        from ckptaudit.plugin.loading import without_garbage_collection
 
-        with kept_for_good():
+        with without_garbage_collection():
             from ckptaudit.plugin.gate import Gate
 
     return Gate(config, base, tuned)

@@ -38,7 +38,7 @@ def audited_run(request: pytest.FixtureRequest) -> Run:
     gate = _gate(request.config)
     if gate is None:
         pytest.skip(NO_PAIR)
-    return gate.session.runs[getattr(request, "param", 0)]
+    return gate.opened.runs[getattr(request, "param", 0)]
 
 
 @pytest.fixture(scope="session")
@@ -67,12 +67,18 @@ def measure(request: pytest.FixtureRequest, audited_run: Run) -> Measure:
 
     `layer` is a Layer or the name of any subject, such as "embed_tokens".
     """
+    from ckptaudit.pipeline import measure_metric
+
     gate = _gate(request.config)
     assert gate is not None  # audited_run has skipped otherwise
+    known: dict[tuple[object, ...], dict[str, float]] = {}
 
     def measured(metric: str, layer: Layer | str, roles: Sequence[str] = ("all",)) -> dict[str, float]:
         subject = layer if isinstance(layer, str) else layer.name
-        return gate.session.measure(metric, audited_run, subject, roles)
+        key = (metric, audited_run.path, subject, tuple(roles))
+        if key not in known:
+            known[key] = measure_metric(gate.opened, metric, audited_run, subject, roles)
+        return known[key]
 
     return measured
 
@@ -81,7 +87,7 @@ def parametrize_layers(metafunc: pytest.Metafunc, gate: Gate | None) -> None:
     """Spread tests over runs and layers, unless another plugin or the test defines `layer` itself."""
     if gate is None:
         return
-    runs = gate.session.runs
+    runs = gate.opened.runs
     if _is_ours(metafunc, "audited_run") and len(runs) > 1:
         metafunc.parametrize(
             "audited_run", range(len(runs)), ids=[run.label for run in runs], indirect=True, scope="session"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,27 +14,26 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
-from ckptaudit.errors import CkptAuditError, ReportError, printable
+from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
-from ckptaudit.judging.config import check_files
-from ckptaudit.judging.judge import Verdict, undecidable
-from ckptaudit.judging.plan import Request
-from ckptaudit.judging.profiles import bundled_check_files, bundled_checks, companions
-from ckptaudit.measurement.base_cache import open_cache
-from ckptaudit.measurement.jobs import batch_budget
+from ckptaudit.judging.judge import respelled, undecided, verdict_of
+from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
-from ckptaudit.pairing.auxiliary import INPUTS
-from ckptaudit.pipeline.session import AuditSession
+from ckptaudit.pipeline import assemble, choose_checks, execute, open_audit, plan
+from ckptaudit.pipeline.assembly import about, curves
+from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
-from ckptaudit.plugin.progress import show_progress
+from ckptaudit.plugin.progress import progress_of
+from ckptaudit.plugin.request import audit_options, named_check_files, names_files, node_id, resolved
 from ckptaudit.plugin.settings import CONFIG, settings_of
+from ckptaudit.plugin.spelling import option
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
-from ckptaudit.results.baseline import load_released
 from ckptaudit.results.records import AuditResult
 
 STORE = "ckptaudit_store"
@@ -50,67 +50,44 @@ class Gate:
         self.outputs = Outputs(config)
         self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config, (base, *tuned))
-        standing = check_files(self.settings, config.getoption("audit_profile") or "")
-        self.bundled_run = config.args_source is not pytest.Config.ArgsSource.ARGS
-        self.session = AuditSession(
-            base,
-            tuned,
-            device=config.getoption("audit_device"),
-            exact=config.getoption("audit_exact"),
-            cache=open_cache(config.getoption("audit_cache")),
-            memory=batch_budget(config.getoption("audit_memory")),
-            store=MeasurementStore(Path(self.worker[STORE]) if self.worker else None),
-            command=("pytest", *map(str, config.invocation_params.args)),
-            profile=standing[0].path.stem if self.bundled_run else "",
-            inputs={name: path for name in INPUTS if (path := config.getoption(f"audit_{name}")) is not None},
-            several=config.getoption("audit_several"),
-        )
-        joining = {over: load_checks(path) for over, path in companions(standing[0].path.stem).items()}
-        known = (*standing, *joining.values())
-        standing += tuple(file for over, file in joining.items() if over in self.session.compares)
-        named = [str(file.path) for file in standing] if self.bundled_run else map(_resolved, config.args)
-        config.args[:] = list(named)
-        self.files = _check_files(config.args)
-        self.session.agree(
-            self.settings,
-            list(self.files.values()),
-            known=known,
-            strict=config.getoption("audit_strict"),
-            # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
-            forgiving=not config.getoption("runxfail"),
-        )
-        self._take_up_comparisons()
-        for file in self.files.values():
-            self.session.admit(file)
+        by_profile = not names_files(config)
+        reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
+        self.opened = open_audit(audit_options(config, base, tuned, complete=reported and by_profile))
+        chosen = choose_checks(self.opened, self.settings)
+        self.profile, self.known = chosen.profile if by_profile else "", chosen.known
+        config.args[:] = [str(f.path) for f in chosen.files] if by_profile else list(map(resolved, config.args))
+        self.files = named_check_files(config.args)
+        self.baseline = baseline_of(self.opened)
+        self._refuse_empty_plot()
+        self.everything = self.plan = self._plan(list(self.files.values()))
+        self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
         if self.worker:
             _share_cores()
 
-    def _take_up_comparisons(self) -> None:
-        against = self.config.getoption("audit_against")
-        if against is not None:
-            factor = self.config.getoption("audit_against_factor")
-            self.session.released = load_released(Path(against), self.session.opened_base, factor=factor)
-        if self.outputs.plot is not None and "steps" not in self.session.compares:
+    def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
+        return plan(self.opened, files, self.settings, self.baseline, known=self.known)
+
+    def _refuse_empty_plot(self) -> None:
+        if self.outputs.plot is not None and "steps" not in self.opened.compares:
             raise ReportError(
-                f"--audit-plot {printable(self.outputs.plot)}: --tuned names no two saves of one run, so nothing "
-                "can be drawn; pass FOLDER@all, or --audit-several steps."
+                f"{parameter('plot')} {printable(self.outputs.plot)}: the tuned side is no two checkpoints of one "
+                f"run, so nothing can be drawn; pass FOLDER@all, or {parameter('several')} steps."
             )
 
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
-        runs = ", ".join(printable(run.path) for run in self.session.runs)
-        what = self.session.profile or "given files"
+        runs = ", ".join(printable(run.path) for run in self.opened.runs)
         path = self.settings.path
         by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
         lines = [
-            f"ckptaudit: base {printable(self.session.base)}, tuned {runs}",
-            f"ckptaudit: checks {what}, device {self.session.device}{by}",
+            f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}",
+            f"ckptaudit: checks {self.profile or 'given files'}, device {self.opened.device}{by}",
         ]
-        if released := self.session.released:
+        if baseline := self.baseline:
             lines.append(
-                f"ckptaudit: no more than {released.factor:g} times worse than {printable(released.tuned)} "
-                f"({printable(released.path)})"
+                f"ckptaudit: no more than {baseline.factor:g} times worse than {printable(baseline.tuned)} "
+                f"({printable(baseline.path)})"
             )
         return lines
 
@@ -118,18 +95,25 @@ class Gate:
         """Check files given by name, and those found in folders."""
         if file_path.suffix != ".toml" or not (parent.session.isinitpath(file_path) or holds_checks(file_path)):
             return None
-        collector = CheckCollector.from_parent(parent, path=file_path, **_node_id(file_path))  # type: ignore[arg-type]
-        collector.file = self.files.get(file_path.resolve()) or load_checks(file_path)
-        collector.session_of_audit = self.session
+        collector = CheckCollector.from_parent(parent, path=file_path, **node_id(file_path))  # type: ignore[arg-type]
+        # pytest makes a collector for each file beside one that was named, and asks only that one.
+        collector.plan, collector.judge = partial(self._planned, file_path), self.judge
         return collector
 
+    def _planned(self, path: Path) -> list[PlannedVerdict]:
+        if path.resolve() not in self.files:
+            self.files[path.resolve()] = load_checks(path)
+            self.everything = self.plan = self._plan(list(self.files.values()))
+        named = self.files[path.resolve()].path
+        return [planned for planned in self.everything.verdicts if planned.path == named]
+
+    def judge(self, planned: PlannedVerdict) -> Verdict:
+        """Measure what is missing for one verdict, and decide."""
+        return respelled(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])), option)
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Measure for what is left after selection; all metrics where the whole JSON was asked for."""
-        requests = [item.request for item in session.items if isinstance(item, CheckItem)]
-        all_asked = sum(1 for file in self.files.values() for _ in self.session.requests(file))
-        reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
-        whole = self.bundled_run and len(requests) == all_asked
-        self.session.expect(requests, everything=reported and whole)
+        """Plan for what is left after selection; all metrics where the whole JSON was asked for."""
+        self.plan = self.everything.only({i.planned.id for i in session.items if isinstance(i, CheckItem)})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -138,9 +122,8 @@ class Gate:
         distributed = self.worker is not None or config.pluginmanager.hasplugin("dsession")
         if distributed or config.option.collectonly or config.getoption("maxfail") or session.testsfailed:
             return
-        # The item that needs what cannot be measured asks again, and reports it as its own error.
-        units = self.session.units([i.request for i in session.items if isinstance(i, CheckItem)])
-        show_progress(self.session.measure_together(units), config)
+        with progress_of(config) as progress:
+            execute(self.plan, self.store, progress)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
@@ -161,9 +144,9 @@ class Gate:
         if sent is not None:
             self.verdicts[report.nodeid] = msgspec.convert(sent, Verdict)
             show_in_junit(self.config, report)
-        elif report.failed and report.nodeid not in self.verdicts and (request := self._asked(report.nodeid)):
+        elif report.failed and report.nodeid not in self.verdicts and (asked := self._asked(report.nodeid)):
             reason = "the process that judged it broke off"
-            verdict = undecidable(request.check, request.subject, request.run.path, reason, request.limits)
+            verdict = undecided(asked.check, asked.subject, asked.run.path, "error", reason, asked.limits)
             self.verdicts[report.nodeid] = replace(verdict, test=report.nodeid)
 
     @pytest.hookimpl(trylast=True)
@@ -172,12 +155,12 @@ class Gate:
         if self.worker is not None or self.config.option.collectonly:
             return
         try:
-            checkpoints = self.session.checkpoints
+            checkpoints = self.opened.checkpoints
         except CkptAuditError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(error.spelled(option)) from None
         xml = self.config.stash.get(xml_key, None)
         if xml is not None:
-            for name, value in suite_properties(checkpoints, self.session.about()):
+            for name, value in suite_properties(checkpoints, about(self.opened, self.profile)):
                 xml.add_global_property(name, value)
 
     @pytest.hookimpl(trylast=True)
@@ -201,7 +184,7 @@ class Gate:
                 terminalreporter.write_line(line)
         for line in announce(self.result, os.environ):
             terminalreporter.write_line(line)
-        cache = self.session.cache
+        cache = self.opened.cache
         if cache is not None and cache.trouble:
             terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
 
@@ -210,7 +193,7 @@ class Gate:
         """Tell a worker where the measurements are shared, so that each is taken once."""
         if self.shared is None:
             self.shared = TemporaryDirectory(prefix="ckptaudit-")
-            self.session.store.folder = Path(self.shared.name)
+            self.store.folder = Path(self.shared.name)
         node.workerinput[CONFIG] = str(self.settings.path or "")
         node.workerinput[STORE] = self.shared.name
         node.workerinput[REPORTED] = bool(self.outputs)
@@ -243,16 +226,23 @@ class Gate:
     @cached_property
     def result(self) -> AuditResult:
         """All that was found, once every verdict has been given; in the checks' order, whoever judged first."""
-        asked = (r for file in self.files.values() for r in self.session.requests(file))
-        order = {(r.run.path, r.check.id, r.subject): position for position, r in enumerate(asked)}
+        planned = self.everything.verdicts
+        order = {(p.run.path, p.check.id, p.subject): position for position, p in enumerate(planned)}
         last = len(order)
         verdicts = sorted(self.verdicts.values(), key=lambda v: order.get((v.tuned, v.check, v.subject), last))
-        return self.session.result(verdicts, self.session.spectra(verdicts) if self.outputs.shows_spectra else ())
+        return assemble(
+            self.opened,
+            self.everything,
+            verdicts,
+            self.store,
+            profile=self.profile,
+            baseline=self.baseline,
+            spectra=curves(self.opened, verdicts) if self.outputs.shows_spectra else (),
+        )
 
-    def _asked(self, nodeid: str) -> Request | None:
+    def _asked(self, nodeid: str) -> PlannedVerdict | None:
         name = nodeid.rpartition("::")[2]
-        requests = (r for file in self.files.values() for r in self.session.requests(file))
-        return next((r for r in requests if r.name == name), None)
+        return next((planned for planned in self.everything.verdicts if planned.name == name), None)
 
     def _refuse(self, session: pytest.Session, sentence: str) -> None:
         session.exitstatus = CANNOT_BE_JUDGED
@@ -260,33 +250,6 @@ class Gate:
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(f"ERROR: {sentence}", red=True)
-
-
-def _resolved(argument: str) -> str:
-    """An argument that names a bundled file by its id, as printed in a report, finds that file."""
-    name, colons, rest = argument.partition("::")
-    bundled = bundled_checks() / name
-    if name.endswith(".toml") and not Path(name).exists() and Path(name).name == name and bundled.is_file():
-        return f"{bundled}{colons}{rest}"
-    return argument
-
-
-def _check_files(arguments: list[str]) -> dict[Path, CheckFile]:
-    """Check files named, and those in folders named, all read now: a mistake in one must end the run."""
-    found: dict[Path, CheckFile] = {}
-    for argument in arguments:
-        path = Path(argument.partition("::")[0])
-        if path.suffix == ".toml":
-            found[path.resolve()] = load_checks(path)
-        elif path.is_dir():
-            found |= {p.resolve(): load_checks(p) for p in sorted(path.rglob("*.toml")) if holds_checks(p)}
-    return found
-
-
-def _node_id(path: Path) -> dict[str, str]:
-    """Bundled checks are known by their file name alone, wherever they are installed."""
-    bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
-    return {"nodeid": path.name} if bundled else {}
 
 
 def _from_root(path: Path, config: pytest.Config) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest._code.code import ReprEntryNative, ReprExceptionInfo, ReprFileLocation, ReprTraceback
 from msgspec.structs import replace
 
-from ckptaudit.errors import CkptAuditError, printable
-from ckptaudit.judging.check_files import CheckFile
-from ckptaudit.judging.judge import Verdict, undecidable
-from ckptaudit.judging.plan import Request
-from ckptaudit.pipeline.session import AuditSession
+from ckptaudit.errors import printable
+from ckptaudit.judging.plan import PlannedVerdict
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import compared, explain, in_one_line
 from ckptaudit.report.junit import case_properties
 
@@ -33,30 +31,33 @@ class CannotJudge(Exception):
     """The check's quantity could not be computed; never the same as a broken claim."""
 
 
+Judge = Callable[[PlannedVerdict], Verdict]
+
+
 class CheckCollector(pytest.File):
     """The checks of one TOML file, over the subjects of the pair."""
 
-    file: CheckFile
-    session_of_audit: AuditSession
+    plan: Callable[[], Sequence[PlannedVerdict]]
+    judge: Judge
 
     def collect(self) -> Iterable[pytest.Item]:
         """One item for each verdict, checks in the file's order."""
-        for request in self.session_of_audit.requests(self.file):
+        for planned in self.plan():
             # The id is given in full: pytest parses it then, so that `--lf` knows the item again.
-            nodeid = f"{self.nodeid}::{request.name}"
-            yield CheckItem.from_parent(self, name=request.name, nodeid=nodeid, request=request)
+            nodeid = f"{self.nodeid}::{planned.name}"
+            yield CheckItem.from_parent(self, name=planned.name, nodeid=nodeid, planned=planned)
 
 
 class CheckItem(pytest.Item):
     """One verdict to be given."""
 
-    def __init__(self, *, request: Request, **kwargs: Any) -> None:
+    def __init__(self, *, planned: PlannedVerdict, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.request = request
+        self.planned = planned
         self.verdict: Verdict | None = None
         self.add_marker("audit")
-        self.add_marker(f"audit_{request.check.per}")
-        self.extra_keyword_matches.update({request.check.metric, *request.check.roles})
+        self.add_marker(f"audit_{planned.check.per}")
+        self.extra_keyword_matches.update({planned.check.metric, *planned.check.roles})
 
     @property
     def collector(self) -> CheckCollector:
@@ -66,15 +67,10 @@ class CheckItem(pytest.Item):
 
     def setup(self) -> None:
         """Measure and decide: a verdict that cannot be given is an error of the set-up, not a failure."""
-        request = self.request
-        try:
-            verdict = self.collector.session_of_audit.verdict(request)
-        except CkptAuditError as error:
-            verdict = undecidable(request.check, request.subject, request.run.path, str(error), request.limits)
-        self.verdict = replace(verdict, test=self.nodeid)
+        self.verdict = replace(self.collector.judge(self.planned), test=self.nodeid)
         self.user_properties += case_properties(self.verdict)
         if self.verdict.outcome == "error":
-            raise CannotJudge(explain(self.verdict, request.check))
+            raise CannotJudge(explain(self.verdict, self.planned.check))
         if self.verdict.outcome == "skipped":
             pytest.skip(printable(self.verdict.reason))
 
@@ -84,7 +80,7 @@ class CheckItem(pytest.Item):
         if self.verdict.outcome == "waived":
             pytest.xfail(printable(self.verdict.reason))
         if self.verdict.outcome == "failed":
-            text = explain(self.verdict, self.request.check)
+            text = explain(self.verdict, self.planned.check)
             if self.verdict.closes:
                 raise ClaimBroken(text)
             self.add_report_section("call", UNHEEDED, text)

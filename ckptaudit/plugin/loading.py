@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def kept_for_good() -> Iterator[None]:
-    """What is made in here lives as long as the process: it is never searched for garbage, now or later.
+def without_garbage_collection() -> Iterator[None]:
+    """What is made in here lives as long as the process: it is exempt from garbage collection, now and later.
 
     torch brings some hundred thousand objects along. Every full collection of the run would look them all
     over, and so do a dozen while they are being made: 0.3 s of an audit that takes a few.

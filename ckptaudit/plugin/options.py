@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckptaudit.judging.profiles import DEFAULT_MEMORY, DEFAULT_PROFILE, FACTOR, PROFILES, SEVERAL
-from ckptaudit.pairing.auxiliary import INPUTS
+from ckptaudit.judging.profiles import default_profile, profiles
+from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, FACTOR, SEVERAL
+from ckptaudit.plugin.spelling import option
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -41,7 +42,8 @@ def _checks(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--audit-profile",
         metavar="NAME",
-        help=f"bundled checks to run: {', '.join(PROFILES)} (default: the configuration's, else {DEFAULT_PROFILE})",
+        help=f"bundled checks to run: {', '.join(profiles())} "
+        f"(default: the configuration's, else {default_profile()})",
     )
     group.addoption(
         "--audit-config",
@@ -52,15 +54,17 @@ def _checks(group: pytest.OptionGroup) -> None:
 
 
 def _inputs(group: pytest.OptionGroup) -> None:
-    for kind in INPUTS.values():
-        group.addoption(kind.option, metavar=kind.metavar, help=f"{kind.help}; for the checks that need it")
+    for kind in AUXILIARY.values():
+        group.addoption(option(kind.name), metavar=kind.metavar, help=f"{kind.help}; for the checks that need it")
 
 
 def _computing(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
-    group.addoption("--audit-exact", action="store_true", help="compute every number, settle nothing by a bound")
+    group.addoption(
+        "--audit-exact", action="store_true", help="compute every number, let no bound stand in for one"
+    )
     group.addoption(
         "--audit-cache",
         metavar="DIR|off",

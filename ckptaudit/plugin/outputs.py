@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptaudit.errors import CheckDefinitionError, CkptAuditError, printable
+from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
 from ckptaudit.report.files import need
 from ckptaudit.results.records import AuditResult
 
@@ -31,9 +31,17 @@ class Kind:
 KINDS = (
     Kind("audit_json", "results.json_io", "write_json", "every number"),
     Kind("audit_html", "report.html", "write_html", "the page to look at"),
-    Kind("audit_parquet", "report.parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"),
     Kind(
-        "audit_plot", "report.plot", "write_plot", "each metric over the steps", "matplotlib", "plot", may_be_folder=True
+        "audit_parquet", "report.parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"
+    ),
+    Kind(
+        "audit_plot",
+        "report.plot",
+        "write_plot",
+        "each metric over the steps",
+        "matplotlib",
+        "plot",
+        may_be_folder=True,
     ),
 )
 
@@ -87,6 +95,6 @@ def _writable(option: str, kind: Kind) -> Path:
     folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
     is_wrong_kind = path.is_dir() and not kind.may_be_folder
     if is_wrong_kind or not folder.is_dir() or not os.access(folder, os.W_OK):
-        flag = f"--{kind.option.replace('_', '-')}"
-        raise CheckDefinitionError(f"{flag} {printable(path)}: no file can be written there; name another.")
+        flag = parameter(kind.option.removeprefix("audit_"))
+        raise ReportError(f"{flag} {printable(path)}: no file can be written there; name another.")
     return path

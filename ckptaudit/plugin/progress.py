@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
@@ -12,35 +13,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LOG_EVERY_S = 30.0
 """Seconds between lines where the output is a log and cannot be redrawn."""
 
-Steps = Iterable[tuple[int, int]]
-"""So many of so many done, again and again."""
+Watch = Callable[[int, int], None]
+
+COLUMNS = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-def show_progress(steps: Steps, config: pytest.Config) -> None:
-    """Go through the steps to the end: with a bar on a terminal, gone when done; a line now and then in a log."""
+@contextmanager
+def progress_of(config: pytest.Config) -> Iterator[Watch]:
+    """A progress display: a bar on a terminal, gone when done; a line now and then in a log; nothing with `-q`."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is None or capture is None or reporter.verbosity < 0:
-        for _ in steps:
-            pass
+        yield lambda done, total: None
     elif not reporter.isatty:
-        _log(steps, reporter)
+        yield _Log(reporter)
     else:
-        with capture.global_and_fixture_disabled():
-            _draw(steps)
+        with capture.global_and_fixture_disabled(), Progress(*COLUMNS, console=Console(), transient=True) as bar:
+            task = bar.add_task("measuring", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _log(steps: Steps, reporter: pytest.TerminalReporter) -> None:
-    told = time.monotonic()
-    for done, total in steps:
-        if time.monotonic() - told > LOG_EVERY_S:
-            told = time.monotonic()
-            reporter.write_line(f"ckptaudit: measured {done} of {total} tensors")
+class _Log:
+    """A line now and then, where the output cannot be redrawn."""
 
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self._reporter = reporter
+        self._told = time.monotonic()
 
-def _draw(steps: Steps) -> None:
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(), transient=True) as progress:
-        bar = progress.add_task("measuring", total=None)
-        for done, total in steps:
-            progress.update(bar, completed=done, total=total)
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._told > LOG_EVERY_S:
+            self._told = time.monotonic()
+            self._reporter.write_line(f"ckptaudit: measured {done} of {total} tensors")

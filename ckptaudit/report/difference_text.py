@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ckptaudit.errors import printable
-from ckptaudit.report.failure import number
+from ckptaudit.report.appearance import number
 from ckptaudit.results.diff import Changed, Difference, Moved
 
 SHOWN = 20

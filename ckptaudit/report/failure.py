@@ -5,40 +5,36 @@ from __future__ import annotations
 import textwrap
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.check_files import Check
-from ckptaudit.judging.judge import Ranked, Verdict
-from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, described
-from ckptaudit.results.records import CheckRow, VerdictRow
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.verdict import Ranked, Verdict
+from ckptaudit.metrics import METRICS
+from ckptaudit.report.appearance import bound_mark, number
+from ckptaudit.results.records import CheckRecord
 
 WIDTH = 100
 SENTENCE_LENGTH = 440
 """Longest `in_one_line`; some releases of pytest shorten what is longer than 500 characters with its frame."""
 
 
-def number(value: float) -> str:
-    """Four significant digits; whole counts in full."""
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
-
-
 def quantity(metric: str, value: float) -> str:
     """A value with its unit, where the unit says something."""
-    fact = described(metric)
-    unit = fact.unit if fact else "1"
+    known = METRICS.get(metric)
+    unit = known.unit if known else "1"
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
 
-def compared(verdict: Verdict | VerdictRow) -> str:
+def compared(verdict: Verdict | Verdict) -> str:
     """`0.0023, limit <= 0.001`: measured against limit, in one phrase."""
     limit = f"limit {verdict.sign} {number(verdict.limit)}"
-    if verdict.bar != verdict.limit:
-        limit = f"{limit}, released run allows {verdict.sign} {number(verdict.bar)}"
+    if verdict.effective_limit != verdict.limit:
+        limit = f"{limit}, released run allows {verdict.sign} {number(verdict.effective_limit)}"
     if verdict.value is None:
         return f"not measured, {limit}"
-    bound = {"upper_bound": "at most ", "lower_bound": "at least "}.get(verdict.kind or "", "")
+    bound = bound_mark(verdict.kind, ("at most ", "at least "))
     return f"{bound}{quantity(verdict.metric, verdict.value)}, {limit}"
 
 
-def in_one_line(verdict: Verdict | VerdictRow) -> str:
+def in_one_line(verdict: Verdict | Verdict) -> str:
     """Measured against limit, worst tensor and source in one line, for lists and headlines."""
     if verdict.value is None:
         text = f"cannot judge: {printable(verdict.reason)}; {compared(verdict)}"
@@ -49,7 +45,7 @@ def in_one_line(verdict: Verdict | VerdictRow) -> str:
     return line if len(line) <= SENTENCE_LENGTH else f"{line[: SENTENCE_LENGTH - 3]}..."
 
 
-def explain(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
+def explain(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     """The whole text: claim, measured against limit, worst and next-worst tensors, source, remedy."""
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
@@ -62,7 +58,7 @@ def explain(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
     return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
 
 
-def _measured(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
+def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     how = {
         "worst": "worst of",
         "mean": "mean of",
@@ -70,14 +66,16 @@ def _measured(verdict: Verdict | VerdictRow, check: Check | CheckRow) -> str:
         "sum": "sum over",
     }
     subject = printable(verdict.subject)
-    if check.metric in PAIR_FACTS:
+    known = METRICS.get(check.metric)
+    scope = known.scope if known else "matrix"
+    if scope == "pair":
         return f"{compared(verdict)} ({verdict.metric})"
-    if check.metric in GROUP_METRICS:
+    if scope == "group":
         return f"{compared(verdict)} ({verdict.metric}, of {subject} as one)"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
 
 
-def _released(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
+def _released(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
     """What the released run had, and what this one was allowed beside it."""
     if verdict.released is None or verdict.released_limit is None:
         return []
@@ -85,7 +83,7 @@ def _released(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
     return [("released", f"{quantity(verdict.metric, verdict.released)}, {allowed}")]
 
 
-def _where(verdict: Verdict | VerdictRow) -> list[tuple[str, str]]:
+def _where(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking

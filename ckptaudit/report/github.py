@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ckptaudit.errors import ReportError, printable
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import in_one_line
 from ckptaudit.report.markdown import LIMIT, markdown
-from ckptaudit.report.worst import by_check, severity, worst_of
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.gate import by_check, gravest, gravity
+from ckptaudit.results.records import AuditResult
 
 AT_MOST = 10
 """GitHub shows no more annotations of a step."""
@@ -45,13 +46,13 @@ def append_summary(result: AuditResult, environment: Mapping[str, str]) -> bool:
 
 def annotation_lines(result: AuditResult) -> Iterator[str]:
     """A line for each check that is broken or could not be judged, worst first, ten at most."""
-    groups = [g for g in by_check(result.verdicts).values() if worst_of(g).outcome in ("failed", "error")]
-    for group in sorted(groups, key=lambda g: severity(worst_of(g)))[:AT_MOST]:
+    groups = [g for g in by_check(result.verdicts).values() if gravest(g).outcome in ("failed", "error")]
+    for group in sorted(groups, key=lambda g: gravity(gravest(g)))[:AT_MOST]:
         yield _annotation(group, several=len(result.tuned) > 1)
 
 
-def _annotation(group: Sequence[VerdictRow], *, several: bool) -> str:
-    worst = worst_of(group)
+def _annotation(group: Sequence[Verdict], *, several: bool) -> str:
+    worst = gravest(group)
     level = "error" if worst.closes else LEVELS[worst.severity]
     ended = "cannot be judged" if worst.outcome == "error" else "broken"
     counted = sum(v.outcome == worst.outcome for v in group)

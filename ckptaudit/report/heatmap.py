@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ckptaudit.judging.judge import times_over
-from ckptaudit.report.places import is_selected, stack_of, subject_of
-from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, VerdictRow
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement
+from ckptaudit.report.places import stack_of
+from ckptaudit.report.run_limits import RunLimits
+from ckptaudit.results.records import AuditResult
 
 
 class Shade(IntEnum):
@@ -68,40 +69,19 @@ def grids(result: AuditResult, run: str, checks: Collection[str]) -> list[Grid]:
     return list(found.values())
 
 
-def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[tuple[MeasurementRow, Shade]]:
-    by_metric: dict[str, list[CheckRow]] = {}
-    for check in result.checks:
-        if check.id in checks:
-            by_metric.setdefault(check.metric, []).append(check)
-    verdicts = {(v.check, v.subject): v for v in result.verdicts if v.tuned == run and v.check in checks}
-    for row in result.measurements:
-        if row.metric in by_metric and row.tuned == run:
-            for check in by_metric[row.metric]:
-                verdict = _about(verdicts, check, row)
-                if verdict is not None and _is_covered(row, check, verdict):
-                    yield row, _shade(row, verdict)
+def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[tuple[Measurement, Shade]]:
+    limits = RunLimits(result, run)
+    for m in result.measurements:
+        if m.tuned == run:
+            for _, verdict in limits.judged(m, checks):
+                yield m, _shade(limits.beyond(m, verdict), verdict)
 
 
-def _about(verdicts: dict[tuple[str, str], VerdictRow], check: CheckRow, row: MeasurementRow) -> VerdictRow | None:
-    subject = "model"
-    if check.per != "model":
-        subject = row.tensor if check.per == "matrix" else subject_of(row)
-    return verdicts.get((check.id, subject))
-
-
-def _is_covered(row: MeasurementRow, check: CheckRow, verdict: VerdictRow) -> bool:
-    if check.roles:
-        return is_selected(row, check.roles)
-    # A file of an earlier release does not say which roles the check is about; its worst tensors it names.
-    return any(ranked.tensor == row.tensor for ranked in verdict.ranking)
-
-
-def _shade(row: MeasurementRow, verdict: VerdictRow) -> Shade:
+def _shade(beyond: float | None, verdict: Verdict) -> Shade:
     if verdict.outcome in ("passed", "skipped"):
         return Shade.HOLDS
-    if row.value is None or not math.isfinite(row.value):
+    if beyond is None:
         return Shade.UNKNOWN
-    beyond = times_over(row.value, verdict.bar, verdict.sign)
     if beyond <= 1:
         return Shade.HOLDS
     if verdict.outcome == "waived":

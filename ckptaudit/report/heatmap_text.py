@@ -8,8 +8,8 @@ from math import ceil
 from rich.text import Text
 
 from ckptaudit.errors import printable
+from ckptaudit.report.appearance import shortened
 from ckptaudit.report.heatmap import FAR, VERY_FAR, Grid, Shade
-from ckptaudit.report.table import shortened
 
 SYMBOLS = {
     Shade.HOLDS: ".",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.report.files import write_whole
-from ckptaudit.results.records import About, AuditResult, CheckpointRow, CheckRow, VerdictRow
+from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
 
 if TYPE_CHECKING:
     from junit_xml import TestCase
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUITE = "ckptaudit"
 
 
-def case_properties(verdict: Verdict | VerdictRow) -> Iterator[tuple[str, str]]:
+def case_properties(verdict: Verdict | Verdict) -> Iterator[tuple[str, str]]:
     """What a test case tells besides its name and outcome."""
     yield "metric", verdict.metric
     yield "value", "" if verdict.value is None else repr(verdict.value)
@@ -36,7 +36,7 @@ def case_properties(verdict: Verdict | VerdictRow) -> Iterator[tuple[str, str]]:
         yield "waiver", printable(verdict.waiver)
 
 
-def suite_properties(checkpoints: Sequence[CheckpointRow], about: About | None) -> Iterator[tuple[str, str]]:
+def suite_properties(checkpoints: Sequence[CheckpointRecord], about: About | None) -> Iterator[tuple[str, str]]:
     """What the whole file is about: the pair, its fingerprints, how it was judged, versions."""
     tuned = [c for c in checkpoints if c.side == "tuned"]
     numbers = iter(range(1, len(tuned) + 1))
@@ -83,7 +83,7 @@ def junit(result: AuditResult, *, strict: bool = False) -> bytes:
     return content + b"\n"
 
 
-def _case(verdict: VerdictRow, check: CheckRow | None, *, strict: bool) -> TestCase:
+def _case(verdict: Verdict, check: CheckRecord | None, *, strict: bool) -> TestCase:
     from junit_xml import TestCase
 
     classname, name = _address(verdict, check)
@@ -103,7 +103,7 @@ def _case(verdict: VerdictRow, check: CheckRow | None, *, strict: bool) -> TestC
     return case
 
 
-def _address(verdict: VerdictRow, check: CheckRow | None) -> tuple[str, str]:
+def _address(verdict: Verdict, check: CheckRecord | None) -> tuple[str, str]:
     """Class and name as pytest derives them from a test's id."""
     if not verdict.test:
         return check.file if check else SUITE, f"{verdict.check}[{printable(verdict.subject)}]"

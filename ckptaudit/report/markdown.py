@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ckptaudit.errors import printable
-from ckptaudit.report.failure import compared, number
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
+from ckptaudit.report.failure import compared
 from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
-from ckptaudit.report.margin import margin
-from ckptaudit.report.table import WORDS, shortened
-from ckptaudit.report.worst import by_check, closing, worst_of
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.gate import answer, by_check, gravest
+from ckptaudit.results.records import AuditResult
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""
@@ -64,13 +64,12 @@ def _blocks(result: AuditResult) -> Iterator[str]:
 
 def headline(result: AuditResult) -> str:
     """The answer in one line."""
-    shut = closing(result)
-    if shut:
-        worst = shut[0]
-        beyond = "" if worst.value is None else f", {margin(worst.value, worst.bar, worst.sign)}"
-        return f"gate closed, worst {worst.check} at {escaped(shortened(worst.subject, NAME))}{beyond}"
-    judged = any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts)
-    return "gate open" if judged else "gate closed, nothing was judged"
+    found = answer(result.verdicts)
+    if found.closing:
+        worst = found.closing[0]
+        by = ", ".join(filter(None, (escaped(shortened(worst.subject, NAME)), margin_of(worst))))
+        return f"gate closed, worst {worst.check} at {by}"
+    return "gate open" if found.is_open else f"gate closed, {found.cause}"
 
 
 def _checks(result: AuditResult) -> Iterator[str]:
@@ -83,28 +82,20 @@ def _checks(result: AuditResult) -> Iterator[str]:
         yield f"and {len(groups) - CHECKS_SHOWN} more rows\n"
 
 
-def _check_cells(group: Sequence[VerdictRow]) -> list[str]:
-    worst = worst_of(group)
+def _check_cells(group: Sequence[Verdict]) -> list[str]:
+    worst = gravest(group)
     counted = sum(v.outcome == worst.outcome for v in group)
-    word = WORDS[worst.outcome]
-    if worst.outcome == "failed" and not worst.closes:
-        word = f"broken ({worst.severity})"
-    bold = f"**{word}**" if worst.closes else word
+    bold = f"**{word(worst)}**" if worst.closes else word(worst)
     where = worst.worst or worst.reason or worst.subject
-    beyond = "" if worst.value is None else margin(worst.value, worst.bar, worst.sign)
     return [
         escaped(shortened(worst.tuned, NAME)),
         escaped(worst.check),
         f"{bold} {counted}/{len(group)}" if len(group) > 1 else bold,
-        "" if worst.value is None else escaped(_bounded(worst) + number(worst.value)),
+        "" if worst.value is None else escaped(bound_mark(worst.kind) + number(worst.value)),
         escaped(f"{worst.sign} {number(worst.limit)}"),
-        beyond,
+        margin_of(worst),
         escaped(shortened(where, NAME)),
     ]
-
-
-def _bounded(verdict: VerdictRow) -> str:
-    return {"upper_bound": "<= ", "lower_bound": ">= "}.get(verdict.kind or "", "")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -132,7 +123,7 @@ def _maps(result: AuditResult) -> Iterator[str]:
 
 
 def _details(result: AuditResult) -> Iterator[str]:
-    shut = closing(result)
+    shut = answer(result.verdicts).closing
     if shut:
         rows = [
             [

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ckptaudit.metrics import REGISTRY
+from ckptaudit.metrics import METRICS
 from ckptaudit.report.files import need, write_whole
 from ckptaudit.results.records import SCHEMA, AuditResult
 
@@ -45,5 +45,5 @@ def _table(result: AuditResult) -> Any:
 
 
 def _unit(metric: str) -> str:
-    known = REGISTRY.get(metric)
+    known = METRICS.get(metric)
     return known.unit if known else ""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from ckptaudit.metrics import Measurement
 from ckptaudit.naming.places import Place, in_groups, place
-from ckptaudit.results.records import MeasurementRow
+from ckptaudit.results.records import CheckRecord
+
+BODY = ("attention", "mlp")
+"""The matrices that published figures are about."""
 
 
-def subject_of(row: MeasurementRow) -> str:
+def subject_of(row: Measurement) -> str:
     """The subject that a per-layer verdict about this tensor carries."""
     where = row.role.removesuffix(".bias") if row.layer is None else f"layers.{row.layer}"
     stack = stack_of(row.tensor)
@@ -21,9 +25,16 @@ def stack_of(tensor: str) -> str:
     return _place(tensor).stack
 
 
-def is_selected(row: MeasurementRow, roles: tuple[str, ...]) -> bool:
-    """Whether a check with these roles is about the tensor."""
-    return _selected(row.role, roles, len(row.shape) > 1, _place(row.tensor).in_experts)
+def covers(check: CheckRecord, m: Measurement) -> bool:
+    """Whether a check is about this measurement: its metric, and a tensor among its roles."""
+    return check.metric == m.metric and _selected(
+        m.role, check.roles, len(m.shape) > 1, _place(m.tensor).in_experts
+    )
+
+
+def is_body(m: Measurement) -> bool:
+    """Whether the tensor is an attention or MLP matrix of a layer."""
+    return m.layer is not None and _selected(m.role, BODY, len(m.shape) > 1, _place(m.tensor).in_experts)
 
 
 def short_name(tensor: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptaudit.errors import printable
-from ckptaudit.results.records import AuditResult, SeriesRow, TrajectoryRow
+from ckptaudit.results.records import AuditResult, MetricCurve, Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def write_plot(result: AuditResult, path: Path) -> None:
     write_plots(result.trajectories, path)
 
 
-def write_plots(trajectories: Sequence[TrajectoryRow], path: Path) -> list[Path]:
+def write_plots(trajectories: Sequence[Trajectory], path: Path) -> list[Path]:
     """Draw median and range over the matrices: one PNG of all metrics, or in a folder one for each metric.
 
     A path that ends in `.png` is a file; a second run gets `-2` before the suffix. Raises OSError.
@@ -38,7 +38,7 @@ def write_plots(trajectories: Sequence[TrajectoryRow], path: Path) -> list[Path]
     return written
 
 
-def _write(row: TrajectoryRow, series: Sequence[SeriesRow], path: Path) -> Path:
+def _write(row: Trajectory, series: Sequence[MetricCurve], path: Path) -> Path:
     # The figure's own class rather than pyplot: no window system, no state shared with the user's plots.
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def _write(row: TrajectoryRow, series: Sequence[SeriesRow], path: Path) -> Path:
     return path
 
 
-def _draw(panel: Axes, row: TrajectoryRow, series: SeriesRow) -> None:
+def _draw(panel: Axes, row: Trajectory, series: MetricCurve) -> None:
     steps = [step.step for step in row.steps]
     parts = (series.median, series.lowest, series.highest)
     middle, lowest, highest = ([math.nan if v is None else v for v in part] for part in parts)

@@ -8,21 +8,12 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from ckptaudit.errors import printable
-from ckptaudit.report.failure import number
-from ckptaudit.report.margin import margin
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.appearance import COLOURS, WARNS, bound_mark, loud_word, margin_of, number, share, shortened
 from ckptaudit.report.places import short_name
-from ckptaudit.report.worst import worst_of
-from ckptaudit.results.records import VerdictRow
+from ckptaudit.results.gate import gravest
 
-WORDS = {"passed": "holds", "failed": "BROKEN", "waived": "waived", "error": "CANNOT JUDGE", "skipped": "skipped"}
-COLOURS = {
-    "passed": "green",
-    "failed": "bold red",
-    "waived": "yellow",
-    "error": "bold magenta",
-    "skipped": "yellow",
-}
-SETTLED = {"exact": "exact", "upper_bound": "bound", "lower_bound": "bound", None: ""}
+HOW = {"exact": "exact", "upper_bound": "bound", "lower_bound": "bound", None: ""}
 LEAST_FOR_WHERE = {2: 16, 1: 8}
 """By the gap between columns."""
 
@@ -47,7 +38,7 @@ HEADINGS = Row("check", "verdict", "bold", "worst", "released", "limit", "margin
 RIGHT = ("worst", "released", "margin")
 
 
-def check_lines(groups: Sequence[Sequence[VerdictRow]], width: int) -> list[Text]:
+def check_lines(groups: Sequence[Sequence[Verdict]], width: int) -> list[Text]:
     """A heading and a line for each group of verdicts, no wider than the terminal where that can be."""
     rows = [_row(group) for group in groups]
     if not rows:
@@ -98,30 +89,20 @@ def _block(row: Row, width: int) -> list[Text]:
     return [*lines, Text(f"  {shortened(row.short_where, max(width - 2, 8))}")]
 
 
-def _row(group: Sequence[VerdictRow]) -> Row:
-    worst = worst_of(group)
-    counted = sum(v.outcome == worst.outcome for v in group)
-    share = "" if len(group) == 1 else f" {counted}/{len(group)}"
+def _row(group: Sequence[Verdict]) -> Row:
+    worst = gravest(group)
     only_warns = worst.outcome == "failed" and not worst.closes
-    bound = "<= " if worst.kind == "upper_bound" else ">= " if worst.kind == "lower_bound" else ""
+    counted = share(sum(v.outcome == worst.outcome for v in group), len(group))
     where = printable(worst.worst or worst.reason or worst.subject)
     return Row(
         check=printable(worst.check),
-        verdict=(f"broken ({worst.severity})" if only_warns else WORDS[worst.outcome]) + share,
-        colour="yellow" if only_warns else COLOURS[worst.outcome],
-        worst="-" if worst.value is None else bound + number(worst.value),
+        verdict=" ".join(filter(None, (loud_word(worst), counted))),
+        colour=WARNS if only_warns else COLOURS[worst.outcome],
+        worst="-" if worst.value is None else bound_mark(worst.kind) + number(worst.value),
         released="" if worst.released is None else number(worst.released),
         limit=f"{worst.sign} {number(worst.limit)}",
-        margin="-" if worst.value is None else margin(worst.value, worst.bar, worst.sign),
-        how=SETTLED[worst.kind],
+        margin=margin_of(worst) or "-",
+        how=HOW[worst.kind],
         where=where,
         short_where=printable(short_name(worst.worst)) if worst.worst else where,
     )
-
-
-def shortened(text: str, width: int) -> str:
-    """The text, its middle left out if it does not fit."""
-    if len(text) <= width:
-        return text
-    tail = (width - 2) * 2 // 3
-    return f"{text[: width - 2 - tail]}..{text[len(text) - tail :]}"

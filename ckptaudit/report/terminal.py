@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.text import Text
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.appearance import margin_of
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
-from ckptaudit.report.margin import margin
 from ckptaudit.report.table import check_lines
-from ckptaudit.report.worst import by_check, closing
-from ckptaudit.results.records import AuditResult, VerdictRow
+from ckptaudit.results.gate import answer, by_check
+from ckptaudit.results.records import AuditResult
 
 RUNS_SHOWN = 4
 
@@ -61,7 +62,7 @@ def _tables(result: AuditResult, width: int, *, all_rows: bool) -> Iterator[Text
     yield from check_lines(rest, width)
 
 
-def _is_telling(group: Sequence[VerdictRow]) -> bool:
+def _is_telling(group: Sequence[Verdict]) -> bool:
     return any(v.outcome not in ("passed", "skipped") for v in group)
 
 
@@ -116,27 +117,24 @@ def _counts(result: AuditResult) -> Iterator[Text]:
         *([f"{s.waived} waived"] if s.waived else []),
         *([f"{s.warned} broken that only warn"] if s.warned else []),
     ]
-    settled = f"; {bounds} settled by a bound" if bounds else ""
+    settled = f"; {bounds} decided by a bound" if bounds else ""
     yield Text(f"{len(result.verdicts)} verdicts: {', '.join(counts)}{settled}")
 
 
 def _answer(result: AuditResult, exit_code: int | None) -> Text:
-    shut = closing(result)
-    if shut:
-        return Text(
-            f"gate CLOSED, worst: {shut[0].check} at {printable(shut[0].subject)}{_by(shut[0])}", "bold red"
-        )
-    if exit_code:
+    found = answer(result.verdicts)
+    if found.closing:
+        worst = found.closing[0]
+        return Text(f"gate CLOSED, worst: {worst.check} at {printable(worst.subject)}{_by(worst)}", "bold red")
+    if exit_code and found.is_open:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
-    if not any(v.outcome in ("passed", "failed", "waived") for v in result.verdicts):
-        return Text("gate CLOSED: nothing was judged", "bold red")
-    return Text("gate open", "bold green")
+    return Text("gate open", "bold green") if found.is_open else Text(f"gate CLOSED: {found.cause}", "bold red")
 
 
-def _by(verdict: VerdictRow) -> str:
+def _by(verdict: Verdict) -> str:
     if verdict.value is None:
         return ", which cannot be judged"
-    return f", {margin(verdict.value, verdict.bar, verdict.sign)}"
+    return f", {margin_of(verdict)}"
 
 
 def _shortlist(label: str, texts: Sequence[str]) -> Iterator[Text]:

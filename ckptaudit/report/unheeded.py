@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ckptaudit.errors import printable
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.failure import compared
-from ckptaudit.results.records import VerdictRow
 
 SHOWN = 10
 """How many of a kind get a line of their own."""
 
 
-def unheeded(verdicts: Sequence[VerdictRow]) -> Iterator[str]:
+def unheeded(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """The lines for the end of the terminal output, warnings first."""
     for severity in ("warn", "info"):
         theirs = [v for v in verdicts if v.outcome == "failed" and v.severity == severity]
@@ -22,7 +22,7 @@ def unheeded(verdicts: Sequence[VerdictRow]) -> Iterator[str]:
     yield from _lines("waived", [f"{_name(v)}: {compared(v)}; {printable(v.waiver)}" for v in waived])
 
 
-def _name(verdict: VerdictRow) -> str:
+def _name(verdict: Verdict) -> str:
     return f"{verdict.check}[{printable(verdict.subject)}]"
 
 

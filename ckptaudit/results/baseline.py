@@ -6,27 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.errors import BaselineError, printable
-from ckptaudit.judging.check_files import Check
-from ckptaudit.judging.judge import Verdict
-from ckptaudit.judging.profiles import FACTOR
-from ckptaudit.metrics import PAIR_FACTS, REGISTRY
-from ckptaudit.metrics.scales import COUNTS, badness
+from ckptaudit.errors import BaselineError, parameter, printable
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.plan import Released
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics.scales import badness, is_count
+from ckptaudit.options import FACTOR
 from ckptaudit.results.json_io import read_json
-from ckptaudit.results.records import AgainstRow, AuditResult, VerdictRow
+from ckptaudit.results.records import AuditResult, BaselineRecord
 
 
 @dataclass(frozen=True)
-class Released:
+class Baseline:
     """The released run's verdicts by check and subject, and how much worse than those a new one may be."""
 
     path: str
     tuned: str
     factor: float
-    rows: Mapping[tuple[str, str], VerdictRow] = field(repr=False)
+    rows: Mapping[tuple[str, str], Verdict] = field(repr=False)
 
     def allowed(self, check: Check, subject: str) -> float | None:
         """The value past which a verdict is worse by more than the factor; None where nothing can be compared.
@@ -40,13 +38,13 @@ class Released:
         measure = badness(check.metric, at_most=check.at_most is not None, limit=check.limit)
         return measure.worsened(row.value, self.factor)
 
-    def silence(self, verdict: VerdictRow) -> str:
+    def silence(self, verdict: Verdict) -> str:
         """Why a verdict cannot be compared, in words; empty where it can."""
         row = self.rows.get((verdict.check, verdict.subject))
         return self._silence(row, verdict.metric, verdict.sign)
 
-    def _silence(self, row: VerdictRow | None, metric: str, sign: str) -> str:
-        if _is_count(metric):
+    def _silence(self, row: Verdict | None, metric: str, sign: str) -> str:
+        if is_count(metric):
             return "a count is held to its limit alone"
         if row is None:
             return "the released audit has no such verdict"
@@ -54,34 +52,25 @@ class Released:
             return f"the released audit judged {row.metric} {row.sign}"
         if row.value is None:
             return f"the released audit has no value ({row.outcome})"
-        return (
-            "" if row.kind == "exact" else "the released value is a bound; make that audit again with --audit-exact"
-        )
+        return "" if row.kind == "exact" else "the released value is a bound; make that audit again in exact mode"
 
-    def compare(self, verdict: Verdict, check: Check) -> Verdict:
-        """The verdict with the released value beside it, failed where it is worse by more than the factor."""
-        row = self.rows.get((check.id, verdict.subject))
-        allowed = self.allowed(check, verdict.subject)
-        if allowed is None or row is None or verdict.value is None:
-            return verdict
-        beside = msgspec.structs.replace(verdict, released=row.value, released_limit=allowed)
-        inside = allowed - verdict.value if check.at_most is not None else verdict.value - allowed
-        if inside >= 0 or verdict.kind != "exact" or verdict.outcome not in ("passed", "failed"):
-            # What settles by a bound was measured exactly wherever the bound passed what is allowed here.
-            return beside
-        reason = f"worse than the released {row.value:.4g} by more than {self.factor:g} times"
-        return msgspec.structs.replace(beside, outcome="failed", reason=reason)
+    def released(self, check: Check, subject: str) -> Released | None:
+        """The value to be compared with, and what it allows; None where nothing can be compared."""
+        row, allowed = self.rows.get((check.id, subject)), self.allowed(check, subject)
+        if row is None or row.value is None or allowed is None:
+            return None
+        return Released(row.value, allowed, self.factor)
 
     @property
-    def row(self) -> AgainstRow:
+    def record(self) -> BaselineRecord:
         """What the result says about it."""
-        return AgainstRow(self.path, self.tuned, self.factor)
+        return BaselineRecord(self.path, self.tuned, self.factor)
 
-    def remarks(self, verdicts: Sequence[VerdictRow]) -> list[str]:
+    def remarks(self, verdicts: Sequence[Verdict]) -> list[str]:
         """What could not be compared, in sentences, by reason."""
         silent: dict[str, list[str]] = {}
         for v in verdicts:
-            if not _is_count(v.metric) and (reason := self.silence(v)):
+            if not is_count(v.metric) and (reason := self.silence(v)):
                 silent.setdefault(reason, []).append(f"{v.check}[{v.subject}]")
         return [
             f"not compared with {printable(self.path)}: {printable(names[0])}"
@@ -90,21 +79,21 @@ class Released:
         ]
 
 
-def load_released(path: Path, base: Checkpoint, *, factor: float = FACTOR) -> Released:
+def load_baseline(path: Path, base: Checkpoint, *, factor: float = FACTOR) -> Baseline:
     """Read the JSON of an earlier audit of the same base.
 
     Raises ReportError if there is no such file or it is no audit, BaselineError if it is of several runs or of
     another base.
     """
     if not factor >= 1:
-        raise BaselineError(f"--audit-against-factor {factor:g}: a factor of at least 1 is required.")
+        raise BaselineError(f"{parameter('against_factor')} {factor:g}: a factor of at least 1 is required.")
     result = read_json(path)
     if len(result.tuned) != 1:
         raise BaselineError(
             f"{printable(path)}: an audit of {len(result.tuned)} runs; make one of the released checkpoint alone."
         )
     _refuse_other_base(path, result, base)
-    return Released(str(path), result.tuned[0], factor, {(v.check, v.subject): v for v in result.verdicts})
+    return Baseline(str(path), result.tuned[0], factor, {(v.check, v.subject): v for v in result.verdicts})
 
 
 def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> None:
@@ -117,8 +106,3 @@ def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> Non
             f"{printable(path)}: an audit against another base, {printable(theirs.path)} with fingerprint "
             f"{printable(theirs.fingerprint)}; {printable(base.path)} has {ours}."
         )
-
-
-def _is_count(metric: str) -> bool:
-    fact = REGISTRY.get(metric) or PAIR_FACTS.get(metric)
-    return fact is not None and fact.unit in COUNTS

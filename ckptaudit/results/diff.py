@@ -8,7 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.results.records import AuditResult, MeasurementRow, VerdictRow
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement
+from ckptaudit.results.records import AuditResult
 
 Turn = Literal["worse", "better", "changed"]
 
@@ -128,7 +130,7 @@ def _changed(a: AuditResult, b: AuditResult, runs: Mapping[str, str]) -> Iterato
             )
 
 
-def _ended(verdict: VerdictRow | None) -> str:
+def _ended(verdict: Verdict | None) -> str:
     if verdict is None:
         return "not judged"
     return "warned" if verdict.outcome == "failed" and not verdict.closes else verdict.outcome
@@ -151,7 +153,7 @@ def _moved(a: AuditResult, b: AuditResult, runs: Mapping[str, str], factor: floa
             yield Moved(metric=m.metric, tensor=m.tensor, run=m.tuned, was=was, now=m.value, factor=grown)
 
 
-def _exact(rows: Sequence[MeasurementRow]) -> Iterator[MeasurementRow]:
+def _exact(rows: Sequence[Measurement]) -> Iterator[Measurement]:
     return (m for m in rows if m.kind == "exact" and m.value is not None)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import ReportError, printable
-from ckptaudit.report.files import write_whole
-from ckptaudit.results.records import SCHEMA, AuditResult, VerdictRow
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.results.records import SCHEMA, AuditResult
 
 
 class _Head(msgspec.Struct):
@@ -17,7 +18,7 @@ class _Head(msgspec.Struct):
 
 def write_json(result: AuditResult, path: Path) -> None:
     """Write the result to `path`, whole or not at all. Raises OSError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
 
 
 def read_json(path: Path) -> AuditResult:
@@ -33,7 +34,7 @@ def read_json(path: Path) -> AuditResult:
         result = msgspec.json.decode(content, type=AuditResult)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = f"not the result of an audit ({printable(error)})"
-        raise ReportError(f"{printable(path)}: {why}; give a file that --audit-json wrote.") from None
+        raise ReportError(f"{printable(path)}: {why}; give the JSON that an audit wrote.") from None
     return msgspec.structs.replace(result, verdicts=tuple(_completed(v) for v in result.verdicts))
 
 
@@ -41,12 +42,10 @@ def _other_schema(path: Path, schema: str) -> str:
     name, _, number = schema.partition("/")
     if name == "ckptaudit" and number.isdecimal():
         return f"{printable(path)}: has schema {printable(schema)}, this release reads {SCHEMA}; update ckptaudit."
-    return (
-        f"{printable(path)}: has schema {printable(schema)!r}, not {SCHEMA}; give a file that --audit-json wrote."
-    )
+    return f"{printable(path)}: has schema {printable(schema)!r}, not {SCHEMA}; give the JSON that an audit wrote."
 
 
-def _completed(verdict: VerdictRow) -> VerdictRow:
+def _completed(verdict: Verdict) -> Verdict:
     """A verdict of a release that did not write on which side of the limit good values lie: it follows."""
     if verdict.sign:
         return verdict

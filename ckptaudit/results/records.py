@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.judging.check_files import Check, Guard, JudgeBy, Per, Severity
-from ckptaudit.judging.judge import Decision, Outcome, Ranked, Verdict
-from ckptaudit.metrics import described
-from ckptaudit.metrics.measurement import Kind, Measurement
+from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import METRICS, Measurement, Scale
+from ckptaudit.results.gate import answer
 
 SCHEMA = "ckptaudit/1"
 
@@ -42,7 +42,7 @@ class Summary(msgspec.Struct, frozen=True):
         )
 
 
-class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files."""
 
     side: Literal["base", "tuned"]
@@ -54,7 +54,7 @@ class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
     dtypes: dict[str, int]
 
 
-class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
+class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A check as it was applied, for reports that are made from the JSON alone."""
 
     id: str
@@ -73,12 +73,14 @@ class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str
     roles: tuple[str, ...] = ()
     only_where: Guard | None = None
+    scale: Scale = "size"
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
     """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result.
 
-    `inputs` are the paths of what was given beside the pair, by name.
+    `inputs` are the paths of what was given beside the pair, by name; `compiled` says whether the compiled part of
+    the linear algebra was in use.
     """
 
     command: tuple[str, ...]
@@ -89,46 +91,10 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     versions: dict[str, str]
     inputs: dict[str, str] = {}
+    compiled: bool = False
 
 
-class MeasurementRow(msgspec.Struct, frozen=True):
-    """A measurement as the JSON file has it."""
-
-    tuned: str
-    tensor: str
-    layer: int | None
-    role: str
-    shape: tuple[int, ...]
-    metric: str
-    value: float | None
-    kind: Kind
-
-
-class VerdictRow(Decision, msgspec.Struct, frozen=True):
-    """A verdict as the JSON file has it; what stands after `source` lets reports be made from the file alone."""
-
-    tuned: str
-    check: str
-    subject: str
-    outcome: Outcome
-    worst: str | None
-    value: float | None
-    kind: Kind | None
-    limit: float
-    source: str
-    metric: str = ""
-    sign: str = ""
-    severity: Severity = "gate"
-    reason: str = ""
-    ranking: tuple[Ranked, ...] = ()
-    limit_from: str = ""
-    waiver: str = ""
-    test: str = ""
-    released: float | None = None
-    released_limit: float | None = None
-
-
-class StepRow(msgspec.Struct, frozen=True):
+class StepRecord(msgspec.Struct, frozen=True):
     """One save of a training run."""
 
     tuned: str
@@ -136,7 +102,7 @@ class StepRow(msgspec.Struct, frozen=True):
     step: int
 
 
-class SeriesRow(msgspec.Struct, frozen=True):
+class MetricCurve(msgspec.Struct, frozen=True):
     """A metric along the saves, over the matrices of each; None where a save has no value."""
 
     metric: str
@@ -145,20 +111,20 @@ class SeriesRow(msgspec.Struct, frozen=True):
     highest: tuple[float | None, ...]
 
 
-class TrajectoryRow(msgspec.Struct, frozen=True, kw_only=True):
+class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     """The saves of one run in order; `counted` where steps are positions, for want of numbers in the names.
 
     `first_failures` gives for each check that fails somewhere the label of the first save at which it does.
     """
 
     name: str
-    steps: tuple[StepRow, ...]
+    steps: tuple[StepRecord, ...]
     counted: bool
     first_failures: dict[str, str]
-    series: tuple[SeriesRow, ...]
+    series: tuple[MetricCurve, ...]
 
 
-class SiblingsRow(msgspec.Struct, frozen=True):
+class Siblings(msgspec.Struct, frozen=True):
     """Runs from one base; `figures` are means over matrices, by metric, one for each run in order."""
 
     tuned: tuple[str, ...]
@@ -166,7 +132,7 @@ class SiblingsRow(msgspec.Struct, frozen=True):
     figures: dict[str, tuple[float | None, ...]]
 
 
-class AgainstRow(msgspec.Struct, frozen=True):
+class BaselineRecord(msgspec.Struct, frozen=True):
     """The released audit that this one was compared with."""
 
     path: str
@@ -174,7 +140,7 @@ class AgainstRow(msgspec.Struct, frozen=True):
     factor: float
 
 
-class SpectrumRow(msgspec.Struct, frozen=True, kw_only=True):
+class SpectrumRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One matrix decomposed on both sides, exactly and in float64; curves thinned to what a screen shows.
 
     `ranks` counts singular values from 1, descending, and `angle_ranks` principal angles from 1, ascending.
@@ -205,44 +171,33 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     tuned: tuple[str, ...]
     summary: Summary
     unaligned: tuple[str, ...]
-    measurements: tuple[MeasurementRow, ...]
-    verdicts: tuple[VerdictRow, ...]
+    measurements: tuple[Measurement, ...]
+    verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...] = ()
-    checkpoints: tuple[CheckpointRow, ...] = ()
-    checks: tuple[CheckRow, ...] = ()
+    checkpoints: tuple[CheckpointRecord, ...] = ()
+    checks: tuple[CheckRecord, ...] = ()
     about: About | None = None
-    spectra: tuple[SpectrumRow, ...] = ()
-    trajectories: tuple[TrajectoryRow, ...] = ()
-    siblings: tuple[SiblingsRow, ...] = ()
-    against: AgainstRow | None = None
+    spectra: tuple[SpectrumRecord, ...] = ()
+    trajectories: tuple[Trajectory, ...] = ()
+    siblings: tuple[Siblings, ...] = ()
+    against: BaselineRecord | None = None
 
     @property
     def passed(self) -> bool:
         """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
-        s = self.summary
-        return s.passed + s.waived + s.warned > 0 and not s.failed and not s.errors
+        return answer(self.verdicts).is_open
 
 
-def measurement_row(tuned: str, m: Measurement) -> MeasurementRow:
-    """A measurement with the run it belongs to."""
-    return MeasurementRow(tuned, m.tensor, m.layer, m.role, m.shape, m.metric, m.value, m.kind)
-
-
-def verdict_row(v: Verdict) -> VerdictRow:
-    """A verdict as a row; the fields have the same names."""
-    return VerdictRow(**{name: getattr(v, name) for name in VerdictRow.__struct_fields__})
-
-
-def check_row(check: Check, file: str) -> CheckRow:
+def check_record(check: Check, file: str) -> CheckRecord:
     """A check with the name of the file it stands in and its metric's unit."""
-    fact = described(check.metric)
-    own = {name: getattr(check, name) for name in CheckRow.__struct_fields__ if name not in ("file", "unit")}
-    return CheckRow(file=file, unit=fact.unit if fact else "1", **own)
+    metric = METRICS[check.metric]
+    own = {name: getattr(check, name) for name in CheckRecord.__struct_fields__ if hasattr(check, name)}
+    return CheckRecord(file=file, unit=metric.unit, scale=metric.scale, **own)
 
 
-def checkpoint_row(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> CheckpointRow:
+def checkpoint_record(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> CheckpointRecord:
     """A checkpoint's header facts and fingerprint. Raises CheckpointError if a file is gone."""
-    return CheckpointRow(
+    return CheckpointRecord(
         side=side,
         path=checkpoint.path,
         format=checkpoint.format,

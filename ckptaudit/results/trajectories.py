@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from ckptaudit.metrics import RUNS_METRICS
-from ckptaudit.pairing.runs import Group
-from ckptaudit.results.records import MeasurementRow, SeriesRow, SiblingsRow, StepRow, TrajectoryRow, VerdictRow
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement, runs_metrics
+from ckptaudit.pairing.runs import RunGroup
+from ckptaudit.results.records import MetricCurve, Siblings, StepRecord, Trajectory
 
 KINSHIP = "sibling_kinship"
 
 Values = dict[str, dict[str, list[float]]]
 
 
-def trajectory_row(
-    group: Group, measurements: Sequence[MeasurementRow], verdicts: Sequence[VerdictRow]
-) -> TrajectoryRow:
+def trajectory_of(group: RunGroup, measurements: Sequence[Measurement], verdicts: Sequence[Verdict]) -> Trajectory:
     """A run's saves, where each check first fails, and every metric along them."""
     order = group.order
-    steps = [StepRow(run.path, run.label, step) for run, step in zip(group.runs, order.steps, strict=True)]
+    steps = [StepRecord(run.path, run.label, step) for run, step in zip(group.runs, order.steps, strict=True)]
     values = _by_metric(measurements, [step.tuned for step in steps])
-    among_siblings = {name for name, metric in RUNS_METRICS.items() if metric.over == "siblings"}
-    return TrajectoryRow(
+    among_siblings = {name for name, metric in runs_metrics().items() if metric.over == "siblings"}
+    return Trajectory(
         name=order.name,
         steps=tuple(steps),
         counted=order.counted,
@@ -31,31 +30,29 @@ def trajectory_row(
     )
 
 
-def siblings_row(
-    group: Group, measurements: Sequence[MeasurementRow], verdicts: Sequence[VerdictRow]
-) -> SiblingsRow:
+def siblings_of(group: RunGroup, measurements: Sequence[Measurement], verdicts: Sequence[Verdict]) -> Siblings:
     """How runs from one base agree, and which of them a check on their kinship names."""
     paths = [run.path for run in group.runs]
     values = _by_metric(measurements, paths)
-    names = [name for name, metric in RUNS_METRICS.items() if metric.over == "siblings" and name in values]
+    names = [name for name, metric in runs_metrics().items() if metric.over == "siblings" and name in values]
     named = {v.tuned for v in verdicts if v.metric == KINSHIP and v.outcome == "failed"}
     figures = {name: tuple(_mean(values[name].get(path, [])) for path in paths) for name in names}
-    return SiblingsRow(tuple(paths), tuple(path for path in paths if path in named), figures)
+    return Siblings(tuple(paths), tuple(path for path in paths if path in named), figures)
 
 
-def notes_of(trajectories: Sequence[TrajectoryRow]) -> list[str]:
+def notes_of(trajectories: Sequence[Trajectory]) -> list[str]:
     """What a reader should know of the runs over their steps, in sentences."""
     return [note for row in trajectories for note in _notes(row)]
 
 
-def _notes(row: TrajectoryRow) -> list[str]:
+def _notes(row: Trajectory) -> list[str]:
     saves = f"{len(row.steps)} saves of {row.name}"
     notes = [f"{saves}: the names hold no step numbers, so they are counted 1, 2, ..."] if row.counted else []
     failures = [f"{check} at {label}" for check, label in row.first_failures.items()]
     return [*notes, *([f"{saves}: first failures: {', '.join(failures)}"] if failures else [])]
 
 
-def _first_failures(steps: Sequence[StepRow], verdicts: Sequence[VerdictRow]) -> dict[str, str]:
+def _first_failures(steps: Sequence[StepRecord], verdicts: Sequence[Verdict]) -> dict[str, str]:
     failed = {(v.check, v.tuned) for v in verdicts if v.outcome == "failed"}
     first: dict[str, str] = {}
     for check in dict.fromkeys(v.check for v in verdicts):
@@ -65,7 +62,7 @@ def _first_failures(steps: Sequence[StepRow], verdicts: Sequence[VerdictRow]) ->
     return first
 
 
-def _by_metric(measurements: Sequence[MeasurementRow], paths: Sequence[str]) -> Values:
+def _by_metric(measurements: Sequence[Measurement], paths: Sequence[str]) -> Values:
     """Values of matrices by metric and run."""
     found: Values = {}
     for m in measurements:
@@ -74,10 +71,10 @@ def _by_metric(measurements: Sequence[MeasurementRow], paths: Sequence[str]) -> 
     return found
 
 
-def _series(metric: str, of_run: dict[str, list[float]], steps: Sequence[StepRow]) -> SeriesRow:
+def _series(metric: str, of_run: dict[str, list[float]], steps: Sequence[StepRecord]) -> MetricCurve:
     values = [of_run.get(step.tuned) for step in steps]
     lowest, middle, highest = ([f(v) if v else None for v in values] for f in (min, median, max))
-    return SeriesRow(metric, tuple(lowest), tuple(middle), tuple(highest))
+    return MetricCurve(metric, tuple(lowest), tuple(middle), tuple(highest))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.damages.runs import SERIES_DAMAGES
+from ckptaudit.damages.runs import RUN_DAMAGES
 from ckptaudit.damages.weights import PERTURBATIONS, damaged_inputs
-from ckptaudit.judging.check_files import Check, load_checks
-from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.judging.plan import Request
 from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
 from ckptaudit.metrics import GROUP_METRICS
@@ -121,7 +122,7 @@ def test_says_where_its_limit_comes_from(path: Path, check: Check) -> None:
 
 def test_every_damage_breaks_some_check() -> None:
     used = {check.breaks_when for path in bundled_check_files() for check in load_checks(path).checks}
-    assert used == {*PERTURBATIONS, *SERIES_DAMAGES}
+    assert used == {*PERTURBATIONS, *RUN_DAMAGES}
 
 
 def test_every_bundled_file_is_a_profile_or_joins_one() -> None:

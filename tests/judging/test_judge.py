@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.judging.check_files import Check, Guard
-from ckptaudit.judging.judge import broken_tensors, judge
+from ckptaudit.judging.checks import Check, Guard
+from ckptaudit.judging.judge import broken_tensors, decide
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.metrics import Measurement
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.damages.runs import SERIES_DAMAGES
-from ckptaudit.judging.check_files import Check, load_checks
-from ckptaudit.judging.judge import Verdict, judge
+from ckptaudit.damages.runs import RUN_DAMAGES
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.judging.judge import decide
 from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.measurement.run_groups import Series
 from ckptaudit.measurement.store import MeasurementStore
@@ -44,7 +46,7 @@ def verdicts(check: Check, fixtures: Path, *, damage: str = "", names: Sequence[
     base = attention_of_a_layer(fixtures / "base")
     tuned = [attention_of_a_layer(fixtures / name) for name in names or folders]
     if damage:
-        tuned = SERIES_DAMAGES[damage](base, tuned)
+        tuned = RUN_DAMAGES[damage](base, tuned)
     runs = tuple(Run(t.path, t.path, pair_checkpoints(base, t)) for t in tuned)
     group = Group(Order(check.over, "runs", tuple(range(len(runs))), steps), runs)
     series = Series([group], MeasurementStore(), torch.device("cpu"))

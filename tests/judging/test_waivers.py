@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ckptaudit.judging.config import Waiver
-from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.judging.waivers import Granted, forgive, unused
 
 

@@ -23,7 +23,7 @@ from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
-from ckptaudit.pairing.matching.path import loss_path
+from ckptaudit.behavior.loss_path import loss_path
 from ckptaudit.pipeline.session import AuditSession
 
 Weights = dict[str, Tensor]

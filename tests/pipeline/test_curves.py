@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.judging.judge import Verdict
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.pairing import ModelPair, pair_checkpoints
-from ckptaudit.pipeline.curves import POINTS, spectrum_row, worst_matrices
-from ckptaudit.results.records import SpectrumRow
+from ckptaudit.pipeline.curves import POINTS, spectrum_record, worst_matrices
+from ckptaudit.results.records import SpectrumRecord
 
 WriteCheckpoint = Callable[..., Path]
 Q, K = (f"model.layers.0.self_attn.{role}.weight" for role in ("q_proj", "k_proj"))
@@ -37,9 +37,9 @@ def verdict(
     )  # fmt: skip
 
 
-def row_of(pair: ModelPair) -> SpectrumRow | None:
+def row_of(pair: ModelPair) -> SpectrumRecord | None:
     (matrix,) = worst_matrices([verdict(Q, 1.0)], pair, most=1)
-    return spectrum_row("t", matrix, CPU)
+    return spectrum_record("t", matrix, CPU)
 
 
 def random_matrix(m: int = 16, n: int = 24) -> torch.Tensor:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import ckptaudit
-from ckptaudit.judging.check_files import Guard, load_checks
+from ckptaudit.judging.checks import Guard
+from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.plan import Request, settled_by_bounds
 from ckptaudit.judging.profiles import profile_file
 from ckptaudit.pipeline.session import AuditSession

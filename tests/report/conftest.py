@@ -19,7 +19,9 @@ from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.profiles import profile_file
 from ckptaudit.pipeline.session import AuditSession
 from ckptaudit.report.html import write_html
-from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow, Summary, VerdictRow, check_row
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement
+from ckptaudit.results.records import AuditResult, CheckRecord, Summary, check_record
 
 HARMLESS = "placeholder"
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u2028"
@@ -120,11 +122,11 @@ def _nudged(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 def _made_up(*, layers: int, experts: int) -> AuditResult:
     """Rows without a measurement behind them: what they are for is their number."""
-    checks = tuple(check_row(c, "rlvr.toml") for c in load_checks(profile_file("rlvr")).checks)
+    checks = tuple(check_record(c, "rlvr.toml") for c in load_checks(profile_file("rlvr")).checks)
     metrics = sorted({check.metric for check in checks} | {f"extra_metric_{i}" for i in range(4)})
     tensors = [(i, role, name) for i in range(layers) for role, name in _names(i, experts)]
     rows = tuple(
-        MeasurementRow("tuned", name, layer, role, (4096, 4096), metric, 1e-5 * (n % 977 + 1), "exact")
+        Measurement("tuned", name, layer, role, (4096, 4096), metric, 1e-5 * (n % 977 + 1), "exact")
         for n, (layer, role, name) in enumerate(tensors)
         for metric in metrics
     )
@@ -147,8 +149,8 @@ def _names(layer: int, experts: int) -> list[tuple[str, str]]:
     return single[:4] + routed if experts else single
 
 
-def _verdict(check: CheckRow, layer: int) -> VerdictRow:
-    return VerdictRow(
+def _verdict(check: CheckRecord, layer: int) -> Verdict:
+    return Verdict(
         tuned="tuned",
         check=check.id,
         subject=f"layers.{layer}",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.judging.judge import times_over
+from ckptaudit.judging.verdict import times_over
 from ckptaudit.report.margin import margin
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)

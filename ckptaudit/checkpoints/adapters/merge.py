@@ -15,7 +15,7 @@ from ckptaudit.checkpoints.adapters.name_ends import EndIndex
 from ckptaudit.checkpoints.adapters.peft import MERGE_FIRST
 from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.tensors import Adapter, Checkpoint, Factors, LowRankUpdate, TensorHandle
-from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.errors import CheckpointError, parameter, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,15 +57,16 @@ def _start(adapter: Adapter, initial: Checkpoint | None) -> Mapping[str, Factors
     if initial is None or initial.adapter is None:
         raise CheckpointError(
             f"{printable(adapter.path)}: an adapter begun by a randomised PiSSA changes the base in a way that "
-            "cannot be repeated; give the adapter as it was before training with --audit-adapter-init PATH, or "
+            f"cannot be repeated; give the adapter as it was before training with "
+            f"{parameter('adapter_init')} PATH, or "
             "convert it to plain LoRA with save_pretrained(path_initial_model_for_weight_conversion=...)."
         )
     start = initial.adapter.factors
     for module, own in adapter.factors.items():
         if module not in start or update_shape(start[module]) != update_shape(own):
             raise CheckpointError(
-                f"--audit-adapter-init {printable(initial.path)}: nothing there that fits {clipped(module)}; pass "
-                "the adapter that this training started from."
+                f"{parameter('adapter_init')} {printable(initial.path)}: nothing there that fits "
+                f"{clipped(module)}; pass the adapter that this training started from."
             )
     return start
 

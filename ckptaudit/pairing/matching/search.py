@@ -6,7 +6,6 @@ assignment exactly, so the inner product of the two models never falls and the s
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,17 +47,12 @@ class Matching:
         return moved / max(1, sum(len(order) for order in orders))
 
 
-_last: list[tuple[weakref.ref[ModelPair], Matching]] = []
-
-
 def matching_of(pair: ModelPair) -> Matching:
-    """The matching of a pair, remembered for the pair asked about last.
+    """The matching of a pair.
 
     Raises MeasurementError where the architecture is not described, a weight does not align or is not finite.
     """
-    if not _last or _last[0][0]() is not pair:
-        _last[:] = [(weakref.ref(pair), _search(symmetries_of(pair)))]
-    return _last[0][1]
+    return _search(symmetries_of(pair))
 
 
 @dataclass(slots=True)

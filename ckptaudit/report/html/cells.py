@@ -10,10 +10,10 @@ from math import prod
 import msgspec
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.judge import times_over
-from ckptaudit.metrics import REGISTRY
-from ckptaudit.report.html.scope import covers, place_of, subject_of
-from ckptaudit.results.records import AuditResult, CheckRow, MeasurementRow
+from ckptaudit.metrics import METRICS, Measurement, meaning_of
+from ckptaudit.report.places import covers, stack_of, subject_of
+from ckptaudit.report.run_limits import RunLimits
+from ckptaudit.results.records import AuditResult, CheckRecord
 
 KEPT = 6
 """How many of a cell's tensors are listed, the worst first; the JSON has them all."""
@@ -24,7 +24,7 @@ ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 OUTSIDE = "outside the layers"
 
 
-class Limit(msgspec.Struct, frozen=True):
+class CellLimit(msgspec.Struct, frozen=True):
     """A check's limit on some roles of a metric."""
 
     check: str
@@ -53,7 +53,7 @@ class Cell(msgspec.Struct, frozen=True, array_like=True):
     mean_kind: str
 
 
-class Grid(msgspec.Struct, frozen=True):
+class MetricGrid(msgspec.Struct, frozen=True):
     """A metric over layers and roles, with the limits that hold in it. `largest`: the worst is the largest."""
 
     metric: str
@@ -62,7 +62,7 @@ class Grid(msgspec.Struct, frozen=True):
     source: str
     meaning: str
     largest: bool
-    limits: tuple[Limit, ...]
+    limits: tuple[CellLimit, ...]
     cells: tuple[Cell, ...]
 
 
@@ -71,7 +71,7 @@ class Grids(msgspec.Struct, frozen=True):
 
     rows: tuple[str, ...]
     roles: tuple[str, ...]
-    grids: tuple[Grid, ...]
+    grids: tuple[MetricGrid, ...]
 
 
 @dataclass
@@ -93,48 +93,47 @@ def grids_of(result: AuditResult, run: str, names: Names) -> Grids:
     """The grids of one run, metrics with a check first, in the order of the checks."""
     own = [m for m in result.measurements if m.tuned == run]
     rows, roles = _rows(own), _roles(own)
-    metrics: dict[str, list[MeasurementRow]] = {}
+    metrics: dict[str, list[Measurement]] = {}
     for m in own:
         metrics.setdefault(m.metric, []).append(m)
     checked = [c.metric for c in result.checks if c.metric in metrics]
-    guards = _guards(result.checks, metrics)
     order = [*dict.fromkeys(checked), *sorted(set(metrics) - set(checked))]
-    grid = _GridMaker(result.checks, rows, roles, guards, names)
+    grid = _GridMaker(result.checks, rows, roles, RunLimits(result, run), names)
     return Grids(tuple(rows), tuple(roles), tuple(grid.make(metric, metrics[metric]) for metric in order))
 
 
 @dataclass(frozen=True)
 class _GridMaker:
-    checks: Sequence[CheckRow]
+    checks: Sequence[CheckRecord]
     rows: dict[str, int]
     roles: dict[str, int]
-    guards: dict[str, dict[str, float | None]]
+    limits: RunLimits
     names: Names
 
-    def make(self, metric: str, measured: Sequence[MeasurementRow]) -> Grid:
+    def make(self, metric: str, measured: Sequence[Measurement]) -> MetricGrid:
         checks = [c for c in self.checks if c.metric == metric]
         largest = not checks or checks[0].sign == "<="
-        groups: dict[tuple[int, int], list[MeasurementRow]] = {}
+        groups: dict[tuple[int, int], list[Measurement]] = {}
         for m in measured:
             groups.setdefault((_row(m, self.rows), self.roles[m.role]), []).append(m)
-        known = REGISTRY.get(metric)
-        return Grid(
+        known = METRICS.get(metric)
+        return MetricGrid(
             metric=metric,
             unit=known.unit if known else "1",
             formula=known.formula if known else "",
             source=known.source if known else "",
-            meaning=(known.compute.__doc__ or "").split("\n")[0] if known else "",
+            meaning=meaning_of(known) if known else "",
             largest=largest,
             limits=tuple(self._limit(c, measured) for c in checks),
             cells=tuple(self._cell(where, group, checks, largest) for where, group in sorted(groups.items())),
         )
 
-    def _limit(self, check: CheckRow, measured: Sequence[MeasurementRow]) -> Limit:
+    def _limit(self, check: CheckRecord, measured: Sequence[Measurement]) -> CellLimit:
         roles = {self.roles[m.role] for m in measured if covers(check, m)}
-        return Limit(check.id, check.sign, check.limit, tuple(sorted(roles)))
+        return CellLimit(check.id, check.sign, check.limit, tuple(sorted(roles)))
 
     def _cell(
-        self, where: tuple[int, int], group: list[MeasurementRow], checks: Sequence[CheckRow], largest: bool
+        self, where: tuple[int, int], group: list[Measurement], checks: Sequence[CheckRecord], largest: bool
     ) -> Cell:
         known = [(m.value, m) for m in group if m.value is not None]
         ranked = sorted(known, key=lambda pair: pair[0], reverse=largest)
@@ -150,52 +149,36 @@ class _GridMaker:
             mean_kind=_shared_kind(m for _, m in known),
         )
 
-    def _over(self, group: list[MeasurementRow], checks: Sequence[CheckRow]) -> float:
-        asked = [(c, [m for m in group if covers(c, m)]) for c in checks]
-        asked = [(c, ms) for c, ms in asked if ms]
-        if not asked:
+    def _over(self, group: list[Measurement], checks: Sequence[CheckRecord]) -> float:
+        if not any(covers(check, m) for check in checks for m in group):
             return -1.0
         over = [
-            times_over(m.value, c.limit, c.sign)
-            for c, ms in asked
-            for m in ms
-            if m.value is not None and self._admits(c, m.tensor)
+            beyond
+            for m in group
+            for _, verdict in self.limits.judged(m)
+            if (beyond := self.limits.beyond(m, verdict)) is not None
         ]
         return min(max(over), 1e300) if over else -2.0
 
-    def _admits(self, check: CheckRow, tensor: str) -> bool:
-        guard = check.only_where
-        if guard is None:
-            return True
-        value = self.guards.get(guard.metric, {}).get(tensor)
-        return value is not None and value >= guard.at_least
 
-
-def parameters(row: MeasurementRow) -> int:
+def parameters(row: Measurement) -> int:
     """Number of entries of the tensor."""
     return prod(row.shape)
 
 
-def _guards(
-    checks: Sequence[CheckRow], metrics: dict[str, list[MeasurementRow]]
-) -> dict[str, dict[str, float | None]]:
-    wanted = {c.only_where.metric for c in checks if c.only_where is not None}
-    return {metric: {m.tensor: m.value for m in metrics.get(metric, ())} for metric in wanted}
-
-
-def _rows(measured: Sequence[MeasurementRow]) -> dict[str, int]:
-    layers = {(place_of(m.tensor).stack, m.layer, subject_of(m)) for m in measured if m.layer is not None}
+def _rows(measured: Sequence[Measurement]) -> dict[str, int]:
+    layers = {(stack_of(m.tensor), m.layer, subject_of(m)) for m in measured if m.layer is not None}
     names = [subject for _, _, subject in sorted(layers)]
     if any(m.layer is None for m in measured):
         names.append(OUTSIDE)
     return {name: i for i, name in enumerate(names)}
 
 
-def _row(m: MeasurementRow, rows: dict[str, int]) -> int:
+def _row(m: Measurement, rows: dict[str, int]) -> int:
     return rows[OUTSIDE if m.layer is None else subject_of(m)]
 
 
-def _roles(measured: Sequence[MeasurementRow]) -> dict[str, int]:
+def _roles(measured: Sequence[Measurement]) -> dict[str, int]:
     """Roles in the order in which a layer uses them: matrices first, then vectors, what stands outside last."""
     seen: dict[str, tuple[bool, bool, int, int]] = {}
     for m in measured:
@@ -205,5 +188,5 @@ def _roles(measured: Sequence[MeasurementRow]) -> dict[str, int]:
     return {role: i for i, role in enumerate(sorted(seen, key=lambda role: seen[role]))}
 
 
-def _shared_kind(measured: Iterable[MeasurementRow]) -> str:
+def _shared_kind(measured: Iterable[Measurement]) -> str:
     return next((m.kind for m in measured if m.kind != "exact"), "exact")

@@ -8,19 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ckptaudit.errors import printable
-from ckptaudit.judging.judge import Outcome, times_over
-from ckptaudit.report.failure import number
-from ckptaudit.results.records import AuditResult, CheckRow, VerdictRow
+from ckptaudit.judging.verdict import Outcome, Verdict, times_over
+from ckptaudit.report.appearance import WORDS, bound_mark, first_few, margin_of, number, word
+from ckptaudit.results.gate import GRAVITY, answer, gravest, gravity
+from ckptaudit.results.records import AuditResult, CheckRecord
 
-GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
-SYMBOLS: dict[Outcome, str] = {"failed": "✕", "error": "!", "waived": "~", "passed": "✓", "skipped": "–"}
-WORDS: dict[Outcome, str] = {
-    "failed": "broken",
-    "error": "cannot judge",
-    "waived": "waived",
-    "passed": "holds",
-    "skipped": "skipped",
-}
 DRAWN = 10.0
 """A bar of the strip is full at this many times over the limit, and gone at as many inside."""
 
@@ -38,9 +30,9 @@ class Bar:
 class Line:
     """A check over a run: its gravest verdict, and where the others stand."""
 
-    check: CheckRow | None
-    worst: VerdictRow
-    verdicts: tuple[VerdictRow, ...]
+    check: CheckRecord | None
+    worst: Verdict
+    verdicts: tuple[Verdict, ...]
 
     @property
     def id(self) -> str:
@@ -55,12 +47,12 @@ class Line:
     @property
     def closes(self) -> bool:
         """Whether it keeps the gate shut."""
-        return any(_closes(v) for v in self.verdicts)
+        return any(v.closes for v in self.verdicts)
 
     @property
     def word(self) -> str:
         """The outcome in words; a broken claim that does not close the gate says so."""
-        return f"{WORDS[self.outcome]}{' (warns only)' if _only_warns(self.worst) else ''}"
+        return word(self.worst)
 
     @property
     def share(self) -> str:
@@ -71,7 +63,7 @@ class Line:
     @property
     def value(self) -> str:
         """The deciding value, a bound marked as one."""
-        mark = {"upper_bound": "≤ ", "lower_bound": "≥ "}.get(self.worst.kind or "", "")
+        mark = bound_mark(self.worst.kind, ("≤ ", "≥ "))
         return "none" if self.worst.value is None else f"{mark}{number(self.worst.value)}"
 
     @property
@@ -82,7 +74,7 @@ class Line:
     @property
     def margin(self) -> str:
         """How far beyond the limit or inside it, as a factor."""
-        return margin(self.worst)
+        return margin_of(self.worst) or "not measured"
 
     @property
     def where(self) -> str:
@@ -105,7 +97,7 @@ class Line:
         counts = Counter(v.outcome for v in self.verdicts)
         said = ", ".join(f"{counts[o]} {WORDS[o]}" for o in GRAVITY if counts[o])
         broken = [printable(v.subject) for v in self.verdicts if v.outcome in ("failed", "error")]
-        return f"{len(self.verdicts)} subjects: {said}" + (f"; {shortened(broken)}" if broken else "")
+        return f"{len(self.verdicts)} subjects: {said}" + (f"; {first_few(broken)}" if broken else "")
 
     @property
     def broken_subjects(self) -> str:
@@ -116,12 +108,12 @@ class Line:
 def lines_of(result: AuditResult, run: str) -> tuple[Line, ...]:
     """One line for each check of a run, the gravest and farthest beyond its limit first."""
     rows = {row.id: row for row in result.checks}
-    groups: dict[str, list[VerdictRow]] = {}
+    groups: dict[str, list[Verdict]] = {}
     for verdict in result.verdicts:
         if verdict.tuned == run:
             groups.setdefault(verdict.check, []).append(verdict)
-    lines = [Line(rows.get(check), min(group, key=_gravity), tuple(group)) for check, group in groups.items()]
-    return tuple(sorted(lines, key=lambda line: _gravity(line.worst)))
+    lines = [Line(rows.get(check), gravest(group), tuple(group)) for check, group in groups.items()]
+    return tuple(sorted(lines, key=lambda line: gravity(line.worst)))
 
 
 def sentence(lines: Sequence[Line]) -> str:
@@ -140,38 +132,12 @@ def sentence(lines: Sequence[Line]) -> str:
             f"the worst is {broken[0].id}, {_of_its_limit(broken[0])}{where}"
         )
     if blind:
-        parts.append(f"{len(blind)} {_check(len(blind))} could not be judged ({shortened([b.id for b in blind])})")
+        parts.append(f"{len(blind)} {_check(len(blind))} could not be judged ({first_few([b.id for b in blind])})")
     return f"{'; '.join(parts)}."
 
 
-def is_open(verdicts: Sequence[VerdictRow]) -> bool:
-    """Whether something was judged and nothing closes the gate; as `AuditResult.passed`, for one run."""
-    return any(v.value is not None for v in verdicts) and not any(map(_closes, verdicts))
-
-
-def margin(verdict: VerdictRow) -> str:
-    """`21× over`, `3.4× inside`; a bound is at least so far inside."""
-    if verdict.value is None:
-        return "not measured"
-    over = times_over(verdict.value, verdict.bar, verdict.sign)
-    if verdict.outcome in ("failed", "waived"):
-        return (
-            f"{number(verdict.value)} where {_bound(verdict)} is asked"
-            if math.isinf(over)
-            else f"{_factor(over)} over"
-        )
-    inside = "inside" if over <= 0 else f"{_factor(1 / over)} inside"
-    return f"at least {inside}" if verdict.kind != "exact" and over > 0 else inside
-
-
-def shortened(names: Sequence[str], most: int = 6) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
-
-
-def _open(lines: Sequence[Line], verdicts: Sequence[VerdictRow]) -> str:
-    if all(v.value is None for v in verdicts):
+def _open(lines: Sequence[Line], verdicts: Sequence[Verdict]) -> str:
+    if not answer(verdicts).is_open:
         return "Nothing was judged: every check was skipped."
     holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
     nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
@@ -179,47 +145,30 @@ def _open(lines: Sequence[Line], verdicts: Sequence[VerdictRow]) -> str:
     warned = [line for line in lines if _only_warns(line.worst)]
     also = f"; {waived} waived" if waived else ""
     also += (
-        f"; {len(warned)} {_check(len(warned))} only warn ({shortened([w.id for w in warned])})" if warned else ""
+        f"; {len(warned)} {_check(len(warned))} only warn ({first_few([w.id for w in warned])})" if warned else ""
     )
     return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} verdicts hold{nearest}{also}."
 
 
 def _of_its_limit(line: Line) -> str:
-    return f"{line.margin} its limit" if line.margin.endswith(("over", "inside")) else f"{line.margin},"
+    return f"{line.margin} its limit" if line.margin.endswith(("over", "under", "inside")) else f"{line.margin},"
 
 
-def _bound(verdict: VerdictRow) -> str:
+def _bound(verdict: Verdict) -> str:
     return f"{ {'<=': '≤', '>=': '≥'}.get(verdict.sign, '') } {number(verdict.limit)}".strip()
 
 
-def _closes(verdict: VerdictRow) -> bool:
-    return verdict.outcome == "error" or (verdict.outcome == "failed" and verdict.severity == "gate")
-
-
-def _only_warns(verdict: VerdictRow) -> bool:
+def _only_warns(verdict: Verdict) -> bool:
     return verdict.outcome == "failed" and verdict.severity != "gate"
 
 
-def _gravity(verdict: VerdictRow) -> tuple[float, float]:
-    over = 0.0 if verdict.value is None else times_over(verdict.value, verdict.bar, verdict.sign)
-    # A broken claim that only warns stands after all that closes the gate.
-    return GRAVITY.index(verdict.outcome) + 1.5 * _only_warns(verdict), -over
-
-
-def _height(verdict: VerdictRow) -> float:
+def _height(verdict: Verdict) -> float:
     if verdict.value is None:
         return 0.5 if verdict.outcome == "error" else 0.0
-    over = times_over(verdict.value, verdict.bar, verdict.sign)
+    over = times_over(verdict.value, verdict.effective_limit, verdict.sign)
     if over <= 0 or math.isinf(over):
         return 0.04 if over <= 0 else 1.0
     return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))
-
-
-def _factor(times: float) -> str:
-    """`21.1×`; a factor that would read 1 is told in a word."""
-    if times < 1.005:
-        return "just"
-    return "more than 1000×" if times > 1000 else f"{times:.3g}×"
 
 
 def _are(count: int) -> str:

@@ -13,11 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ckptaudit.errors import printable
-from ckptaudit.report.failure import number
+from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
 from ckptaudit.report.html.cells import Names, grids_of
-from ckptaudit.report.html.lines import SYMBOLS, WORDS, Line, is_open, lines_of, margin, sentence
+from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
-from ckptaudit.results.records import AuditResult, CheckRow, SpectrumRow
+from ckptaudit.results.gate import answer
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
 
 HERE = Path(__file__).parent
 SCRIPTS = ("grid.js", "charts.js", "page.js")
@@ -79,7 +80,7 @@ def render_html(result: AuditResult) -> str:
 def _run_view(result: AuditResult, run: str) -> RunView:
     lines, rows = lines_of(result, run), placed(result, run)
     verdicts = [v for v in result.verdicts if v.tuned == run]
-    return RunView(printable(run), is_open(verdicts), sentence(lines), lines, rows, likeness(rows))
+    return RunView(printable(run), answer(verdicts).is_open, sentence(lines), lines, rows, likeness(rows))
 
 
 def _environment() -> Environment:
@@ -90,7 +91,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"printable": printable, "number": number, "margin": margin, "breakable": _breakable}
+    environment.filters |= {"printable": printable, "number": number, "margin": margin_of, "breakable": _breakable}
     environment.globals |= {"symbols": SYMBOLS, "words": WORDS}
     return environment
 
@@ -133,12 +134,12 @@ def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object
     found: dict[str, dict[str, tuple[object, ...]]] = {}
     for v in result.verdicts:
         if v.tuned == run:
-            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin(v), printable(v.reason))
+            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin_of(v) or "not measured", printable(v.reason))
             found.setdefault(v.check, {})[printable(v.subject)] = row
     return found
 
 
-def _check(row: CheckRow) -> dict[str, object]:
+def _check(row: CheckRecord) -> dict[str, object]:
     return {"claim": row.claim, "metric": row.metric, "judge_by": row.judge_by, "remedy": row.remedy}
 
 
@@ -154,7 +155,7 @@ def _placed(row: Placed) -> dict[str, object]:
     }
 
 
-def _spectrum(row: SpectrumRow) -> dict[str, object]:
+def _spectrum(row: SpectrumRecord) -> dict[str, object]:
     both = zip(row.base_singular_values, row.tuned_singular_values, strict=True)
     return {
         "tensor": printable(row.tensor),

@@ -11,9 +11,10 @@ from typing import Literal
 
 import msgspec
 
+from ckptaudit.metrics import Measurement
 from ckptaudit.report.html.cells import parameters
-from ckptaudit.report.html.scope import is_body
-from ckptaudit.results.records import AuditResult, MeasurementRow
+from ckptaudit.report.places import is_body
+from ckptaudit.results.records import AuditResult
 
 PUBLISHED = Path(__file__).parent.parent / "published.toml"
 REGIMES = {"rlvr": "RLVR", "distillation": "on-policy distillation", "sft": "supervised fine-tuning"}
@@ -108,7 +109,7 @@ def likeness(rows: Sequence[Placed]) -> Likeness:
     return Likeness(word, f"Of {len(said)} published quantities that could be placed, it is nearest {parts}.")
 
 
-def _place(quantity: Quantity, body: Sequence[MeasurementRow]) -> Placed:
+def _place(quantity: Quantity, body: Sequence[Measurement]) -> Placed:
     own = [m for m in body if m.metric == quantity.metric]
     is_bound = any(m.kind != "exact" for m in own)
     raw = None if any(m.value is None for m in own) else _summed_up(quantity, own, body)
@@ -120,13 +121,13 @@ def _place(quantity: Quantity, body: Sequence[MeasurementRow]) -> Placed:
     )
 
 
-def _summed_up(quantity: Quantity, own: Sequence[MeasurementRow], body: Sequence[MeasurementRow]) -> float | None:
+def _summed_up(quantity: Quantity, own: Sequence[Measurement], body: Sequence[Measurement]) -> float | None:
     weights = _weights(quantity, own, body)
     total = math.fsum(weights)
     return math.fsum(w * (m.value or 0.0) for w, m in zip(weights, own, strict=True)) / total if total else None
 
 
-def _weights(quantity: Quantity, own: Sequence[MeasurementRow], body: Sequence[MeasurementRow]) -> list[float]:
+def _weights(quantity: Quantity, own: Sequence[Measurement], body: Sequence[Measurement]) -> list[float]:
     if quantity.over == "mean":
         return [1.0 for _ in own]
     if quantity.over == "weighted_mean":

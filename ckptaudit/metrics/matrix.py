@@ -1,27 +1,27 @@
-"""How a quantity becomes a metric: one decorated function, with its unit, formula and source."""
+"""Metrics of single matrices: one decorated function each, with its unit, formula and source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from torch import Tensor
 
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.measurement import Kind
+from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
 
-Needs = Literal["entries", "matrix", "spectrum"]
+Cost = Literal["entries", "matrix", "spectrum"]
 Function = Callable[[PairBatch], Tensor]
 BoundFunction = Callable[[PairBatch], Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class MatrixMetric:
     """A pure function of a batch to one float64 number per matrix.
 
-    `needs` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
+    `cost` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
     pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound` and
     `lower_bound`, where there is one, are cheap and theorems: value <= upper_bound for every input. They
     return None for a batch of which they have nothing to say. What is not `standing` is measured only where
@@ -30,15 +30,18 @@ class Metric:
 
     name: str
     unit: str
+    scale: Scale
     formula: str
     source: str
-    needs: Needs
+    cost: Cost
     compute: Function
     upper_bound: BoundFunction | None = None
     lower_bound: BoundFunction | None = None
-    bound_needs: Needs = "spectrum"
+    bound_cost: Cost = "spectrum"
     tolerates_nonfinite: bool = False
     standing: bool = True
+    scope: Scope = "matrix"
+    needs: tuple[str, ...] = ()
 
     @property
     def bound(self) -> BoundFunction | None:
@@ -55,43 +58,43 @@ class Metric:
         return bound <= limit if self.upper_bound else bound >= limit
 
 
-REGISTRY: dict[str, Metric] = {}
-
-
 def metric(
     *,
     unit: str,
+    scale: Scale,
     formula: str,
     source: str,
-    needs: Needs,
+    needs: Cost,
     upper_bound: BoundFunction | None = None,
     lower_bound: BoundFunction | None = None,
-    bound_needs: Needs = "spectrum",
+    bound_needs: Cost = "spectrum",
     tolerates_nonfinite: bool = False,
     standing: bool = True,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under its own name."""
 
-    def register(function: Function) -> Function:
-        REGISTRY[function.__name__] = Metric(
-            name=function.__name__,
-            unit=unit,
-            formula=formula,
-            source=source,
-            needs=needs,
-            compute=function,
-            upper_bound=upper_bound,
-            lower_bound=lower_bound,
-            bound_needs=bound_needs,
-            tolerates_nonfinite=tolerates_nonfinite,
-            standing=standing,
+    def register_function(function: Function) -> Function:
+        register(
+            MatrixMetric(
+                name=function.__name__,
+                unit=unit,
+                scale=scale,
+                formula=formula,
+                source=source,
+                cost=needs,
+                compute=function,
+                upper_bound=upper_bound,
+                lower_bound=lower_bound,
+                bound_cost=bound_needs,
+                tolerates_nonfinite=tolerates_nonfinite,
+                standing=standing,
+            )
         )
         return function
 
-    return register
+    return register_function
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A phrase naming what was probably meant."""
-    close = get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known)}."
+def matrix_metrics() -> dict[str, MatrixMetric]:
+    """The metrics of single matrices, by name."""
+    return {name: metric for name, metric in METRICS.items() if isinstance(metric, MatrixMetric)}

@@ -1,0 +1,96 @@
+"""A claim as data: one check with its limit, its scope, its source, and the damage under which it must fail."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ckptaudit.metrics import METRICS, FindingsMetric, RunsMetric, Scope
+from ckptaudit.pairing.runs import Over
+
+Per = Literal["matrix", "layer", "model"]
+JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
+Severity = Literal["gate", "warn", "info"]
+
+CHOICES = {
+    "per": ("matrix", "layer", "model"),
+    "judge_by": ("worst", "mean", "weighted_mean", "sum"),
+    "severity": ("gate", "warn", "info"),
+}
+
+
+class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a claim can be judged at all: tensors whose `metric` is at least `at_least`."""
+
+    metric: str
+    at_least: float
+
+
+class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A published figure past which a value tells of another kind of training; no calibration goes beyond it."""
+
+    value: float
+    source: str
+
+
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One claim with its limit, its scope, its source, and the damage under which it must fail."""
+
+    id: str
+    claim: str
+    source: str
+    metric: str
+    roles: tuple[str, ...]
+    per: Per
+    breaks_when: str
+    remedy: str
+    at_most: float | None = None
+    at_least: float | None = None
+    judge_by: JudgeBy = "worst"
+    only_where: Guard | None = None
+    severity: Severity = "gate"
+    published: str = ""
+    note: str = ""
+    never_beyond: Separation | None = None
+
+    @property
+    def limit(self) -> float:
+        """The one limit the check has."""
+        limit = self.at_most if self.at_most is not None else self.at_least
+        assert limit is not None  # load_checks admits no check without a limit
+        return limit
+
+    @property
+    def sign(self) -> str:
+        """How a good value compares with the limit."""
+        return "<=" if self.at_most is not None else ">="
+
+    def margin(self, value: float, limit: float | None = None) -> float:
+        """How far inside the limit a value lies; negative when it is broken, NaN for NaN.
+
+        `limit` stands in for the check's own where a configuration has moved it.
+        """
+        limit = self.limit if limit is None else limit
+        return limit - value if self.at_most is not None else value - limit
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What has to be measured to judge it."""
+        return (self.metric,) if self.only_where is None else (self.metric, self.only_where.metric)
+
+    @property
+    def scope(self) -> Scope:
+        """What one value of its metric is about."""
+        return METRICS[self.metric].scope
+
+    @property
+    def over(self) -> Over | None:
+        """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
+        metric = METRICS[self.metric]
+        return metric.over if isinstance(metric, RunsMetric) else None
+
+    @property
+    def counts_findings(self) -> bool:
+        """Whether its value is a number of findings, each with a name of its own."""
+        return isinstance(METRICS[self.metric], FindingsMetric)

@@ -1,0 +1,70 @@
+"""What every metric is, whatever it looks at; and the table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+Scope = Literal["matrix", "group", "runs", "pair", "artifact", "probes", "rollouts"]
+"""What one value is about: a matrix, several weights taken together, runs compared with each other, the headers
+of the pair, the files beside the weights, forward passes on probes, what a trainer logged."""
+
+Scale = Literal["size", "share", "count", "difference", "angle"]
+"""How values compare. A size is multiplied; a share lies between 0 and 1, and its odds are multiplied; a count is
+held to its limit alone; a difference has a sign and is multiplied on the side that counts as worse; an angle is a
+size in degrees that ends at 90."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A named quantity with its unit, formula and source."""
+
+    @property
+    def name(self) -> str:
+        """The name that checks use."""
+
+    @property
+    def unit(self) -> str:
+        """The unit; "1" for a pure number."""
+
+    @property
+    def formula(self) -> str:
+        """The definition in ASCII."""
+
+    @property
+    def source(self) -> str:
+        """Where the definition comes from."""
+
+    @property
+    def scope(self) -> Scope:
+        """What one value is about."""
+
+    @property
+    def scale(self) -> Scale:
+        """How values compare."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it needs beside base and tuned, by the names of `options.AUXILIARY`."""
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric by name. The modules of `ckptaudit.metrics` fill it as they are imported."""
+
+
+def register(metric: Metric) -> None:
+    """Add a metric to the table. Raises ValueError for a name that is taken."""
+    if metric.name in METRICS:
+        raise ValueError(f"two metrics are named {metric.name}")
+    METRICS[metric.name] = metric
+
+
+def meaning_of(metric: Metric) -> str:
+    """The first line of the docstring of the function behind a metric."""
+    function = getattr(metric, "compute", None) or getattr(metric, "find", None)
+    return (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
+
+
+def of_scope(scope: Scope) -> Mapping[str, Metric]:
+    """The metrics of one scope, by name."""
+    return {name: metric for name, metric in METRICS.items() if metric.scope == scope}

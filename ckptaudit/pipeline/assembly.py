@@ -1,0 +1,109 @@
+"""Verdicts and measurements to the result that every report renders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from platform import python_version
+
+from ckptaudit.judging.plan import AuditPlan
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.linalg.fast import compiled
+from ckptaudit.measurement.store import MeasurementStore
+from ckptaudit.metrics import Measurement
+from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
+from ckptaudit.pipeline.opening import OpenedAudit
+from ckptaudit.results.baseline import Baseline
+from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, Summary, check_record
+from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
+
+PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
+
+
+def assemble(
+    opened: OpenedAudit,
+    plan: AuditPlan,
+    verdicts: Sequence[Verdict],
+    measurements: MeasurementStore,
+    *,
+    profile: str = "",
+    baseline: Baseline | None = None,
+    spectra: Sequence[SpectrumRecord] = (),
+) -> AuditResult:
+    """All that was found. Raises CheckpointError if a file is gone whose fingerprint is not known yet."""
+    rows = _rows(measurements)
+    verdicts = tuple(verdicts)
+    steps = [group for group in plan.groups if group.over == "steps"]
+    siblings = [group for group in plan.groups if group.over == "siblings"]
+    trajectories = tuple(trajectory_of(group, rows, verdicts) for group in steps)
+    return AuditResult(
+        base=opened.options.base,
+        tuned=tuple(run.path for run in opened.runs),
+        summary=Summary.of(verdicts),
+        unaligned=tuple(dict.fromkeys(str(u) for run in opened.runs for u in run.pair.unaligned)),
+        measurements=rows,
+        verdicts=verdicts,
+        notes=(
+            *dict.fromkeys((*(n for run in opened.runs for n in run.pair.notes), *opened.auxiliary.notes)),
+            *notes_of(trajectories),
+            *(baseline.remarks(verdicts) if baseline else ()),
+            *plan.config.remarks(verdicts),
+        ),
+        trajectories=trajectories,
+        siblings=tuple(siblings_of(group, rows, verdicts) for group in siblings),
+        against=baseline.record if baseline else None,
+        checkpoints=opened.checkpoints,
+        checks=_checks(plan, verdicts),
+        about=about(opened, profile),
+        spectra=tuple(spectra),
+    )
+
+
+def about(opened: OpenedAudit, profile: str = "") -> About:
+    """How the audit is made, as of now."""
+    return About(
+        command=opened.options.command,
+        profile=profile,
+        device=str(opened.device),
+        exact=opened.options.exact,
+        started=opened.started.isoformat(timespec="seconds"),
+        seconds=round((datetime.now(UTC) - opened.started).total_seconds(), 3),
+        inputs=opened.auxiliary.paths,
+        versions={"python": python_version(), **{name: version(name) for name in PACKAGES}},
+        compiled=compiled.is_available(),
+    )
+
+
+def curves(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[SpectrumRecord, ...]:
+    """The worst matrices decomposed in full, for the page: curves that no verdict needs.
+
+    A file that has gone since is no reason to lose the page: its matrix is left out.
+    """
+    most = max(1, MOST // len(opened.runs))
+    rows = (
+        spectrum_record(run.path, matrix, opened.device)
+        for run in opened.runs
+        for matrix in worst_matrices((v for v in verdicts if v.tuned == run.path), run.pair, most=most)
+    )
+    return tuple(row for row in rows if row is not None)
+
+
+def _rows(measurements: MeasurementStore) -> tuple[Measurement, ...]:
+    """Numbers by run, in the order of the units; findings stand in the verdicts."""
+    found = (m for entry in measurements.entries() if entry.unit.scope in NUMBERS for m in entry.measurements)
+    return tuple(sorted(found, key=lambda m: m.tuned))
+
+
+NUMBERS = ("matrix", "group", "runs")
+"""Scopes whose measurements are numbers of tensors."""
+
+
+def _checks(plan: AuditPlan, verdicts: Sequence[Verdict]) -> tuple[CheckRecord, ...]:
+    """The checks about which a verdict was given, as they were applied."""
+    applied = {planned.check.id: planned for planned in plan.verdicts}
+    return tuple(
+        check_record(applied[name].check, applied[name].path.name)
+        for name in dict.fromkeys(v.check for v in verdicts)
+        if name in applied
+    )

@@ -1,0 +1,127 @@
+"""A plan to measurements: the only stage with state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from msgspec import structs
+
+from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest
+from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.run_groups import measure_run_group
+from ckptaudit.measurement.scheduler import by_unit, measure
+from ckptaudit.measurement.store import MeasurementStore
+from ckptaudit.metrics import Measurement, findings_metric_of, group_metric_of, matrix_metrics
+from ckptaudit.metrics.groups import counts, measure_group
+from ckptaudit.pairing.runs import Run
+from ckptaudit.pipeline.opening import OpenedAudit
+
+Progress = Callable[[int, int], None]
+"""Called with how many tensors of how many have been measured."""
+
+
+def execute(
+    plan: AuditPlan,
+    store: MeasurementStore | None = None,
+    progress: Progress | None = None,
+    verdicts: Sequence[PlannedVerdict] | None = None,
+) -> MeasurementStore:
+    """Measure whatever the plan's verdicts, or those of them that are given, rest on and the store does not have.
+
+    What cannot be measured is there without a value and with the reason: one unreadable tensor stops none of the
+    others. With a store that several processes share, each unit is measured by one of them.
+    """
+    store = store or MeasurementStore()
+    executor = _Executor(plan, store)
+    wanted = plan.units if verdicts is None else dict.fromkeys(u for planned in verdicts for u in planned.units)
+    missing = [unit for unit in wanted if unit not in store]
+    matrices = [unit for unit in missing if unit.scope == "matrix"]
+    if store.folder is None:
+        for done, total in executor.together(matrices):
+            if progress is not None:
+                progress(done, total)
+    for unit in missing:
+        store.take(unit, partial(executor.measured, unit))
+    return store
+
+
+def measure_metric(
+    opened: OpenedAudit, metric: str, run: Run, subject: str, roles: Sequence[str] = ("all",)
+) -> dict[str, float]:
+    """A metric of a subject's tensors, exactly, by tensor name; NaN where it cannot be computed.
+
+    Raises CheckDefinitionError for an unknown metric, CkptAuditError where a tensor cannot be read.
+    """
+    if metric not in matrix_metrics():
+        raise CheckDefinitionError(f"unknown metric {metric!r}; {nearest(metric, sorted(matrix_metrics()))}")
+    tensors = [t for t in run.pair.select(tuple(roles)).get(subject, ()) if applies(metric, t)]
+    unit = Unit(run.path, subject)
+    computing = Computing(opened.device, opened.batch_bytes, cache=opened.cache)
+    found = measure([Job(t, frozenset({metric}), unit) for t in tensors], computing)
+    return {m.tensor: float("nan") if m.value is None else m.value for m in found}
+
+
+@dataclass(frozen=True)
+class _Executor:
+    plan: AuditPlan
+    store: MeasurementStore
+    shared: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By run, what several metrics derive alike."""
+
+    def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
+        """Units of matrices in one go; tells how many tensors of how many are done."""
+        jobs = [job for unit in units for job in self.plan.jobs(unit)]
+        done = 0
+        for count, finished in by_unit(jobs, self.plan.effective_computing):
+            for unit, rows in finished:
+                self.store.take(unit, partial(list, rows))
+            done += count
+            yield done, len(jobs)
+
+    def measured(self, unit: Unit) -> list[Measurement]:
+        """The measurements of one unit."""
+        if unit.scope == "matrix":
+            jobs = self.plan.jobs(unit)
+            finished = by_unit(jobs, self.plan.effective_computing)
+            return [m for _, units in finished for _, rows in units for m in rows]
+        try:
+            return self._other(unit)
+        except CkptAuditError as error:
+            return [_without_value(unit, str(error))]
+
+    def _other(self, unit: Unit) -> list[Measurement]:
+        if unit.scope == "runs":
+            group = next(g for g in self.plan.groups if (g.order.name, g.over) == (unit.run, unit.metric))
+            return measure_run_group(group, unit.subject, self.plan.computing.device)
+        run = next(run for run in self.plan.runs if run.path == unit.run)
+        return [self._of_group(unit, run) if unit.scope == "group" else _findings(unit, run)]
+
+    def _of_group(self, unit: Unit, run: Run) -> Measurement:
+        chosen = run.pair.select(unit.roles)
+        subjects = chosen if unit.subject not in run.pair.subjects else {unit.subject: chosen[unit.subject]}
+        tensors = [t for ts in subjects.values() for t in ts if counts(t)]
+        if unit.subject in run.pair.owners:
+            tensors = [t for t in tensors if unit.subject in t.matrix_names()]
+        return measure_group(
+            group_metric_of(unit.metric),
+            unit.subject,
+            unit.roles,
+            run,
+            tensors,
+            self.plan.auxiliary,
+            self.plan.computing.device,
+            self.shared.setdefault(run.path, {}),
+        )
+
+
+def _findings(unit: Unit, run: Run) -> Measurement:
+    findings = tuple(findings_metric_of(unit.metric).find(run.pair))
+    return structs.replace(_without_value(unit, ""), value=float(len(findings)), findings=findings)
+
+
+def _without_value(unit: Unit, reason: str) -> Measurement:
+    return Measurement(unit.subject, None, "", (), unit.metric, None, "exact", remark=reason, tuned=unit.run)

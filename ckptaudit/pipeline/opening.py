@@ -1,0 +1,66 @@
+"""Paths to opened and paired checkpoints: what cannot be judged at all ends here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import torch
+
+from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.jobs import batch_budget, pick_device
+from ckptaudit.options import AuditOptions
+from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
+from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
+from ckptaudit.results.records import CheckpointRecord, checkpoint_record
+
+
+@dataclass(frozen=True)
+class OpenedAudit:
+    """What was opened and paired: headers only, no tensor read yet."""
+
+    options: AuditOptions
+    started: datetime
+    base: Checkpoint
+    runs: tuple[Run, ...]
+    groups: tuple[RunGroup, ...]
+    auxiliary: Auxiliary
+    device: torch.device
+    batch_bytes: int
+    cache: FactorCache | None
+
+    @property
+    def compares(self) -> frozenset[Over]:
+        """What the runs are to each other."""
+        return frozenset(group.over for group in self.groups)
+
+    @cached_property
+    def checkpoints(self) -> tuple[CheckpointRecord, ...]:
+        """Base, then each run: header facts and fingerprints. Raises CheckpointError if a file is gone."""
+        base = checkpoint_record("base", self.runs[0].pair.base)
+        return (base, *(checkpoint_record("tuned", run.pair.tuned) for run in self.runs))
+
+
+def open_audit(options: AuditOptions) -> OpenedAudit:
+    """Open and pair everything at once, so that a request that cannot be judged fails early.
+
+    Raises CkptAuditError in one sentence.
+    """
+    started = datetime.now(UTC)
+    device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
+    base = open_checkpoint(options.base)
+    initial = options.auxiliary.get("adapter_init")
+    runs, groups = open_all(base, options.tuned, options.several, open_checkpoint(initial) if initial else None)
+    return OpenedAudit(
+        options=options,
+        started=started,
+        base=base,
+        runs=runs,
+        groups=groups,
+        auxiliary=open_auxiliary(options.auxiliary, base),
+        device=device,
+        batch_bytes=batch_bytes,
+        cache=open_cache(options.cache),
+    )

@@ -1,0 +1,135 @@
+"""Opened checkpoints, checks and a configuration to the verdicts that are to be given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptaudit.judging.check_files import CheckFile, load_checks
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.config import Config, check_files
+from ckptaudit.judging.effective_config import EffectiveConfig
+from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.profiles import default_profile, profile_named
+from ckptaudit.judging.selection import MODEL, selected, subjects
+from ckptaudit.measurement.jobs import Computing
+from ckptaudit.measurement.run_groups import judged_runs
+from ckptaudit.metrics import METRICS, RunsMetric
+from ckptaudit.pairing.runs import Run
+from ckptaudit.pipeline.opening import OpenedAudit
+from ckptaudit.results.baseline import Baseline, load_baseline
+
+NO_GROUP = {
+    "steps": "it compares checkpoints of one run, and the tuned side names no two of one",
+    "siblings": "it compares runs from one base, and the tuned side names fewer than three",
+}
+"""Why a check has nothing to compare, by what it compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenChecks:
+    """The check files of a profile and a configuration; `known` are further ones that a configuration may name."""
+
+    profile: str
+    files: tuple[CheckFile, ...]
+    known: tuple[CheckFile, ...]
+
+
+def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
+    """The checks of the profile, those that join for several runs, and those the configuration adds.
+
+    Raises CheckDefinitionError for a bad file or profile.
+    """
+    profile = profile_named(opened.options.profile or config.profile or default_profile())
+    standing = check_files(config, opened.options.profile)
+    joining = {over: tuple(map(load_checks, paths)) for over, paths in profile.companions.items()}
+    joined = tuple(file for over, files in joining.items() if over in opened.compares for file in files)
+    return ChosenChecks(
+        profile.name, (*standing, *joined), (*standing, *(f for fs in joining.values() for f in fs))
+    )
+
+
+def plan(
+    opened: OpenedAudit,
+    checks: Sequence[CheckFile],
+    config: Config,
+    baseline: Baseline | None = None,
+    *,
+    known: Sequence[CheckFile] = (),
+) -> AuditPlan:
+    """The verdicts that these check files ask for, in order. A check that selects nothing still asks for one.
+
+    Raises ConfigError if the configuration names checks, subjects or tensors that are not there.
+    """
+    options = opened.options
+    pairs = {run.path: run.pair for run in opened.runs}
+    effective = EffectiveConfig(
+        config, checks, pairs, known=known, strict=options.strict, forgiving=options.waivers
+    )
+    planned = (v for file in checks for v in _planned(opened, file, effective, baseline))
+    return AuditPlan(
+        verdicts=tuple(planned),
+        runs=opened.runs,
+        groups=opened.groups,
+        auxiliary=opened.auxiliary,
+        config=effective,
+        computing=Computing(opened.device, opened.batch_bytes, cache=opened.cache),
+        exact=options.exact,
+        complete=options.complete,
+    )
+
+
+def baseline_of(opened: OpenedAudit) -> Baseline | None:
+    """The released run's audit that the options name. Raises ReportError or BaselineError."""
+    options = opened.options
+    if options.against is None:
+        return None
+    return load_baseline(Path(options.against), opened.base, factor=options.against_factor)
+
+
+def _planned(
+    opened: OpenedAudit, file: CheckFile, effective: EffectiveConfig, baseline: Baseline | None
+) -> Iterator[PlannedVerdict]:
+    for written in file.checks:
+        check = effective.effective(written)
+        for run in _judged(opened, check):
+            limits = effective.limits(written, run.path, file.home(written))
+            for subject in subjects(check, run.pair):
+                yield PlannedVerdict(
+                    check,
+                    run,
+                    subject,
+                    limits,
+                    waivers=effective.waivers(written, run.path),
+                    released=baseline.released(check, subject) if baseline else None,
+                    path=file.path,
+                    group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
+                    skip=_lacking(opened, check, run, subject),
+                    cannot=_incomparable(opened, check, run, subject),
+                )
+
+
+def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
+    metric = METRICS[check.metric]
+    if not isinstance(metric, RunsMetric):
+        return opened.runs
+    return judged_runs(metric, opened.groups) or opened.runs[:1]
+
+
+def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
+    """Why there is nothing to judge by: an input that was not given, or that holds none of the weights."""
+    needs = METRICS[check.metric].needs
+    if not needs:
+        return ""
+    tensors = selected(check, run.pair, subject)
+    return opened.auxiliary.lacking(needs, tensors) if tensors else ""
+
+
+def _incomparable(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
+    metric = METRICS[check.metric]
+    if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
+        return NO_GROUP[metric.over]
+    if check.counts_findings or subject != MODEL or selected(check, run.pair, subject):
+        return ""
+    return "the check's roles select nothing here"

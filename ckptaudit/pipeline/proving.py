@@ -1,0 +1,81 @@
+"""Every check broken by its own damage: what `breaks_when` promises, tried on a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.damages import runs as run_damages
+from ckptaudit.damages import weights as weight_damages
+from ckptaudit.judging.check_files import CheckFile
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.config import Config
+from ckptaudit.judging.judge import judge
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.pairing import pair_checkpoints
+from ckptaudit.pairing.runs import Run
+from ckptaudit.pipeline.execution import execute
+from ckptaudit.pipeline.opening import OpenedAudit
+from ckptaudit.pipeline.planning import plan
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a check said of the pair as it is, and after its damage."""
+
+    check: Check
+    intact: tuple[Verdict, ...]
+    damaged: tuple[Verdict, ...]
+
+    @property
+    def breaks(self) -> bool:
+        """Whether the damage broke the check."""
+        return any(verdict.outcome == "failed" for verdict in self.damaged)
+
+    @property
+    def needs(self) -> str:
+        """Why the check could not be tried on this pair; empty where it could."""
+        untried = [v for v in self.damaged if v.outcome in ("skipped", "error")]
+        return untried[0].reason if len(untried) == len(self.damaged) else ""
+
+
+def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
+    """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError."""
+    return Proof(check, _judged(opened, check, file), _judged(damaged(opened, check), check, file))
+
+
+def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:
+    """The audit with the damage done that a check names: to the weights, to the inputs, to a series of runs."""
+    if check.over is not None:
+        return _with_runs(opened, _damaged_series(opened, check))
+    damage = weight_damages.DAMAGES[check.breaks_when]
+    broken = [damage(opened.base, run.pair.tuned, opened.auxiliary) for run in opened.runs]
+    auxiliary = weight_damages.damaged_inputs(check.breaks_when, opened.auxiliary)
+    return replace(_with_runs(opened, broken), auxiliary=auxiliary)
+
+
+def _damaged_series(opened: OpenedAudit, check: Check) -> list[Checkpoint]:
+    group = next((g for g in opened.groups if g.over == check.over), None)
+    if group is None:
+        return [run.pair.tuned for run in opened.runs]
+    order = [run.pair.tuned for run in group.runs]
+    by_path = dict(
+        zip((r.path for r in group.runs), run_damages.DAMAGES[check.breaks_when](opened.base, order), strict=True)
+    )
+    return [by_path.get(run.path, run.pair.tuned) for run in opened.runs]
+
+
+def _with_runs(opened: OpenedAudit, tuned: Sequence[Checkpoint]) -> OpenedAudit:
+    runs = tuple(
+        Run(run.label, run.path, pair_checkpoints(opened.base, checkpoint))
+        for run, checkpoint in zip(opened.runs, tuned, strict=True)
+    )
+    at = {run.path: run for run in runs}
+    groups = tuple(replace(g, runs=tuple(at[run.path] for run in g.runs)) for g in opened.groups)
+    return replace(opened, runs=runs, groups=groups)
+
+
+def _judged(opened: OpenedAudit, check: Check, file: CheckFile) -> tuple[Verdict, ...]:
+    planned = plan(opened, [replace(file, checks=(check,))], Config())
+    return judge(planned, execute(planned))

@@ -1,0 +1,60 @@
+"""The answer of the gate, and the order in which verdicts deserve to be read: one definition for every report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ckptaudit.judging.verdict import Outcome, Verdict, times_over
+
+GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
+"""Outcomes, the gravest first."""
+
+JUDGED = ("passed", "failed", "waived")
+
+NOTHING_JUDGED = "nothing was judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Whether the gate is open; if not, the verdicts that keep it shut, gravest first, or else the cause."""
+
+    closing: tuple[Verdict, ...]
+    cause: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the release may go out."""
+        return not self.closing and not self.cause
+
+
+def answer(verdicts: Sequence[Verdict]) -> Answer:
+    """The gate's answer: open where something was judged, and nothing that closes it failed or went unjudged."""
+    closing = tuple(sorted((v for v in verdicts if v.closes), key=gravity))
+    judged = any(v.outcome in JUDGED for v in verdicts)
+    return Answer(closing, "" if judged or closing else NOTHING_JUDGED)
+
+
+def gravity(verdict: Verdict) -> tuple[bool, int, float, float]:
+    """A sort key, gravest first: what closes the gate, then outcome, then factor beyond the limit, then room."""
+    rank = GRAVITY.index(verdict.outcome)
+    if verdict.value is None:
+        return (not verdict.closes, rank, 0.0, 0.0)
+    limit = verdict.effective_limit
+    room = limit - verdict.value if verdict.sign == "<=" else verdict.value - limit
+    beyond = times_over(verdict.value, limit, verdict.sign)
+    return (not verdict.closes, rank, -beyond, room if math.isfinite(room) else 0.0)
+
+
+def gravest(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict that tells most about a group."""
+    return min(verdicts, key=gravity)
+
+
+def by_check(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], list[Verdict]]:
+    """Verdicts by run and check, in order."""
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault((verdict.tuned, verdict.check), []).append(verdict)
+    return groups
