@@ -127,3 +127,10 @@ def printable(text: object) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A phrase naming what was probably meant, or all that is known."""
+    names = list(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(names)}."
