@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptaudit.errors import CkptAuditError, printable
-from ckptaudit.foreign_files import read_text
+from ckptaudit.foreign_files import read_regular, read_text
 
 MAX_TOML = 4 * 2**20
 MAX_DOTS = 200
@@ -26,6 +26,21 @@ def read_toml(path: Path, kind: str, error: type[CkptAuditError]) -> dict[str, A
     except (ValueError, RecursionError) as problem:
         why = printable(str(problem)[:200])
         raise error(f"{printable(path)}: not a valid TOML file ({why}).") from problem
+
+
+def glance(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Content and text of a file that may not be meant for us: no content where it does not parse.
+
+    Nothing at all of what cannot be read, or is no regular file.
+    """
+    try:
+        text = read_regular(path, MAX_TOML).decode("utf-8", "replace")
+    except OSError:
+        return {}, ""
+    try:
+        return _parsed(text), text
+    except (ValueError, RecursionError):
+        return None, text
 
 
 def _parsed(text: str) -> dict[str, Any]:
