@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: audit test check lint bench clean
+.PHONY: audit test check lint fuzz bench clean
 
 audit: $(READY)  ## gate the bundled pair
 	$(BIN)/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
@@ -14,6 +14,12 @@ test: $(READY)  ## the whole test suite, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 check: lint test  ## everything a change must pass
+
+SECONDS ?= 600
+SEED ?= 0
+
+fuzz: $(READY)  ## damaged files for every reader; `make fuzz SECONDS=60 SEED=1` for another minute
+	$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ def read_json(path: Path) -> AuditResult:
         if schema != SCHEMA:
             raise ReportError(_other_schema(path, schema))
         result = _decoded(content)
+        _check_lengths(result)
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         why = f"not the result of an audit ({printable(str(error)[:300])})"
         raise ReportError(f"{printable(path)}: {why}; give the JSON that an audit wrote.") from None
@@ -47,6 +48,18 @@ def _decoded(content: bytes) -> AuditResult:
     if may_hide(content):
         return msgspec.convert(shown(msgspec.json.decode(content)), AuditResult)
     return msgspec.json.decode(content, type=AuditResult)
+
+
+def _check_lengths(result: AuditResult) -> None:
+    """What stands side by side has one length. Raises ValueError."""
+    groups = [
+        *([s.ranks, s.base_singular_values, s.tuned_singular_values] for s in result.spectra),
+        *([s.angle_ranks, s.left_angles, s.right_angles] for s in result.spectra),
+        *([t.steps, c.lowest, c.median, c.highest] for t in result.trajectories for c in t.series),
+        *([s.tuned, *s.figures.values()] for s in result.siblings),
+    ]
+    if any(len({len(values) for values in group}) > 1 for group in groups):
+        raise ValueError("curves of different length stand side by side")
 
 
 def _other_schema(path: Path, schema: str) -> str:

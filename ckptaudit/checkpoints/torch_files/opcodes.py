@@ -13,7 +13,7 @@ from typing import IO, Any
 MAX_PICKLE = 256 * 2**20
 MAX_STEPS = 40_000_000  # about half a million shards; bounds the memory of what the pickle builds
 PIECE = 2**20
-FREE_STEPS = 1_000_000
+FREE_STEPS = 100_000
 STEPS_PER_BYTE = 0.6  # torch.save takes 0.4 at most, torch.distributed.checkpoint 0.55
 _LINE = 65_536
 
@@ -56,8 +56,9 @@ class Source:
         return line
 
     def allowed_steps(self) -> int:
-        """How many steps the bytes read so far may make."""
-        return min(MAX_STEPS, FREE_STEPS + int(STEPS_PER_BYTE * self._taken))
+        """How many steps the bytes used so far may make."""
+        used = self._taken - (len(self._buffer) - self._at)
+        return min(MAX_STEPS, FREE_STEPS + int(STEPS_PER_BYTE * used))
 
     def close(self) -> None:
         """Leave the stream behind the pickle."""
