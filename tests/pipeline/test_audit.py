@@ -16,7 +16,7 @@ import ckptaudit
 from ckptaudit.judging.checks import Guard
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.plan import Request, settled_by_bounds
-from ckptaudit.judging.profiles import profile_file
+from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.pipeline.session import AuditSession
 
 
@@ -75,7 +75,7 @@ def test_every_public_name_is_there() -> None:
 
 def test_only_what_the_verdicts_rest_on_is_measured(fixture_pairs: Path) -> None:
     session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
-    requests = list(session.requests(load_checks(profile_file("rlvr"))))
+    requests = list(session.requests(load_checks(bundled_checks() / "rlvr.toml")))
     drift = [r for r in requests if r.check.id == "spectral-drift" and r.subject == "layers.1"]
     session.expect(drift)
     session.verdict(drift[0])
@@ -114,7 +114,7 @@ def test_bf16_fp16_and_fp32_sides_give_the_same_geometry(fixture_pairs: Path, tm
 
 def request_of(session: AuditSession, **changed: object) -> Request:
     """The first request of the spectral drift check, its check changed."""
-    requests = session.requests(load_checks(profile_file("rlvr")))
+    requests = session.requests(load_checks(bundled_checks() / "rlvr.toml"))
     drift = next(r for r in requests if r.check.id == "spectral-drift")
     return replace(drift, check=msgspec.structs.replace(drift.check, **changed), limits=None)
 
