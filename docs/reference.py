@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptaudit.damages.runs import RUN_DAMAGES, RUN_DESCRIPTIONS
-from ckptaudit.damages.weights import PERTURBATIONS
-from ckptaudit.judging.checks import Check
+from ckptaudit.damages import runs as run_damages
+from ckptaudit.damages import weights as weight_damages
 from ckptaudit.judging.check_files import load_checks
-from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_checks
-from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
-from ckptaudit.pairing.auxiliary import INPUTS
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.profiles import profiles
+from ckptaudit.metrics import METRICS, GroupMetric, MatrixMetric, RunsMetric, of_scope
+from ckptaudit.metrics.metric import Metric
+from ckptaudit.options import AUXILIARY
+from ckptaudit.plugin.spelling import option
 
 HERE = Path(__file__).parent
 DAMAGES = "| name | what it does to the tuned side |"

@@ -160,7 +160,7 @@ def _learned(check: Check, values: Values, settings: Settings, problems: list[st
             whole = _limit(check, scope, values[scope], settings)
             found += [whole, *_layers(check, scope, values, whole, settings)]
         except CalibrationError as error:
-            problems.append(str(error))
+            problems.append(error.sentence)
     return found
 
 

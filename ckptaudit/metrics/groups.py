@@ -192,7 +192,7 @@ def measure_group(
     try:
         reading = metric.compute(group) if chosen else Reading(None, remark="no weight here has all inputs")
     except MeasurementError as error:
-        reading = Reading(None, remark=str(error).rstrip("."))
+        reading = Reading(None, remark=error.sentence.rstrip("."))
     missing = len(tensors) - len(covered)
     blind = f"{missing} of {len(tensors)} weights left out: an input lacks them" if missing else ""
     single = chosen[0].tensor if len(chosen) == 1 else None

@@ -91,7 +91,7 @@ class _Executor:
         try:
             return self._other(unit)
         except CkptAuditError as error:
-            return [_without_value(unit, str(error))]
+            return [_without_value(unit, error.sentence)]
 
     def _other(self, unit: Unit) -> list[Measurement]:
         if unit.scope == "runs":

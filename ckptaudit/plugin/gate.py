@@ -238,6 +238,7 @@ class Gate:
             profile=self.profile,
             baseline=self.baseline,
             spectra=curves(self.opened, verdicts) if self.outputs.shows_spectra else (),
+            spelling=option,
         )
 
     def _asked(self, nodeid: str) -> PlannedVerdict | None:

@@ -84,7 +84,9 @@ def test_an_override_moves_the_limit_of_what_it_names(
 
 
 def test_a_later_override_wins(effective: Make, rlvr: CheckFile) -> None:
-    made = effective(override(scope='roles = ["attention"]') + override(limit="at_most = 9e-3", scope="layers = [0]"))
+    made = effective(
+        override(scope='roles = ["attention"]') + override(limit="at_most = 9e-3", scope="layers = [0]")
+    )
     assert limit_of(made, rlvr, "0.self_attn.q_proj") == 9e-3
     assert limit_of(made, rlvr, "1.self_attn.q_proj") == 5e-3
     assert made.notes == []

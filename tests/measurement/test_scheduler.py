@@ -112,7 +112,7 @@ def test_integer_tensors_are_compared_entry_by_entry(write_checkpoint: WriteChec
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:x", "meta", ""])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(MeasurementError, match="^device= "):
+    with pytest.raises(MeasurementError, match=r"^device= "):
         pick_device(name)
 
 

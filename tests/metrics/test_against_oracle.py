@@ -68,10 +68,14 @@ def test_the_bundled_pairs_read_as_the_independent_script_says(run: str, fixture
 
     pair = pair_checkpoints(open_checkpoint(fixture_pairs / "base"), open_checkpoint(fixture_pairs / run))
     standing = frozenset(name for name, metric in matrix_metrics().items() if metric.standing)
-    rows = measure([Job(t, standing, Unit("run", t.place.subject)) for t in pair.aligned], Computing(torch.device("cpu")))
+    rows = measure(
+        [Job(t, standing, Unit("run", t.place.subject)) for t in pair.aligned], Computing(torch.device("cpu"))
+    )
     values = {(m.tensor, m.metric): m.value for m in rows}
     reference = json.loads((fixture_pairs / f"{run}.reference.json").read_text())["tensors"]
-    compared = [(row["tensor"], metric, row[metric]) for row in reference for metric in row if metric in matrix_metrics()]
+    compared = [
+        (row["tensor"], metric, row[metric]) for row in reference for metric in row if metric in matrix_metrics()
+    ]
     assert len(compared) >= 12 * 28
     for tensor, metric, expected in compared:
         assert values[tensor, metric] == pytest.approx(expected, rel=1e-6, abs=1e-9), (tensor, metric)

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from ckptaudit.behavior.loss_path import loss_path
 from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.damages.weights import DAMAGES
@@ -21,10 +22,9 @@ from ckptaudit.errors import MeasurementError
 from ckptaudit.metrics import group_metric_of
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
-from ckptaudit.behavior.loss_path import loss_path
-from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run
 
 Weights = dict[str, Tensor]

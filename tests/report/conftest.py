@@ -16,14 +16,14 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from ckptaudit.judging.check_files import load_checks
-from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.judging.config import Config
+from ckptaudit.judging.profiles import bundled_checks
+from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline import assemble, execute, judge, open_audit, plan
 from ckptaudit.pipeline.assembly import curves
 from ckptaudit.report.html import write_html
-from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import Measurement
 from ckptaudit.results.records import AuditResult, CheckRecord, Summary, check_record
 
 HARMLESS = "placeholder"

@@ -17,10 +17,10 @@ import scipy.linalg
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.verdict import times_over
+from ckptaudit.metrics import Measurement
 from ckptaudit.report.html import render_html, write_html
 from ckptaudit.report.html.placing import likeness, placed, published
 from ckptaudit.results.json_io import read_json, write_json
-from ckptaudit.metrics import Measurement
 from ckptaudit.results.records import AuditResult
 
 VENDOR = Path(__file__).parent.parent.parent / "ckptaudit" / "report" / "html" / "vendor"
@@ -159,7 +159,7 @@ def test_the_margin_is_a_factor_over_one_exactly_when_broken(
 
 def _rows(values: dict[str, float], kind: str = "exact") -> AuditResult:
     rows = tuple(
-        Measurement("t", f"model.layers.{i}.mlp.up_proj.weight", i, "up_proj", (8, 8), metric, value, kind)  # type: ignore[arg-type]
+        Measurement(f"model.layers.{i}.mlp.up_proj.weight", i, "up_proj", (8, 8), metric, value, kind, tuned="t")  # type: ignore[arg-type]
         for i in range(2)
         for metric, value in values.items()
     )
