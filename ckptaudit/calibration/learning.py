@@ -221,7 +221,7 @@ def _past_separation(check: Check, worst: Seen) -> str:
     return (
         f"{check.id}: {printable(worst.run)} has {worst.value:.4g} at {printable(worst.where)}, past "
         f"{check.never_beyond.value:g} ({check.never_beyond.source}); leave the run out, or loosen the limit "
-        "all the same with --force"
+        f"all the same with {parameter('force')}"
     )
 
 

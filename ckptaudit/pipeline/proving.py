@@ -22,7 +22,7 @@ from ckptaudit.pipeline.planning import plan
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a check said of the pair as it is, and after its damage."""
+    """What a check said of the pair as it is, and after its damage; of that nothing where it could not be tried."""
 
     check: Check
     intact: tuple[Verdict, ...]
@@ -36,13 +36,15 @@ class Proof:
     @property
     def needs(self) -> str:
         """Why the check could not be tried on this pair; empty where it could."""
-        untried = [v for v in self.damaged if v.outcome in ("skipped", "error")]
-        return untried[0].reason if len(untried) == len(self.damaged) else ""
+        untried = [v for v in self.intact if v.outcome in ("skipped", "error")]
+        return untried[0].reason if len(untried) == len(self.intact) else ""
 
 
 def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
     """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError."""
-    return Proof(check, _judged(opened, check, file), _judged(damaged(opened, check), check, file))
+    intact = Proof(check, _judged(opened, check, file), ())
+    # A damage may work with the very input that is missing.
+    return intact if intact.needs else replace(intact, damaged=_judged(damaged(opened, check), check, file))
 
 
 def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:
