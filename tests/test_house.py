@@ -19,7 +19,7 @@ Rooms = dict[str, set[str]]
 
 @pytest.fixture(scope="module")
 def rooms() -> Rooms:
-    """By room, the rooms that it imports: modules and packages right below the package, with all that is in them."""
+    """By room, a module or package right below the package, the rooms that it imports."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     found: Rooms = {}
     for module in graph.modules - {PACKAGE}:

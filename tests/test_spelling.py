@@ -1,7 +1,8 @@
-"""Errors of the library know no front end: pytest, the command line and Python each spell parameters their own way."""
+"""Errors of the library know no front end: pytest, command line and Python each spell parameters their own way."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -74,8 +75,6 @@ def test_no_room_below_the_front_ends_writes_an_option(path: Path) -> None:
 
 def _code(path: Path) -> str:
     """The text without docstrings and comments, which may explain what users type."""
-    import ast
-
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -85,6 +84,4 @@ def _code(path: Path) -> str:
 
 
 def _is_text(node: object) -> bool:
-    import ast
-
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

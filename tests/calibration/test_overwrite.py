@@ -18,7 +18,10 @@ def calibrate(pair: tuple[Path, Path], output: Path, *more: str) -> int:
 
 TOO_TIGHT = 'profile = "sft"\n[[override]]\ncheck = "update-size"\nat_most = 1e-30\nreason = "wrong"\n'
 BROKEN = {
-    "a limit that the run does not keep": (TOO_TIGHT, "fails update-size under the limits it set; nothing was written"),
+    "a limit that the run does not keep": (
+        TOO_TIGHT,
+        "fails update-size under the limits it set; nothing was written",
+    ),
     "a check that is not there": (TOO_TIGHT.replace("update-size", "no-such"), "no-such"),
     "no configuration at all": ("profile = = 1", "line 1"),
 }

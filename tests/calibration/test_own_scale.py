@@ -44,7 +44,10 @@ def fisher(small_pair: tuple[Path, Path], tmp_path: Path) -> str:
     """A Fisher diagonal that is large where the update is, so that shares are far from 0."""
     before, after = (load_file(path / "model.safetensors") for path in small_pair)
     diagonal = {n: (after[n].float() - w.float()).square() for n, w in before.items()}
-    top = {n: torch.where(d >= d.flatten().topk(max(1, d.numel() // 100)).values[-1], d, 0.1 * d) for n, d in diagonal.items()}
+    top = {
+        n: torch.where(d >= d.flatten().topk(max(1, d.numel() // 100)).values[-1], d, 0.1 * d)
+        for n, d in diagonal.items()
+    }
     save_file(top, tmp_path / "fisher.safetensors")
     return str(tmp_path / "fisher.safetensors")
 
@@ -60,14 +63,16 @@ def test_the_room_that_calibration_leaves_is_a_factor_on_the_metrics_own_scale(
     small_pair: tuple[Path, Path], fisher: str, checks: Path
 ) -> None:
     base, tuned = map(str, small_pair)
-    opened = open_audit(AuditOptions(base=base, tuned=(tuned,), auxiliary={"fisher": fisher}, exact=True, complete=False))
+    opened = open_audit(
+        AuditOptions(base=base, tuned=(tuned,), auxiliary={"fisher": fisher}, exact=True, complete=False)
+    )
     planned = plan(opened, [load_checks(checks)], Config())
     found = calibrate(planned, execute(planned), Settings(margin=2.0))
     learned = {item.check.metric: item for item in found if isinstance(item, Learned)}
     assert learned.keys() == LIMITS.keys()
     for metric, item in learned.items():
         worst = item.deciding[0].value
-        assert 0.05 < worst
+        assert worst > 0.05
         assert item.limit == pytest.approx(twice_as_bad(metric, worst), rel=1e-3)
         assert item.limit >= twice_as_bad(metric, worst), "rounded to the side on which the run passes"
     assert learned["fisher_top_share"].limit < 1
@@ -99,5 +104,7 @@ def test_twice_as_bad_as_a_released_run_is_so_on_the_metrics_own_scale(
         ("permuted_units", True, 0.5, 0.2, 1 / 3),
     ],
 )
-def test_a_scale_is_what_its_values_are(metric: str, at_most: bool, limit: float, value: float, worse: float) -> None:
+def test_a_scale_is_what_its_values_are(
+    metric: str, at_most: bool, limit: float, value: float, worse: float
+) -> None:
     assert badness(metric, at_most=at_most, limit=limit).worsened(value, 2.0) == pytest.approx(worse)

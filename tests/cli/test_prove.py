@@ -47,7 +47,9 @@ def test_a_check_that_its_damage_breaks_is_proven(
     pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["checks", str(written(tmp_path)), "--prove", *pair]) == 0
-    assert capsys.readouterr().out.splitlines() == ["ours: broken by scale_spectrum at layers.0, 0.4999 against <= 0.1"]
+    assert capsys.readouterr().out.splitlines() == [
+        "ours: broken by scale_spectrum at layers.0, 0.4999 against <= 0.1"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,10 +103,19 @@ def test_with_its_input_it_is_proven(
     pair: list[str], small_pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(small_pair[0] / "model.safetensors")
-    save_file({name: torch.rand(weight.shape) for name, weight in weights.items()}, tmp_path / "fisher.safetensors")
-    file = written(tmp_path, metric="fisher_top_share", limit=0.5, damage="write_on_sensitive_weights")
+    peaked = {name: torch.rand(weight.shape).pow(4) for name, weight in weights.items()}
+    save_file(peaked, tmp_path / "fisher.safetensors")
+    file = written(tmp_path, metric="fisher_weighted_ratio", limit=2.0, damage="write_on_sensitive_weights")
     assert main(["checks", str(file), "--prove", *pair, "--fisher", str(tmp_path / "fisher.safetensors")]) == 0
     assert "ours: broken by write_on_sensitive_weights at layers.0" in capsys.readouterr().out
+
+
+def test_a_damage_without_its_input_ends_in_one_line_and_code_4(
+    pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, damage="write_on_sensitive_weights")
+    assert main(["checks", str(file), "--prove", *pair]) == 4
+    assert capsys.readouterr().err.splitlines() == ["ERROR: --fisher FILE is needed here and was not given."]
 
 
 @pytest.mark.parametrize("missing", ["file", "--base", "--tuned"])

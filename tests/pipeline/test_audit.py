@@ -10,9 +10,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from ckptaudit.options import AuditOptions
-from ckptaudit.pipeline import assemble, execute, open_audit, plan
-from ckptaudit.pipeline.opening import OpenedAudit
 from safetensors.torch import load_file
 
 import ckptaudit
@@ -22,6 +19,9 @@ from ckptaudit.judging.config import Config
 from ckptaudit.judging.limits import Limits
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict, sufficient_bounds
 from ckptaudit.judging.profiles import bundled_checks
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline import assemble, execute, open_audit, plan
+from ckptaudit.pipeline.opening import OpenedAudit
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:

@@ -1,4 +1,4 @@
-"""Findings are records: reported under the names they are about, whatever characters those hold, and waived by them."""
+"""Findings are records: reported under the names they are about, whatever these hold, and waived by them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def test_a_finding_is_reported_under_its_tensors_name_and_its_waiver_fits(
     whole = {name: torch.ones(2, 3), "b.weight": torch.ones(2, 3)}
     changed = change(whole[name])
     rest = {n: w for n, w in whole.items() if n != name}
-    pair = write_checkpoint("base", whole), write_checkpoint(
-        "tuned", rest if changed is None else {**rest, name: changed}
+    pair = (
+        write_checkpoint("base", whole),
+        write_checkpoint("tuned", rest if changed is None else {**rest, name: changed}),
     )
 
     def judged(config: Path | None = None) -> Verdict:
@@ -52,7 +53,8 @@ def test_a_finding_is_reported_under_its_tensors_name_and_its_waiver_fits(
 
     waiver = tmp_path / "ours.toml"
     waiver.write_text(
-        f"[[waiver]]\ncheck = {json.dumps(check)}\nsubject = {json.dumps(name)}\nuntil = 9999-12-31\nreason = 'ours'\n"
+        f"[[waiver]]\ncheck = {json.dumps(check)}\nsubject = {json.dumps(name)}\n"
+        "until = 9999-12-31\nreason = 'ours'\n"
     )
     assert judged(waiver).outcome == "waived"
 
