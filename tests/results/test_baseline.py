@@ -93,7 +93,7 @@ def test_a_released_bound_is_not_compared_and_the_notes_say_so(small_pair: Pair,
     file.write_text(json.dumps(content))
     result = audited(small_pair, stepped(small_pair, 2.3), file)
     assert outcomes(result, "update-size") == {"passed"}
-    assert any("update-size[layers.0]" in n and "--audit-exact" in n for n in result.notes)
+    assert any("update-size[layers.0]" in n and "again in exact mode" in n for n in result.notes)
 
 
 def strange(small_pair: Pair, tmp_path: Path, change: str) -> Path:
