@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from ckptaudit.damages import runs as run_damages
-from ckptaudit.damages import weights as weight_damages
+from ckptaudit.damages import damages_of
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.profiles import profiles
@@ -45,6 +44,8 @@ SECTIONS = {
     "group": GROUPS_INTRO,
     "pair": "# Facts about the pair\n",
     "runs": "# Several runs\n",
+    "artifact": "# The files beside the weights\n",
+    "plan": "# The audit itself\n",
 }
 """How the metrics of a scope are introduced, in the order of the page; others follow under their scope's name."""
 
@@ -107,7 +108,9 @@ def _checks(path: Path) -> list[str]:
 
 def damages_table() -> str:
     """The named damages, as a table."""
-    described = weight_damages.DESCRIPTIONS | run_damages.DESCRIPTIONS
+    described: dict[str, str] = {}
+    for scope in get_args(Scope):
+        described |= damages_of(scope)
     return "\n".join([DAMAGES, "|---|---|", *(f"| `{name}` | {text} |" for name, text in described.items())])
 
 

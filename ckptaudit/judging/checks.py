@@ -53,6 +53,8 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     published: str = ""
     note: str = ""
     never_beyond: Separation | None = None
+    optional: bool = False
+    """Whether a model without such weights skips the check; else it cannot be judged."""
 
     @property
     def limit(self) -> float:

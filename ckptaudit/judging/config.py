@@ -19,7 +19,7 @@ from ckptaudit.judging.profiles import default_profile, profile_named, profiles
 from ckptaudit.toml_files import read_toml
 
 FILE_NAME = "ckptaudit.toml"
-KEYS = ("profile", "checks", "override", "waiver")
+KEYS = ("profile", "checks", "frozen", "override", "waiver")
 
 Origin = Literal["override", "calibration"]
 
@@ -75,11 +75,15 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration that has been read; without a `path` it is the empty one."""
+    """A configuration that has been read; without a `path` it is the empty one.
+
+    `frozen` holds roles and globs of tensor names that training left alone on purpose.
+    """
 
     path: Path | None = None
     profile: str = ""
     checks: tuple[Path, ...] = ()
+    frozen: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()
     waivers: tuple[Waiver, ...] = ()
 
@@ -109,11 +113,12 @@ def load_config(path: Path) -> Config:
         problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(profiles())}")
     checks = tuple(path.parent / file for file in found.value(content, "checks", tuple[str, ...], ()))
     problems += (f"key checks: {printable(file)}: no such check file" for file in checks if not file.is_file())
+    frozen = found.value(content, "frozen", tuple[str, ...], ())
     overrides = found.tables(content, "override", Override, path.name)
     waivers = found.tables(content, "waiver", Waiver, path.name)
     if problems:
         raise ConfigError(ended(f"{name}: {'; '.join(problems)}"))
-    return Config(path, profile, checks, overrides, waivers)
+    return Config(path, profile, checks, frozen, overrides, waivers)
 
 
 def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:

@@ -55,7 +55,7 @@ def rows_of(planned: PlannedVerdict, measurements: Measured) -> list[Measurement
     check = planned.check
     found = [m for unit in planned.units for m in measurements[unit]]
     if check.scope not in ("matrix", "runs"):
-        return found
+        return [m for m in found if m.metric == check.metric]
     tensors = selected(check, planned.run.pair, planned.subject)
     names = {planned.subject} if check.per == "matrix" else {n for t in tensors for n in t.matrix_names()}
     if check.scope == "matrix":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,10 @@ from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
 from ckptaudit.judging.selection import selected
 from ckptaudit.judging.waivers import AppliedWaiver
-from ckptaudit.measurement.jobs import Computing, Job, Unit
+from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import unit_of
-from ckptaudit.metrics import matrix_metrics
+from ckptaudit.metrics import METRICS, MatrixMetric, findings_metric_of, matrix_metrics
+from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
 
@@ -84,8 +85,9 @@ class PlannedVerdict:
             return tuple(Unit(run, subject) for subject in self.owners)
         if scope == "runs":
             return tuple(unit_of(self.group, subject) for subject in self.owners) if self.group else ()
-        roles = self.check.roles if scope == "group" else ()
-        return (Unit(run, self.subject, scope, self.check.metric, roles),)
+        own = Unit(run, self.subject, scope, self.check.metric, self.check.roles if scope == "group" else ())
+        # What all tensors show together rests on their own measurements.
+        return (*(Unit(run, subject) for subject in self.owners), own) if scope == "run" else (own,)
 
     @property
     def owners(self) -> tuple[str, ...]:
@@ -151,15 +153,43 @@ class AuditPlan:
         """By unit and tensor, the metrics that the verdicts need."""
         wanted: dict[Unit, dict[str, set[str]]] = {}
         for planned in self.verdicts:
-            if planned.check.scope == "matrix":
-                for unit in planned.units:
-                    tensors = wanted.setdefault(unit, {})
-                    for tensor in selected(planned.check, planned.run.pair, unit.subject):
-                        tensors.setdefault(tensor.name, {"nonfinite_entries"}).update(planned.check.metrics)
+            for unit in (unit for unit in planned.units if unit.scope == "matrix"):
+                tensors = wanted.setdefault(unit, {})
+                for tensor, metrics in _needed(planned, unit.subject):
+                    tensors.setdefault(tensor.name, {"nonfinite_entries"}).update(metrics)
         return wanted
 
+    def judged_by(self, run: Run) -> dict[str, tuple[str, ...]]:
+        """By the name of each aligned weight of a run, the checks that limit what its update may be."""
+        found: dict[str, dict[str, None]] = {}
+        for planned in self.verdicts:
+            unguarded = planned.check.only_where is None and not planned.skip
+            if planned.run is run and unguarded and limits_update(planned.check):
+                for tensor in selected(planned.check, run.pair, planned.subject):
+                    found.setdefault(tensor.name, {})[planned.check.id] = None
+        return {name: tuple(checks) for name, checks in found.items()}
 
-def sufficient_bounds(verdicts: Iterable[PlannedVerdict]) -> dict[str, float]:
+
+def limits_update(check: Check) -> bool:
+    """Whether the check limits what an update may be; that a number is finite or has changed is no such limit."""
+    metric = METRICS[check.metric]
+    if isinstance(metric, MatrixMetric) and metric.tolerates_nonfinite:
+        return check.at_most is not None and metric.name != "nonfinite_entries"
+    return check.scope in ("matrix", "group", "runs")
+
+
+def _needed(planned: PlannedVerdict, subject: str) -> Iterator[tuple[AlignedTensor, tuple[str, ...]]]:
+    """The tensors of a subject that a verdict rests on, each with the metrics it needs of them."""
+    check, pair = planned.check, planned.run.pair
+    if check.scope == "matrix":
+        yield from ((tensor, check.metrics) for tensor in selected(check, pair, subject))
+        return
+    rests_on = findings_metric_of(check.metric).rests_on
+    for tensor in pair.subjects[subject]:
+        yield tensor, tuple(name for name in rests_on if applies(name, tensor))
+
+
+def sufficient_bounds(verdicts: Collection[PlannedVerdict]) -> dict[str, float]:
     """For each metric that a bound may stand in for, the limit within which the bound decides every check.
 
     A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
@@ -167,6 +197,8 @@ def sufficient_bounds(verdicts: Iterable[PlannedVerdict]) -> dict[str, float]:
     """
     asked = {(p.check, p.strictest) for p in verdicts if p.check.scope == "matrix"}
     guards = {c.only_where.metric for c, _ in asked if c.only_where is not None}
+    together = {p.check.metric for p in verdicts if p.check.scope == "run"}
+    guards |= {name for metric in together for name in findings_metric_of(metric).rests_on}
     limits: dict[str, float] = {}
     for name, metric in matrix_metrics().items():
         asking = [(c, limit) for c, limit in asked if c.metric == name]

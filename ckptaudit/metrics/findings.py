@@ -14,7 +14,10 @@ Find = Callable[[Any], Sequence[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class FindingsMetric:
-    """The number of findings about one piece of evidence, which `find` takes: the pair, or its files."""
+    """The number of findings about one piece of evidence, which `find` takes: the pair, its files, a run's numbers.
+
+    `rests_on` names the metrics of matrices whose values for every tensor are part of the evidence.
+    """
 
     name: str
     unit: str
@@ -24,15 +27,21 @@ class FindingsMetric:
     find: Find
     scale: Scale = "count"
     needs: tuple[str, ...] = ()
+    rests_on: tuple[str, ...] = ()
 
 
 def findings_metric(
-    *, scope: Scope, formula: str, unit: str = "findings", source: str = "definition"
+    *,
+    scope: Scope,
+    formula: str,
+    unit: str = "findings",
+    source: str = "definition",
+    rests_on: tuple[str, ...] = (),
 ) -> Callable[[Find], Find]:
     """Register the decorated function under its own name."""
 
     def register_function(function: Find) -> Find:
-        register(FindingsMetric(function.__name__, unit, formula, source, scope, function))
+        register(FindingsMetric(function.__name__, unit, formula, source, scope, function, rests_on=rests_on))
         return function
 
     return register_function

@@ -9,7 +9,7 @@ from platform import python_version
 
 from msgspec import structs
 
-from ckptaudit.errors import Spelling, python_spelling, spelled
+from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.linalg.fast import compiled
@@ -18,6 +18,7 @@ from ckptaudit.metrics import Measurement
 from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
+from ckptaudit.results.coverage import coverage_of
 from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, Summary, check_record
 from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
 
@@ -32,10 +33,10 @@ def assemble(
     *,
     profile: str = "",
     baseline: Baseline | None = None,
-    spectra: Sequence[SpectrumRecord] = (),
     spelling: Spelling = python_spelling,
+    spectra: Sequence[SpectrumRecord] = (),
 ) -> AuditResult:
-    """All that was found; `spelling` is how the front end's users write parameters.
+    """All that was found, with parameters written as `spelling` says.
 
     Raises CheckpointError if a file is gone whose fingerprint is not known yet.
     """
@@ -66,6 +67,8 @@ def assemble(
         checkpoints=opened.checkpoints,
         checks=_checks(plan, verdicts),
         about=about(opened, profile),
+        coverage=tuple(coverage_of(plan, verdicts, measurements, run) for run in opened.runs),
+        not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )
 
@@ -97,6 +100,19 @@ def curves(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[SpectrumRe
         for matrix in worst_matrices((v for v in verdicts if v.tuned == run.path), run.pair, most=most)
     )
     return tuple(row for row in rows if row is not None)
+
+
+def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
+    """The kinds of evidence beside weights and files that this audit was not given."""
+    return tuple(
+        f"{kind}: give {parameter(name)} {metavar}"
+        for kind, name, metavar in OTHER_EVIDENCE
+        if name not in opened.options.auxiliary
+    )
+
+
+OTHER_EVIDENCE = (("behavior", "probes", "FILE"),)
+"""Kinds of evidence, and the parameter that gives each."""
 
 
 def _rows(measurements: MeasurementStore, spelling: Spelling) -> tuple[Measurement, ...]:

@@ -9,13 +9,15 @@ from typing import Any
 
 from msgspec import structs
 
+from ckptaudit.artifact import open_artifact
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import measure_run_group
 from ckptaudit.measurement.scheduler import by_unit, measure
 from ckptaudit.measurement.store import MeasurementStore
-from ckptaudit.metrics import Measurement, findings_metric_of, group_metric_of, matrix_metrics
+from ckptaudit.metrics import FindingsMetric, Measurement, findings_metric_of, group_metric_of, matrix_metrics
+from ckptaudit.metrics.evidence import PlanEvidence, RunEvidence
 from ckptaudit.metrics.groups import counts, measure_group
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
@@ -98,7 +100,30 @@ class _Executor:
             group = next(g for g in self.plan.groups if (g.order.name, g.over) == (unit.run, unit.metric))
             return measure_run_group(group, unit.subject, self.plan.computing.device)
         run = next(run for run in self.plan.runs if run.path == unit.run)
-        return [self._of_group(unit, run) if unit.scope == "group" else _findings(unit, run)]
+        return [self._of_group(unit, run) if unit.scope == "group" else self._findings(unit, run)]
+
+    def _findings(self, unit: Unit, run: Run) -> Measurement:
+        metric = findings_metric_of(unit.metric)
+        findings = tuple(metric.find(self._evidence(metric, run)))
+        return structs.replace(_without_value(unit, ""), value=float(len(findings)), findings=findings)
+
+    def _evidence(self, metric: FindingsMetric, run: Run) -> object:
+        if metric.scope == "plan":
+            return PlanEvidence(run.pair, self.plan.judged_by(run))
+        if metric.scope == "run":
+            units = [Unit(run.path, subject) for subject in run.pair.subjects]
+            rows = [m for unit in units for m in self.store.take(unit, partial(self.measured, unit))]
+            values = {name: {m.tensor: m.value for m in rows if m.metric == name} for name in metric.rests_on}
+            return RunEvidence(run.pair, values, self.plan.config.config.frozen)
+        if metric.scope == "artifact":
+            return self._once(run, "artifact", lambda: open_artifact(run.pair.base, run.pair.tuned))
+        return run.pair
+
+    def _once(self, run: Run, name: str, derive: Callable[[], object]) -> object:
+        shared = self.shared.setdefault(run.path, {})
+        if name not in shared:
+            shared[name] = derive()
+        return shared[name]
 
     def _of_group(self, unit: Unit, run: Run) -> Measurement:
         chosen = run.pair.select(unit.roles)
@@ -116,11 +141,6 @@ class _Executor:
             self.plan.computing.device,
             self.shared.setdefault(run.path, {}),
         )
-
-
-def _findings(unit: Unit, run: Run) -> Measurement:
-    findings = tuple(findings_metric_of(unit.metric).find(run.pair))
-    return structs.replace(_without_value(unit, ""), value=float(len(findings)), findings=findings)
 
 
 def _without_value(unit: Unit, reason: str) -> Measurement:

@@ -12,7 +12,7 @@ from ckptaudit.judging.config import Config, check_files
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.profiles import default_profile, profile_named
-from ckptaudit.judging.selection import MODEL, selected, subjects
+from ckptaudit.judging.selection import parts, selected, subjects
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, RunsMetric
@@ -25,6 +25,8 @@ NO_GROUP = {
     "siblings": "it compares runs from one base, and the tuned side names fewer than three",
 }
 """Why a check has nothing to compare, by what it compares."""
+
+NOTHING_OF = "this model has no weights of: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def _planned(
                     path=file.path,
                     group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
                     skip=_lacking(opened, check, run, subject),
-                    cannot=_incomparable(opened, check, run, subject),
+                    cannot=_incomparable(opened, check, run),
                 )
 
 
@@ -119,17 +121,19 @@ def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
 
 def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     """Why there is nothing to judge by: an input that was not given, or that holds none of the weights."""
-    needs = METRICS[check.metric].needs
-    if not needs:
+    if check.counts_findings:
         return ""
     tensors = selected(check, run.pair, subject)
-    return opened.auxiliary.lacking(needs, tensors) if tensors else ""
+    if not tensors:
+        return NOTHING_OF.format(", ".join(check.roles)) if check.optional else ""
+    needs = METRICS[check.metric].needs
+    return opened.auxiliary.lacking(needs, tensors) if needs else ""
 
 
-def _incomparable(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
+def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return NO_GROUP[metric.over]
-    if check.counts_findings or subject != MODEL or selected(check, run.pair, subject):
+    if check.counts_findings or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"

@@ -31,7 +31,7 @@ from ckptaudit.plugin.request import audit_options, named_check_files, names_fil
 from ckptaudit.plugin.settings import CONFIG, settings_of
 from ckptaudit.plugin.spelling import option
 from ckptaudit.report.github import announce
-from ckptaudit.report.junit import suite_properties
+from ckptaudit.report.junit import coverage_properties, suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.records import AuditResult
@@ -174,6 +174,14 @@ class Gate:
         if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
             self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
 
+    @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
+    def pytest_name_coverage_in_junit(self, session: pytest.Session) -> None:
+        """How much was judged, as properties of the JUnit file, before pytest writes it."""
+        xml = self.config.stash.get(xml_key, None)
+        if self.worker is None and xml is not None and self.verdicts and not self.config.option.collectonly:
+            for name, value in coverage_properties(self.result):
+                xml.add_global_property(name, value)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         """The table of verdicts, where they broke, and the answer; annotations where the log is GitHub's."""
         if self.worker is not None or not self.verdicts:
@@ -237,8 +245,8 @@ class Gate:
             self.store,
             profile=self.profile,
             baseline=self.baseline,
-            spectra=curves(self.opened, verdicts) if self.outputs.shows_spectra else (),
             spelling=option,
+            spectra=curves(self.opened, verdicts) if self.outputs.shows_spectra else (),
         )
 
     def _asked(self, nodeid: str) -> PlannedVerdict | None:

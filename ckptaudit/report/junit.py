@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.coverage_text import left_out
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.report.files import write_whole
 from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
@@ -52,6 +53,16 @@ def suite_properties(checkpoints: Sequence[CheckpointRecord], about: About | Non
         yield from ((f"version_{name}", version) for name, version in about.versions.items())
 
 
+def coverage_properties(result: AuditResult) -> Iterator[tuple[str, str]]:
+    """How much of each run was judged."""
+    for number, coverage in enumerate(result.coverage, start=1):
+        suffix = f"_{number}" if len(result.coverage) > 1 else ""
+        yield f"coverage_tensors{suffix}", f"{coverage.judged} of {coverage.tensors}"
+        yield f"coverage_parameters{suffix}", f"{coverage.share:.6f}"
+        yield from ((f"left_out{suffix}", printable(line)) for line in left_out(coverage))
+    yield from (("not_judged", printable(line)) for line in result.not_judged)
+
+
 def write_junit(result: AuditResult, path: Path) -> None:
     """Write the file that `--junitxml` would have written about the same verdicts. Raises OSError."""
     write_whole(path, junit(result))
@@ -74,7 +85,7 @@ def junit(result: AuditResult, *, strict: bool = False) -> bytes:
         SUITE,
         [_case(v, checks.get(v.check), strict=strict) for v in result.verdicts],
         timestamp=result.about.started if result.about else None,
-        properties=dict(suite_properties(result.checkpoints, result.about)),
+        properties=dict((*suite_properties(result.checkpoints, result.about), *coverage_properties(result))),
     ).build_xml_doc()
     _mend(suite, result, strict=strict)
     root = Element("testsuites", name=SUITE)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
+from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared
 from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
@@ -147,7 +148,7 @@ def _about(result: AuditResult) -> Iterator[str]:
     prints = {c.path: f" (`{c.fingerprint}`)" for c in result.checkpoints}
     for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
-    for note in (*result.unaligned[:5], *result.notes[:5]):
+    for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
         yield f"- {escaped(shortened(note, SENTENCE))}"
     if result.about:
         versions = ", ".join(f"{name} {version}" for name, version in result.about.versions.items())

@@ -12,6 +12,7 @@ from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
+from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
 
 SCHEMA = "ckptaudit/1"
@@ -181,6 +182,9 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     trajectories: tuple[Trajectory, ...] = ()
     siblings: tuple[Siblings, ...] = ()
     against: BaselineRecord | None = None
+    coverage: tuple[Coverage, ...] = ()
+    not_judged: tuple[str, ...] = ()
+    """Kinds of evidence that were not given, and what would give them."""
 
     @property
     def passed(self) -> bool:

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from ckptaudit.errors import printable
 from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
+from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
@@ -68,6 +69,7 @@ def render_html(result: AuditResult) -> str:
             regimes=REGIMES,
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
+            coverage=list(coverage_lines(result)),
             data=_embedded(_data(result, runs)),
             charts=charts,
             script=script,
