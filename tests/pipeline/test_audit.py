@@ -25,7 +25,7 @@ from ckptaudit.pipeline.opening import OpenedAudit
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
-    result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
+    result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle", profile="rlvr")
     assert result.passed
     assert result.summary.passed == len(result.verdicts) == 51
 
@@ -131,8 +131,8 @@ def test_bf16_fp16_and_fp32_sides_give_the_same_geometry(fixture_pairs: Path, tm
 
     tensors = load_file(fixture_pairs / "rlvr-gentle" / "model.safetensors")
     save_file({k: v.float() for k, v in tensors.items()}, tmp_path / "wide.safetensors")
-    narrow = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
-    wide = ckptaudit.audit(fixture_pairs / "base", tmp_path / "wide.safetensors")
+    narrow = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle", profile="rlvr")
+    wide = ckptaudit.audit(fixture_pairs / "base", tmp_path / "wide.safetensors", profile="rlvr")
     values = {(v.check, v.subject): v.value for v in narrow.verdicts}
     for verdict in wide.verdicts:
         assert verdict.value == pytest.approx(values[verdict.check, verdict.subject], rel=1e-9, abs=1e-9)
@@ -171,7 +171,7 @@ def test_what_needs_the_number_itself_gets_no_bound(planned: AuditPlan, changed:
 @pytest.mark.parametrize("run", ["rlvr-gentle", "sft"])
 def test_bounds_change_no_outcome(fixture_pairs: Path, run: str) -> None:
     sides = fixture_pairs / "base", fixture_pairs / run
-    gate, exact = (ckptaudit.audit(*sides, exact=exact) for exact in (False, True))
+    gate, exact = (ckptaudit.audit(*sides, exact=exact, profile="rlvr") for exact in (False, True))
     assert [v.outcome for v in gate.verdicts] == [v.outcome for v in exact.verdicts]
     assert {m.kind for m in exact.measurements} == {v.kind for v in exact.verdicts if v.kind} == {"exact"}
     assert {m.kind for m in gate.measurements} == {"exact", "upper_bound", "lower_bound"}

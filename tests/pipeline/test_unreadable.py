@@ -38,7 +38,7 @@ def audited(
     pair: tuple[Path, Path], folder: Path | None, *, complete: bool, lose: bool
 ) -> tuple[tuple[Verdict, ...], list[Measurement]]:
     base, tuned = map(str, pair)
-    opened = open_audit(AuditOptions(base=base, tuned=(tuned,), complete=complete, exact=True))
+    opened = open_audit(AuditOptions(base=base, tuned=(tuned,), profile="rlvr", complete=complete, exact=True))
     planned = plan(opened, choose_checks(opened, Config()).files, Config())
     if lose:
         (pair[1] / SHARD).unlink()
