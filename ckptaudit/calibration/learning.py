@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptaudit.calibration.tolerance import upper_tolerance
-from ckptaudit.errors import CalibrationError, printable
+from ckptaudit.errors import CalibrationError, parameter, printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.judge import Measured, admitted, judge, rows_of
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict

@@ -27,6 +27,7 @@ class AuxiliaryInput:
     samples: int = 1
     weights: Mapping[str, AlignedTensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    opened: Checkpoint | None = None
 
     def covers(self, tensor: AlignedTensor) -> bool:
         """Whether it says anything about this weight."""
@@ -118,7 +119,8 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     _refuse_misfits(kind, pair.unaligned, path)
     wanted = (t for t in pair.aligned if kind.layout != "adapter" or t.tuned.product is not None)
     weights = {tensor.name: tensor for tensor in wanted}
-    return AuxiliaryInput(kind, opened.path, samples, weights, tuple(_notes(kind, opened.path, pair.unaligned)))
+    notes = tuple(_notes(kind, opened.path, pair.unaligned))
+    return AuxiliaryInput(kind, opened.path, samples, weights, notes, opened)
 
 
 def _samples(kind: AuxiliaryKind, opened: Checkpoint) -> int:

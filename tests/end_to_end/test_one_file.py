@@ -53,7 +53,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("ckptaudit", "checks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "docs").mkdir()
-    for name in ("reference.py", "falls.md", "writing-checks.md"):
+    for name in ("reference.py", "option_pages.py", "falls.md", "writing-checks.md"):
         shutil.copy(ROOT / "docs" / name, folder / "docs" / name)
     (folder / "ckptaudit" / "metrics" / "growth.py").write_text(METRIC)
     (folder / "checks" / "growth.toml").write_text(CHECK)

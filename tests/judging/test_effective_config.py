@@ -169,10 +169,10 @@ def test_a_severity_is_changed_for_the_whole_check_and_strictness_undoes_a_warni
     ],
 )
 def test_a_waiver_speaks_of_a_subject_or_of_tensors(
-    effective: Make, rlvr: CheckFile, subject: str, touched: set[str], tensors: int
+    effective: Make, rlvr: CheckFile, subject: str, touched: frozenset[str], tensors: int
 ) -> None:
     (applied,) = effective(waiver(subject=subject)).waivers(rlvr.by_id["spectral-drift"], RUN)
-    assert (applied.touched, len(applied.tensors)) == (touched, tensors)
+    assert (applied.touched, len(applied.tensors)) == (frozenset(touched), tensors)
 
 
 @pytest.mark.parametrize(("until", "ended"), [("2026-11-23", True), ("2026-11-24", False)])
