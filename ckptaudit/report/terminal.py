@@ -48,7 +48,8 @@ def _lines(result: AuditResult, width: int, verbosity: int, exit_code: int | Non
         yield from _claims(result, width)
         yield from _maps(result, width, apart=verbosity > 0)
         yield from _about(result)
-        yield from (Text(printable(line)) for line in coverage_lines(result))
+        for line in coverage_lines(result):
+            yield from (Text(part) for part in _wrapped(printable(line), width))
     yield from _counts(result)
     yield _answer(result, exit_code)
 
@@ -85,8 +86,11 @@ def _brief_lines(groups: Sequence[Sequence[Verdict]], width: int) -> Iterator[Te
         skipped = group[0].outcome == "skipped"
         kinds.setdefault("skipped" if skipped else "nothing found by", []).append(printable(group[0].check))
     for kind, names in kinds.items():
-        for line in textwrap.wrap(f"{kind}: {', '.join(names)}", max(width, 20), subsequent_indent="    "):
-            yield Text(line)
+        yield from (Text(line) for line in _wrapped(f"{kind}: {', '.join(names)}", width))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 20), subsequent_indent="    ")
 
 
 def _claims(result: AuditResult, width: int) -> Iterator[Text]:
