@@ -40,6 +40,7 @@ def test_a_lightning_checkpoint_is_read_like_any_state_dict(tmp_path: Path) -> N
         assert torch.equal(handle.read(), STATE["layers.0.q_proj.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_step_folder_of_nemo_rl_is_read_from_its_policy(tmp_path: Path) -> None:
     weights = tmp_path / "step_10" / "policy" / "weights"
     weights.mkdir(parents=True)
