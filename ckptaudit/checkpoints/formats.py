@@ -14,11 +14,13 @@ from ckptaudit.checkpoints.tensor_names import refuse_strange_names
 from ckptaudit.checkpoints.tensors import Adapter, TensorHandle
 from ckptaudit.checkpoints.torch_files import dcp, fsdp_ranks, state_dicts
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular
 
 Reader = Callable[[Path], dict[str, TensorHandle]]
 
-# Folders inside a trainer's save that hold its weights: accelerate's FSDP, verl's workers.
-INNER = ("pytorch_model_fsdp_0", "actor")
+# Folders inside a trainer's checkpoint that hold its weights: accelerate's FSDP, verl's workers, NeMo-RL's policy.
+INNER = ("pytorch_model_fsdp_0", "actor", "policy/weights")
+POINTER, LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 NOT_WEIGHTS = (
     "optimizer",
     "scheduler",
@@ -54,7 +56,8 @@ def _file(path: Path) -> Contents:
         if path.name.endswith(ending):
             return Contents(label, reader(path))
     raise CheckpointError(
-        f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt or .pth file, "
+        f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt, .pth or .ckpt "
+        "file, "
         "or the folder of the checkpoint."
     )
 
@@ -110,7 +113,7 @@ def _lone(folder: Path) -> Contents:
         (".safetensors.index.json",),
         (".safetensors",),
         (".bin.index.json",),
-        (".bin", ".pt", ".pth"),
+        (".bin", ".pt", ".pth", ".ckpt"),
     ):
         found = [name for name in names if name.endswith(endings) and (folder / name).is_file()]
         if len(found) == 1:
@@ -145,26 +148,52 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 
 def _refuse_known(folder: Path, names: list[str]) -> None:
+    if any((folder / name / "model_optim_rng.pt").is_file() for name in names):
+        raise CheckpointError(
+            f"{printable(folder)}: a Megatron-LM checkpoint, one file for each tensor-parallel rank; export it to "
+            "Hugging Face with Megatron-Bridge, or save it as torch_dist, and pass that."
+        )
     for marks, what in _KNOWN:
         if any(name.startswith(marks) or name.endswith(marks) for name in names):
             raise CheckpointError(f"{printable(folder)}: {what}.")
 
 
+def _read_safetensors(path: Path) -> dict[str, TensorHandle]:
+    _refuse_pointer(path)
+    return safetensors_files.read_file(path)
+
+
+def _read_torch(path: Path) -> dict[str, TensorHandle]:
+    _refuse_pointer(path)
+    return state_dicts.read_file(path)
+
+
+def _refuse_pointer(path: Path) -> None:
+    """What Git leaves in place of a large file that was never fetched."""
+    if path.stat().st_size <= LARGEST_POINTER:
+        with open_regular(path) as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise CheckpointError(
+                    f"{printable(path)}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`."
+                )
+
+
 def _read_safetensors_shards(index: Path) -> dict[str, TensorHandle]:
-    return read_shards(index, safetensors_files.read_file)
+    return read_shards(index, _read_safetensors)
 
 
 def _read_torch_shards(index: Path) -> dict[str, TensorHandle]:
-    return read_shards(index, state_dicts.read_file)
+    return read_shards(index, _read_torch)
 
 
 _FILES: dict[str, tuple[str, Reader]] = {
     ".safetensors.index.json": ("safetensors", _read_safetensors_shards),
-    ".safetensors": ("safetensors", safetensors_files.read_file),
+    ".safetensors": ("safetensors", _read_safetensors),
     ".bin.index.json": ("torch", _read_torch_shards),
-    ".bin": ("torch", state_dicts.read_file),
-    ".pt": ("torch", state_dicts.read_file),
-    ".pth": ("torch", state_dicts.read_file),
+    ".bin": ("torch", _read_torch),
+    ".pt": ("torch", _read_torch),
+    ".pth": ("torch", _read_torch),
+    ".ckpt": ("torch", _read_torch),
 }
 _NAMED = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
