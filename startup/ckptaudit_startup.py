@@ -14,7 +14,9 @@ from pathlib import Path
 
 def settle() -> None:
     """Join the values of the audit's options to them, in `sys.argv` and in PYTEST_ADDOPTS."""
-    words = list(getattr(sys, "orig_argv", []))[:3]
+    # What stands before the arguments: the interpreter, its options, and the program or `-m pytest`.
+    given = list(getattr(sys, "orig_argv", []))
+    words = given[: len(given) - len(sys.argv[1:])]
     if not any(Path(word).name in ("pytest", "py.test", "pytest.exe") for word in words):
         return
     from ckptaudit.cli.pytest_words import joined, settled

@@ -32,7 +32,9 @@ def largest_row_change(batch: PairBatch) -> Tensor:
     largest = _row_norms(update).amax(dim=1)
     ordinary = bool((batch.unit == 1.0).all())
     rows = _row_norms(batch.stored_base if ordinary else batch.base)
-    median = rows.median(dim=1).values
+    ranked = rows.sort(dim=1).values
+    # torch's own median of an even number of values is the lower of the middle two.
+    median = 0.5 * (ranked[:, (rows.shape[1] - 1) // 2] + ranked[:, rows.shape[1] // 2])
     usual = torch.where(median > 0, median, rows.mean(dim=1))
     return torch.where(largest > 0, largest / usual, torch.zeros_like(largest))
 

@@ -81,6 +81,8 @@ ORACLE: dict[str, Callable[[Matrix, Matrix], float | np.number[Any]]] = {
     "differing_entries": lambda a, b: (a != b).sum(),
     "relative_update_norm": lambda a, b: np.linalg.norm(b - a) / np.linalg.norm(a),
     "nonfinite_entries": lambda a, b: (~np.isfinite(b)).sum(),
+    "base_nonfinite_entries": lambda a, b: (~np.isfinite(a)).sum(),
+    "largest_row_change": lambda a, b: np.linalg.norm(b - a, axis=1).max() / np.median(np.linalg.norm(a, axis=1)),
     "normalized_spectral_shift": lambda a, b: (
         np.linalg.norm(singular(b) - singular(a)) / np.linalg.norm(singular(a))
     ),

@@ -45,8 +45,8 @@ def test_the_page_begins_with_the_verdict_the_worst_check_and_where(small_result
     assert text.index("Gate closed") < text.index("checks are broken") < text.index("Claim")
     assert grown.value is not None
     assert f"spectral-drift x{grown.value / grown.limit:.3g} over" in text
-    # No weight of that layer is what it was: there is no finite factor, so the two numbers are told.
-    assert "the worst is update-sparsity, 0 where ≥ 0.275 is asked, in layers.1" in text
+    # No weight of that layer is what it was: there is no finite factor, so the difference is told.
+    assert "the worst is update-sparsity, 0.275 under its limit in layers.1" in text
 
 
 def test_every_check_shows_its_claim_source_and_remedy(small_result: AuditResult) -> None:
