@@ -1,0 +1,196 @@
+"""What an update that is blind to the weights would look like once it is stored: the null model behind the excesses.
+
+A blind update adds an independent Gaussian of one standard deviation to every weight, and the result is rounded to the
+stored type. The deviation is the one that changes as many entries visibly as the update in question does. All follows
+from how many weights lie in each binade [2^e, 2^(e+1)), for the unit in the last place is the same throughout one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float64, Int64, Shaped
+from torch import Tensor
+
+SAMPLE = 2**18
+"""Entries, about, that a census looks at: binade shares are then right to a thousandth."""
+
+BINADES = 256
+BIAS = 127
+"""bf16 has eight bits of exponent, biased by 127."""
+
+HALF_UNIT = 2.0**-8
+"""Half a bf16 unit in the last place, as a share of the lower end of a binade."""
+
+STEPS = 64
+"""Halvings of the exponent of the deviation: to float64 precision."""
+
+TERMS = 32
+FINE = 0.25
+"""Below this unit, in deviations, rounding is as good as an independent uniform error."""
+
+ON_GRID = 0.99
+"""Share of weights that are bf16 numbers from which on all are taken for such."""
+
+Rates = Float64[Tensor, "binades"]
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many of a matrix's sampled weights lie in each binade; a weight of zero is in binade 0.
+
+    `on_grid`: the weights are bf16 numbers, whatever they are stored as. `sampled`: not all were looked at.
+    """
+
+    every: Int64[Tensor, "binades"]
+    on_grid: bool
+    sampled: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of weights looked at."""
+        return int(self.every.sum())
+
+    def smallest(self, alpha: float) -> Rates:
+        """How many of the floor(alpha N) smallest lie in each binade; the last binade is cut where they end."""
+        left = int(alpha * self.size) - self.every.cumsum(0) + self.every
+        return torch.minimum(left.clamp(min=0), self.every).double()
+
+
+def sample(m: int, n: int) -> slice:
+    """Which entries of an m x n matrix, row by row, are looked at: all, or some of every column."""
+    stride = max(1, -(-m * n // SAMPLE))
+    while stride > 1 and math.gcd(stride, n) > 1:
+        stride += 1
+    return slice(None, None, stride)
+
+
+def census(weight: Shaped[Tensor, "m n"]) -> Census:
+    """Count the weights, or a fixed sample of a large matrix, by binade."""
+    chosen = sample(*weight.shape)
+    values = weight.reshape(-1)[chosen]
+    exact = float((values.to(torch.bfloat16).to(values.dtype) == values).double().mean()) if len(values) else 1.0
+    every = torch.bincount(binades(values), minlength=BINADES).cpu()
+    return Census(every, exact >= ON_GRID, sampled=chosen.step > 1)
+
+
+def census_among(weight: Shaped[Tensor, "m n"], marked: Bool[Tensor, "e"]) -> Int64[Tensor, "binades"]:
+    """How many of the sampled weights that are marked lie in each binade; `marked` is of the sample."""
+    values = weight.reshape(-1)[sample(*weight.shape)]
+    return torch.bincount(binades(values[marked]), minlength=BINADES).cpu()
+
+
+def binades(values: Shaped[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """The index of each weight's binade: the exponent that it has as a bf16 number."""
+    bits = values.to(torch.bfloat16).view(torch.int16).to(torch.int32)
+    return ((bits & 0x7FFF) >> 7).long()
+
+
+@dataclass(frozen=True)
+class BlindUpdate:
+    """The blind update that changes the share `visible` of the weights of a census as bf16 numbers.
+
+    Weights of zero, which any update would change, are taken for frozen where the share leaves no room for them.
+    """
+
+    census: Census
+    visible: float
+
+    @cached_property
+    def counts(self) -> Rates:
+        """Weights in each binade, those that are frozen left out."""
+        counts = self.census.every.double()
+        if float(counts[0]) > self.visible * self.census.size:
+            counts[0] = 0.0
+        return counts
+
+    @cached_property
+    def deviation(self) -> float:
+        """The standard deviation, by bisection: the visible share grows with it."""
+        wanted = min(self.visible * self.census.size, float(self.counts.sum()) * (1 - 1e-9))
+        low, high = -160.0, 130.0
+        for _ in range(STEPS):
+            middle = 0.5 * (low + high)
+            seen = float((self.counts * self._rates(2.0**middle)).sum())
+            low, high = (middle, high) if seen < wanted else (low, middle)
+        return 2.0 ** (0.5 * (low + high))
+
+    @cached_property
+    def rates(self) -> Rates:
+        """By binade, the probability that a weight changes visibly."""
+        return self._rates(self.deviation)
+
+    def share_among(self, chosen: Shaped[Tensor, "binades"]) -> float | None:
+        """Of the visibly changed weights, the share among the chosen; None where none is expected to change."""
+        total = float((self.counts * self.rates).sum())
+        inside = torch.minimum(chosen.double(), self.counts)
+        return float((inside * self.rates).sum()) / total if total > 0 else None
+
+    def energies(self, bits: int) -> Rates:
+        """By binade, the mean square of the stored change, for a type of so many bits of precision."""
+        units = _half_units() * 2.0 ** (9 - bits)
+        if self.census.on_grid:
+            return _energy(units, self.deviation)
+        return self.deviation**2 + units.square() / 12
+
+    def coherent_share(self, bits: int) -> float:
+        """Share of the stored update's energy that is in proportion to the update before rounding.
+
+        Rounding makes D = c E + R of a Gaussian E, with c = E[D E] / E[E^2] and R uncorrelated with E (Bussgang
+        1952). What differs in c between binades is as good as noise to any direction: the mean c counts.
+        """
+        counts, deviation = self.counts, self.deviation
+        total = float((counts * self.energies(bits)).sum()) / max(float(counts.sum()), 1.0)
+        if not total > 0:
+            return 1.0
+        # Weights off the grid dither what is added to them: on the average all of it passes.
+        passed = _passed(_half_units() * 2.0 ** (9 - bits), deviation) if self.census.on_grid else None
+        mean = 1.0 if passed is None else float((counts * passed).sum()) / float(counts.sum())
+        return min(1.0, mean**2 * deviation**2 / total)
+
+    def _rates(self, deviation: float) -> Rates:
+        half = _half_units() / deviation
+        if self.census.on_grid:
+            return torch.erfc(half / math.sqrt(2))
+        # A weight anywhere between two bf16 numbers: the mean over where it lies, in closed form.
+        x = 2 * half
+        inside = x * _tail(x) + _density(torch.zeros_like(x)) - _density(x)
+        return torch.where(half > 1e-6, inside / half.clamp_min(1e-300), torch.ones_like(half)).clamp(max=1.0)
+
+
+def _half_units() -> Rates:
+    exponents = torch.arange(BINADES, dtype=torch.float64).clamp(min=1) - BIAS
+    return HALF_UNIT * 2.0**exponents
+
+
+def _tail(x: Rates) -> Rates:
+    return 0.5 * torch.erfc(x / math.sqrt(2))
+
+
+def _density(x: Rates) -> Rates:
+    return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+
+
+def _edges(units: Rates, deviation: float) -> tuple[Rates, Float64[Tensor, "terms binades"]]:
+    """The unit in deviations, and where rounding goes up by one more unit: (j - 1/2) units, in deviations."""
+    unit = (units / deviation).clamp(min=FINE)
+    return unit, (torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None] - 0.5) * unit
+
+
+def _energy(units: Rates, deviation: float) -> Rates:
+    """E[round(E)^2] = unit^2 sum_j (2 j - 1) 2 P(E > (j - 1/2) unit), for E Gaussian."""
+    unit, edges = _edges(units, deviation)
+    odd = 2 * torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None] - 1
+    coarse = unit.square() * (odd * 2 * _tail(edges)).sum(0)
+    fine = 1 + (units / deviation).square() / 12
+    return deviation**2 * torch.where(units > FINE * deviation, coarse, fine)
+
+
+def _passed(units: Rates, deviation: float) -> Rates:
+    """E[round(E) E] / E[E^2] = unit sum_j 2 density((j - 1/2) unit), by Stein's identity."""
+    unit, edges = _edges(units, deviation)
+    coarse = unit * (2 * _density(edges)).sum(0)
+    return torch.where(units > FINE * deviation, coarse, torch.ones_like(unit))
