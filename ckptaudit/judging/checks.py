@@ -35,7 +35,10 @@ class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One claim with its limit, its scope, its source, and the damage under which it must fail."""
+    """One claim with its limit, its scope, its source, and the damage under which it must fail.
+
+    An `optional` check is skipped where a model has none of its roles; any other then cannot be judged.
+    """
 
     id: str
     claim: str
@@ -50,6 +53,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     judge_by: JudgeBy = "worst"
     only_where: Guard | None = None
     severity: Severity = "gate"
+    optional: bool = False
     published: str = ""
     note: str = ""
     never_beyond: Separation | None = None

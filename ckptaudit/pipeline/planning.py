@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptaudit.errors import printable
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config, check_files
@@ -15,7 +16,8 @@ from ckptaudit.judging.profiles import default_profile, profile_named
 from ckptaudit.judging.selection import MODEL, selected, subjects
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
-from ckptaudit.metrics import METRICS, RunsMetric
+from ckptaudit.metrics import METRICS, MatrixMetric, Metric, RunsMetric
+from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline, load_baseline
@@ -118,11 +120,15 @@ def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
 
 
 def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
-    """Why there is nothing to judge by: an input that was not given, or that holds none of the weights."""
+    """Why there is nothing to judge by: no such weights, an input that was not given or that holds none of them."""
     needs = METRICS[check.metric].needs
-    if not needs:
+    if not (needs or check.optional):
         return ""
     tensors = selected(check, run.pair, subject)
+    if check.optional and not tensors:
+        return f"the model has no weights of roles {', '.join(map(printable, check.roles))}"
+    if not needs:
+        return ""
     return opened.auxiliary.lacking(needs, tensors) if tensors else ""
 
 
@@ -130,6 +136,24 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run, subject: str) -> 
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return NO_GROUP[metric.over]
-    if check.counts_findings or subject != MODEL or selected(check, run.pair, subject):
+    if check.counts_findings:
         return ""
-    return "the check's roles select nothing here"
+    tensors = selected(check, run.pair, subject)
+    if subject == MODEL and not tensors:
+        return "" if check.optional else "the check's roles select nothing here"
+    return _rounded_away(metric, tensors)
+
+
+def _rounded_away(metric: Metric, tensors: Sequence[AlignedTensor]) -> str:
+    """Why an update cannot be measured: one side was quantised, and that rounding is far larger."""
+    if isinstance(metric, MatrixMetric) and metric.tolerates_nonfinite:
+        return ""
+    narrow = [t for t in tensors if t.is_quantised_apart]
+    if not narrow:
+        return ""
+    first = narrow[0]
+    return (
+        f"{printable(first.name)} is stored in {first.tuned.precision} on the tuned side and in "
+        f"{first.base.precision} in the base, and its update cannot be seen through that rounding; audit the "
+        "unquantised weights instead"
+    )
