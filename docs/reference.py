@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ckptaudit.damages.runs import RUN_DAMAGES, RUN_DESCRIPTIONS
 from ckptaudit.damages.weights import PERTURBATIONS
-from ckptaudit.judging.checks import Check
 from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.checks import Check
 from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_checks
 from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.pairing.auxiliary import INPUTS

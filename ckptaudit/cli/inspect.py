@@ -27,18 +27,21 @@ def _lines(path: str) -> list[str]:
 
     checkpoint = open_checkpoint(path)
     handles = checkpoint.tensors.values()
-    naming = Naming(checkpoint.config)
+    naming = Naming(checkpoint.config, checkpoint.tensors)
     places = {name: naming.place(name) for name in checkpoint.tensors}
     layers = {p.subject for p in places.values() if p.layer is not None}
     dtypes = Counter(h.dtype for h in handles)
     roles = Counter(p.role for p in places.values())
+    unknown = naming.unknown({name: handle.shape for name, handle in checkpoint.tensors.items()})
     lines = [
         f"{printable(checkpoint.path)}: {checkpoint.format}",
+        f"family      {printable(naming.family)}",
         f"tensors     {len(checkpoint.tensors):,}",
         f"parameters  {checkpoint.parameters:,}",
         f"layers      {len(layers)}",
         f"dtypes      {', '.join(f'{name} ({count})' for name, count in dtypes.most_common())}",
         f"roles       {', '.join(f'{printable(name)} ({count})' for name, count in roles.most_common())}",
+        f"unknown     {', '.join(map(printable, unknown)) or 'none: a rule names every role'}",
         "",
     ]
     rows: list[tuple[str, ...]] = [("tensor", "shape", "dtype", "subject", "role")]

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 Scope = Literal["matrix", "group", "runs", "run", "pair", "plan", "artifact", "probes", "rollouts"]
 """What one value is about: a matrix, several weights taken together, runs compared with each other, all tensors of
-one run, the headers of the pair, which tensors the planned checks judge, files beside the weights, forward passes on
+one run, the headers of the pair, which tensors the planned checks judge, the files beside the weights, passes on
 probes, what a trainer logged."""
 
 Scale = Literal["size", "share", "count", "difference", "angle"]

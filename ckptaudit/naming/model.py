@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import prod
 
-from ckptaudit.naming.layouts import Layout, parts_of
+from ckptaudit.naming.aliases import aliases_of, canonical
+from ckptaudit.naming.groups import is_known
+from ckptaudit.naming.layouts import Layout, parts_of, put_in_order
 from ckptaudit.naming.places import Place, ends_in, place, stem_of
-from ckptaudit.naming.rules import Family, Kernel, Split, Tie, families, rules
+from ckptaudit.naming.rules import ANY_MODEL, Family, Kernel, Split, Tie, families, rules
 
 Config = Mapping[str, object]
 
@@ -16,29 +18,61 @@ MAX_NUMBER = 2**31
 
 
 class Naming:
-    """Places and layouts for a model with this config.json; an empty one leaves the common rules alone."""
+    """Places and layouts for a model with this config.json; an empty one leaves the common rules alone.
 
-    def __init__(self, config: Config) -> None:
+    `names` are the checkpoint's tensors, of both sides of a pair: some libraries are known by their names alone.
+    """
+
+    def __init__(self, config: Config, names: Iterable[str] = ()) -> None:
         self._config = config
-        self._families = _families(config)
+        self._by_name = _families(config, tuple(names))
+        self._families = tuple(self._by_name.values())
+        self._aliases = tuple(a for family in self._families for a in aliases_of(family.aliases))
         self._roles = tuple(pair for family in self._families for pair in family.roles.items())
         self._splits: dict[str, Split | None] = {}
 
     def place(self, name: str) -> Place:
         """Layer, role and stack of a tensor."""
-        return place(name, self._roles)
+        return place(self.canonical(name), self._roles)
+
+    def canonical(self, name: str) -> str:
+        """The name in the spelling that the rules are written for: one weight, one name, whatever stored it."""
+        return canonical(name, self._aliases)
+
+    def layer_stack(self, name: str) -> tuple[str, str] | None:
+        """What stands before and behind the layer's number, where the first axis counts layers in its place."""
+        for words in (w for family in self._families for w in family.layer_stacks):
+            before, found, behind = name.partition(f"{words}.")
+            if found and behind and not behind.partition(".")[0].isdecimal():
+                return before + found, behind
+        return None
+
+    @property
+    def family(self) -> str:
+        """What was recognised, for people: the families whose rules apply, or that only the common ones do."""
+        named = [name for name, family in self._by_name.items() if ANY_MODEL not in family.model_types]
+        said = self._config.get("model_type")
+        model = said if isinstance(said, str) else "no model_type"
+        return f"{model} (rules: {', '.join(named) or 'common'})"
+
+    def unknown(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+        """Roles of these tensors, given by name with their shapes, that no rule names; in order."""
+        places = ((self.place(name).role, len(shape) > 1) for name, shape in shapes.items())
+        return tuple(sorted({role for role, is_matrix in places if not is_known(role, is_matrix=is_matrix)}))
 
     def layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         """How a tensor of this name and shape becomes matrices."""
+        name = self.canonical(name)
         where = self.place(name)
         stacked = self._is_stacked(name, shape, where)
         axes = len(shape) - stacked
-        if axes not in (1, 2) or not prod(shape):
+        depthwise = axes == 3 and shape[-2] == 1
+        if not (axes in (1, 2) or depthwise) or not prod(shape):
             # An empty tensor may claim any number of experts; a file of no bytes must not cost a view each.
             return Layout()
         turned = axes == 2 and self._is_turned(stem_of(name), shape)
-        outputs = shape[-2] if axes == 2 and not turned else shape[-1]
-        return self._divided(name, where.role, outputs, Layout(stacked, turned))
+        laid_out = (*shape[:-2], shape[-1], shape[-2]) if turned else shape
+        return self._divided(name, where.role, laid_out[stacked:], Layout(stacked, turned))
 
     @property
     def ties(self) -> tuple[Tie, ...]:
@@ -60,17 +94,22 @@ class Naming:
         sizes = ((kernel.inputs, shape[-2]), (kernel.outputs, shape[-1]))
         return all(self._numbers.get(number, size) == size for number, size in sizes if number)
 
-    def _divided(self, name: str, role: str, outputs: int, whole: Layout) -> Layout:
+    def _divided(self, name: str, role: str, shape: tuple[int, ...], whole: Layout) -> Layout:
         split = self._split(stem_of(name))
-        if split is None:
+        if split is None or not self._takes(split, shape):
             reason = "no family in ckptaudit/naming/families describes how this model fuses it"
             fused = role.removesuffix(".bias") in rules().fused
             return Layout(whole.stacked, whole.turned, doubt=reason if fused else "")
         try:
-            parts = parts_of(outputs, split.groups, split.parts, self._numbers)
+            parts = parts_of(shape[0], split.groups, split.parts, self._numbers)
+            parts = put_in_order(parts, split.interleaved, self._numbers)
         except ValueError as error:
             return Layout(whole.stacked, whole.turned, doubt=str(error))
         return Layout(whole.stacked, whole.turned, parts)
+
+    def _takes(self, split: Split, shape: tuple[int, ...]) -> bool:
+        """Whether the inputs are of the size that the rule asks for, if it does; a bias has none."""
+        return not split.inputs or len(shape) < 2 or self._numbers.get(split.inputs) == shape[1]
 
     def _split(self, stem: str) -> Split | None:
         if stem not in self._splits:
@@ -98,10 +137,13 @@ class Naming:
             numbers.setdefault("kv_heads", numbers["heads"])
             heads_per_kv, left = divmod(numbers["heads"], numbers["kv_heads"])
             numbers |= {} if left else {"heads_per_kv_head": heads_per_kv}
+        for product, factors in rules().products.items():
+            if all(factor in numbers for factor in factors):
+                numbers[product] = prod(numbers[factor] for factor in factors)
         return numbers
 
     def _number(self, keys: tuple[str, ...]) -> int | None:
-        values = (config.get(key) for config in _text_first(self._config) for key in keys)
+        values = (_inside(config, key) for config in _text_first(self._config) for key in keys)
         sound = (v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 < v < MAX_NUMBER)
         return next(sound, None)
 
@@ -110,20 +152,39 @@ def _names(rule: Split | Kernel, stem: str) -> bool:
     return any(ends_in(stem, pattern) for pattern in rule.tensors)
 
 
-def _families(config: Config) -> tuple[Family, ...]:
+def _families(config: Config, names: tuple[str, ...]) -> dict[str, Family]:
     kinds = [c.get("model_type") for c in (config, *_parts_of_config(config))]
-    return tuple(f for f in families().values() if any(kind in f.model_types for kind in kinds))
+    said = {kind for kind in kinds if isinstance(kind, str)}
+    wildcard = {ANY_MODEL} if said else set()
+    return {
+        key: family
+        for key, family in families().items()
+        if {*family.model_types} & (said | wildcard) or _is_named(family, names)
+    }
+
+
+def _is_named(family: Family, names: tuple[str, ...]) -> bool:
+    def occurs(words: str) -> bool:
+        return any(f".{words}." in f".{name}." for name in names)
+
+    return bool(family.names) and all(occurs(words) for words in family.names)
 
 
 def _text_first(config: Config) -> Iterator[Config]:
     """Where to look a number up: a multimodal model says what its language model is like in a part."""
     for name in rules().text_configs:
-        part: object = config
-        for word in name.split("."):
-            part = part.get(word) if isinstance(part, dict) else None
+        part = _inside(config, name)
         if isinstance(part, dict):
             yield part
     yield config
+
+
+def _inside(config: Config, path: str) -> object:
+    """What config.json says under a dotted path, None where it says nothing."""
+    part: object = config
+    for word in path.split("."):
+        part = part.get(word) if isinstance(part, Mapping) else None
+    return part
 
 
 def _parts_of_config(config: Config) -> Iterator[Config]:

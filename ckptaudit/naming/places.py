@@ -7,14 +7,18 @@ from functools import lru_cache
 
 import msgspec
 
+from ckptaudit.naming.groups import GROUPS, in_groups
 from ckptaudit.naming.rules import rules
 
-GROUPS = ("all", "matrix", "expert", *rules().groups, *rules().vector_groups)
+__all__ = ["GROUPS", "Place", "Roles", "ends_in", "in_groups", "place", "place_of_weight", "short_name", "stem_of"]
 
 Roles = tuple[tuple[str, str], ...]
 """Name endings and the roles they mean, in the order in which they are asked."""
 
 STEM_WORDS, STEM_LENGTH = 4, 200
+
+MTP = "mtp"
+"""How names of multi-token prediction begin: `mtp`, `mtp_layers`, `mtp_block`."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -44,10 +48,31 @@ def place(name: str, roles: Roles = ()) -> Place:
     return Place(
         layer=None if layer_at is None else int(words[layer_at]),
         role=_role(words, layer_at, roles),
-        stack=next((w for w in head if w in rules().stack_words), ""),
+        stack=_stack(head),
         in_experts=any(w in rules().expert_words for w in words),
         expert=None if expert_at is None else int(words[expert_at]),
     )
+
+
+def place_of_weight(name: str, roles: Roles = ()) -> Place:
+    """The place of a weight by the name that reports use: `c_attn.weight[k_proj]`, `gate_up_proj[up_proj][3]`.
+
+    A role in brackets is the one that was measured; a number there is an expert of a stack.
+    """
+    stored, *shares = name.removesuffix("]").replace("][", "[").split("[")
+    where = place(stored, roles)
+    role = next((share for share in shares if not _is_number(share)), "")
+    expert = next((int(share) for share in shares if _is_number(share)), where.expert)
+    role = f"{role}.bias" if role and where.role.endswith(".bias") else role
+    return Place(where.layer, role or where.role, where.stack, where.in_experts, expert)
+
+
+def short_name(place: Place) -> str:
+    """A place in few letters: `L3 down_proj`, `L3 expert 7 up_proj`, `visual L0 k_proj`."""
+    stack = f"{place.stack} " if place.stack else ""
+    layer = "" if place.layer is None else f"L{place.layer} "
+    expert = "" if place.expert is None else f"expert {place.expert} "
+    return f"{stack}{layer}{expert}{place.role}"
 
 
 def stem_of(name: str) -> str:
@@ -61,33 +86,15 @@ def ends_in(stem: str, pattern: str) -> bool:
     return fnmatchcase(f".{stem}", f"*.{pattern}")
 
 
-def in_groups(role: str, groups: tuple[str, ...], *, is_matrix: bool, in_experts: bool = False) -> bool:
-    """Does a tensor of this role belong to any of the groups, role names or role globs?"""
-    return any(_in_group(role, group, is_matrix, in_experts) for group in groups)
-
-
-def _in_group(role: str, group: str, is_matrix: bool, in_experts: bool) -> bool:
-    known = rules()
-    if group in ("all", "matrix"):
-        return is_matrix or group == "all"
-    if group == "expert":
-        return is_matrix and in_experts
-    if group == "norm" and _in_group(role, "bias", is_matrix, in_experts):
-        return False
-    if group in known.vector_groups:
-        return not is_matrix and _matches(role, known.vector_groups[group])
-    if group in known.groups:
-        return is_matrix and _matches(role, known.groups[group])
-    return fnmatchcase(role, group)
-
-
-def _matches(role: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(role, pattern) for pattern in patterns)
-
-
 def _is_number(word: str) -> bool:
     # Digits of other scripts are decimal to str, and a hostile name may hold millions of digits.
     return word.isascii() and word.isdecimal() and len(word) < 10
+
+
+def _stack(head: list[str]) -> str:
+    """The first word before the layer that names a stack; layers that predict further tokens are one, `mtp`."""
+    words = (MTP if w.startswith(MTP) or w.startswith("nextn") else w for w in head)
+    return next((w for w in words if w in rules().stack_words), "")
 
 
 def _layer_position(words: list[str]) -> int | None:
@@ -109,8 +116,18 @@ def _expert_position(words: list[str]) -> int | None:
 
 def _role(words: list[str], layer_at: int | None, roles: Roles) -> str:
     stem = _stem_words(words, layer_at)
-    role = _outside_role(words, layer_at) or _alias(_joined(stem), roles) or _own_words(stem)
+    role = _outside_role(words, layer_at) or _role_in_module(words, layer_at, stem, roles)
     return f"{role}.bias" if words[-1] == "bias" and role != "bias" else role
+
+
+def _role_in_module(words: list[str], layer_at: int | None, stem: list[str], roles: Roles) -> str:
+    """The role, with the module before it where the same words mean something else in it: `cross_attn.q_proj`."""
+    role = _alias(_joined(stem), roles) or _own_words(stem)
+    modules = rules().module_words
+    inside = [modules[w] for w in words[(layer_at or 0) :] if w in modules]
+    if not inside or role.startswith(f"{inside[-1]}."):
+        return role
+    return f"{inside[-1]}.{role.rpartition('.')[2] if role.partition('.')[0] in modules else role}"
 
 
 def _stem_words(words: list[str], layer_at: int | None) -> list[str]:

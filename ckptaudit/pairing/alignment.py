@@ -11,8 +11,8 @@ from ckptaudit.errors import PairingError, printable
 from ckptaudit.findings import Finding
 from ckptaudit.naming import Naming, Place, in_groups, rules
 from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair
-from ckptaudit.pairing.names import completed, renamed
-from ckptaudit.pairing.views import View, first_rows, unstacked, views_of
+from ckptaudit.pairing.names import completed, layers_apart, renamed
+from ckptaudit.pairing.views import View, first_rows, unstacked, views_like, views_of
 
 Tensors = Mapping[str, TensorHandle]
 
@@ -51,30 +51,44 @@ class _Findings:
 def pair_checkpoints(base: Checkpoint, tuned: Checkpoint) -> ModelPair:
     """Align two checkpoints, weight by weight. Raises PairingError if nothing corresponds."""
     found = _Findings()
-    left, right = _with_common_names(base, tuned, found)
-    naming = Naming(base.config or tuned.config)
+    names = (*base.tensors, *tuned.tensors)
+    naming = Naming(base.config or tuned.config, names)
+    left, right = _with_common_names(base, tuned, naming, found)
     for name in sorted(left.keys() & right.keys()):
         _align(name, left[name], right[name], naming, found)
-    rest = (_views(left, left.keys() - right.keys(), naming), _views(right, right.keys() - left.keys(), naming))
+    rest = _views_of_the_rest(left, right, naming)
     _align_rest(*rest, found, same_kind=_same_kind(base, tuned))
     if not found.aligned and not any(u.fault == "shapes differ" for u in found.unaligned):
         raise _nothing_in_common(base, tuned)
     return found.pair(base, tuned)
 
 
-def _views(tensors: Tensors, names: Iterable[str], naming: Naming) -> list[View]:
-    return [view for name in sorted(names) for view in views_of(name, tensors[name], naming)]
+def _views_of_the_rest(left: Tensors, right: Tensors, naming: Naming) -> tuple[list[View], list[View]]:
+    """The weights of what has no name in common, each side divided with an eye to the other."""
+    sides = ((left, left.keys() - right.keys()), (right, right.keys() - left.keys()))
+    views = [[view for name in sorted(names) for view in views_of(name, t[name], naming)] for t, names in sides]
+    return _divided_alike(left, views[0], views[1], naming), _divided_alike(right, views[1], views[0], naming)
 
 
-def _with_common_names(base: Checkpoint, tuned: Checkpoint, found: _Findings) -> tuple[Tensors, Tensors]:
+def _divided_alike(tensors: Tensors, views: list[View], others: list[View], naming: Naming) -> list[View]:
+    shapes = {place: view.shape for place, view in _by_place(others).items() if not view.divided}
+    if not shapes:
+        return views
+    names = dict.fromkeys(view.stored for view in views)
+    return [view for name in names for view in views_like(name, tensors[name], naming, shapes)]
+
+
+def _with_common_names(
+    base: Checkpoint, tuned: Checkpoint, naming: Naming, found: _Findings
+) -> tuple[Tensors, Tensors]:
     """Both sides' tensors under the base's names."""
-    names = renamed(base.tensors, tuned.tensors)
-    left = base.tensors
-    right = {names.get(name, name): handle for name, handle in tuned.tensors.items()}
+    left, theirs = layers_apart(base.tensors, naming), layers_apart(tuned.tensors, naming)
+    names = renamed(left, theirs, naming)
+    right = {names.get(name, name): handle for name, handle in theirs.items()}
     if names:
         found.notes.append(_counted("tensor", names.values(), "under another prefix in the tuned checkpoint"))
     return (
-        completed(left, right, Naming(base.config or tuned.config)),
+        completed(left, right, naming),
         completed(right, left, Naming(tuned.config or base.config)),
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import LowRankUpdate, TensorHandle
-from ckptaudit.naming import Layout, Naming, Part, Place
+from ckptaudit.naming import Layout, Naming, Part, Place, with_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,25 @@ class View:
 
 def views_of(name: str, handle: TensorHandle, naming: Naming) -> tuple[View, ...]:
     """The weights that a stored tensor holds."""
+    return _views(name, handle, naming, naming.layout(name, handle.shape))
+
+
+def views_like(
+    name: str, handle: TensorHandle, naming: Naming, shapes: Mapping[Place, tuple[int, ...]]
+) -> tuple[View, ...]:
+    """As `views_of`, divided as the other side divides it where its parts, stored apart, add up to this tensor."""
     layout = naming.layout(name, handle.shape)
+    views = _views(name, handle, naming, layout)
+    found = [shapes.get(view.place, ()) for view in views]
+    if layout.stacked or any(part.groups > 1 for part in layout.parts) or not all(found):
+        return views
+    lengths = tuple(shape[0] for shape in found)
+    if len(views) < 2 or sum(lengths) != sum(view.shape[0] for view in views):
+        return views
+    return _views(name, handle, naming, replace(layout, parts=with_lengths(layout.parts, lengths)))
+
+
+def _views(name: str, handle: TensorHandle, naming: Naming, layout: Layout) -> tuple[View, ...]:
     handle_of_all = _laid_out(handle, layout, None)
     whole = View(name, name, naming.place(name), handle_of_all, layout.stacked, layout.doubt)
     if not layout.parts:
@@ -67,8 +85,13 @@ def unstacked(view: View) -> Iterator[View]:
             name=f"{view.name}[{index}]",
             stored=view.stored,
             place=_placed(view.place, view.place.role, index),
-            handle=_derived(view.handle, view.shape[1:], itemgetter(index)),
+            handle=one_of(view.handle, index),
         )
+
+
+def one_of(handle: TensorHandle, index: int) -> TensorHandle:
+    """One entry of the first axis; reading it reads the tensor and takes the entry."""
+    return _derived(handle, handle.shape[1:], itemgetter(index))
 
 
 def first_rows(handle: TensorHandle, rows: int) -> TensorHandle:
@@ -82,7 +105,8 @@ def _laid_out(handle: TensorHandle, layout: Layout, part: Part | None) -> Tensor
         return handle
     if layout.turned:
         shape = (*shape[:-2], shape[-1], shape[-2])
-    axis = -1 if len(shape) - layout.stacked < 2 else -2
+    # Counted from the end: what is read may have more axes in front, such as one for gradients of several batches.
+    axis = int(layout.stacked) - len(shape)
     if part is not None:
         shape = (*shape[:axis], part.length, *shape[axis:][1:])
     laid_out = _derived(handle, shape, lambda tensor: _taken(tensor.mT if layout.turned else tensor, part, axis))
@@ -102,7 +126,11 @@ def _taken(tensor: Tensor, part: Part | None, axis: int) -> Tensor:
     if part is None:
         return tensor
     runs: Tensor = tensor.unflatten(axis, (part.groups, -1))  # type: ignore[no-untyped-call]
-    return runs.narrow(axis, part.start, part.stop - part.start).flatten(axis - 1, axis)
+    taken = runs.narrow(axis, part.start, part.stop - part.start).flatten(axis - 1, axis)
+    if not part.interleaved:
+        return taken
+    pairs: Tensor = taken.unflatten(axis, (part.interleaved, -1, 2))  # type: ignore[no-untyped-call]
+    return pairs.transpose(axis - 1, axis).flatten(axis - 2, axis)
 
 
 def _derived(handle: TensorHandle, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> TensorHandle:

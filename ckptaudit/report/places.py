@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from ckptaudit import naming
 from ckptaudit.metrics import Measurement
-from ckptaudit.naming.places import Place, in_groups, place
+from ckptaudit.naming import Place, in_groups, place
 from ckptaudit.results.records import CheckRecord
 
 BODY = ("attention", "mlp")
@@ -38,11 +39,8 @@ def is_body(m: Measurement) -> bool:
 
 
 def short_name(tensor: str) -> str:
-    """`L3 down_proj`, `L3 expert 7 up_proj`: a tensor's place in few letters."""
-    where = place(tensor)
-    layer = "" if where.layer is None else f"L{where.layer} "
-    expert = "" if where.expert is None else f"expert {where.expert} "
-    return f"{where.stack + ' ' if where.stack else ''}{layer}{expert}{where.role}"
+    """`L3 down_proj`, `L3 expert 7 up_proj`: a measured weight's place in few letters."""
+    return naming.short_name(naming.place_of_weight(tensor))
 
 
 def _place(tensor: str) -> Place:

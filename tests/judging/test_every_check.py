@@ -6,19 +6,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from ckptaudit.pipeline.session import AuditSession
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.damages.runs import RUN_DAMAGES
 from ckptaudit.damages.weights import PERTURBATIONS, damaged_inputs
-from ckptaudit.judging.checks import Check
 from ckptaudit.judging.check_files import load_checks
-from ckptaudit.judging.verdict import Verdict
+from ckptaudit.judging.checks import Check
 from ckptaudit.judging.plan import Request
 from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Run
-from ckptaudit.pipeline.session import AuditSession
 
 GOOD = {
     "rlvr.toml": "rlvr-gentle",

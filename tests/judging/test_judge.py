@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptaudit.judging.checks import Check, Guard
-from ckptaudit.judging.judge import broken_tensors, decide
+from ckptaudit.judging.judge import broken_tensors
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.metrics import Measurement
 

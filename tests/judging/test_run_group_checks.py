@@ -12,11 +12,10 @@ import torch
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.damages.runs import RUN_DAMAGES
-from ckptaudit.judging.checks import Check
 from ckptaudit.judging.check_files import load_checks
-from ckptaudit.judging.verdict import Verdict
-from ckptaudit.judging.judge import decide
+from ckptaudit.judging.checks import Check
 from ckptaudit.judging.profiles import bundled_checks
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.run_groups import Series
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pairing import pair_checkpoints

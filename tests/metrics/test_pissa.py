@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ckptaudit.pipeline.session import AuditSession
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,7 +19,6 @@ from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
 from ckptaudit.metrics import GROUP_METRICS
 from ckptaudit.metrics.groups import measure_group
-from ckptaudit.pipeline.session import AuditSession
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore::Warning:{name}.*") for name in ("peft", "transformers")]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.naming import GROUPS, Layout, Naming, Place, families, in_groups, place, rules
+from ckptaudit.naming import Layout, Naming, Place, families, in_groups, place, primary_group, rules
 from ckptaudit.naming.layouts import parts_of
 
 CONFIG_KEYS = ["model_type", "num_attention_heads", "num_key_value_heads", "hidden_size", "multi_query"]
@@ -27,6 +27,18 @@ SENSE_AND_NONSENSE = st.one_of(
     [
         ("model.layers.7.self_attn.q_proj.weight", Place(7, "q_proj")),
         ("model.layers.7.self_attn.q_proj.bias", Place(7, "q_proj.bias")),
+        ("model.decoder.layers.1.cross_attn.q_proj.weight", Place(1, "cross_attn.q_proj", "decoder")),
+        ("model.decoder.layers.1.self_attn.q_proj.weight", Place(1, "q_proj", "decoder")),
+        ("model.layers.2.linear_attn.out_proj.weight", Place(2, "linear_attn.out_proj")),
+        ("model.layers.2.mixer.out_proj.weight", Place(2, "out_proj")),
+        ("model.layers.2.self_attn.indexer.wq_b.weight", Place(2, "indexer.wq_b")),
+        ("model.layers.2.self_attn.gate_proj.weight", Place(2, "attn_gate_proj")),
+        ("mtp.layers.0.self_attn.q_proj.weight", Place(0, "q_proj", "mtp")),
+        ("model.mtp.layers.0.mlp.up_proj.weight", Place(0, "up_proj", "mtp")),
+        ("model.mtp_layers.1.mlp.up_proj.weight", Place(1, "up_proj", "mtp")),
+        ("model.mtp_block.0.mlp.up_proj.weight", Place(0, "up_proj", "mtp")),
+        ("model.layers.61.eh_proj.weight", Place(61, "eh_proj")),
+        ("v_head.summary.weight", Place(None, "v_head.summary")),
         ("model.layers.12.input_layernorm.weight", Place(12, "input_layernorm")),
         ("model.embed_tokens.weight", Place(None, "embed_tokens")),
         ("lm_head.weight", Place(None, "lm_head")),
@@ -58,7 +70,7 @@ def test_places_of_known_names(name: str, expected: Place) -> None:
     ("name", "expected"),
     [
         ("net.stage.4.mixer.in_proj.weight", Place(4, "in_proj")),
-        ("7.foo.12.effective_limit", Place(7, "bar")),
+        ("7.foo.12.bar", Place(7, "bar")),
         ("tower.9.proj.weight", Place(9, "tower.proj")),
         ("weight", Place(None, "weight")),
         ("0.weight", Place(0, "weight")),
@@ -95,32 +107,6 @@ def test_a_family_may_name_roles_of_its_own() -> None:
     name = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
     assert Naming({}).place(name).role == "w2"
     assert Naming({"model_type": "mixtral"}).place(name).role == "down_proj"
-
-
-@pytest.mark.parametrize(
-    ("role", "is_matrix", "in_experts", "groups"),
-    [
-        ("q_proj", True, False, {"attention"}),
-        ("q_proj.bias", False, False, {"bias"}),
-        ("cross_attn.o_proj", True, False, {"attention"}),
-        ("down_proj", True, True, {"mlp", "expert"}),
-        ("down_proj.bias", False, True, {"bias"}),
-        ("router", True, False, {"router"}),
-        ("embed_tokens", True, False, {"embedding"}),
-        ("input_layernorm", False, False, {"norm"}),
-        ("ln_1", False, False, {"norm"}),
-        ("ln_1.bias", False, False, {"bias"}),
-        ("LayerNorm", False, False, {"norm"}),
-        ("sinks", False, False, set()),
-        ("merger.mlp.0", True, False, {"projector"}),
-        ("merger.ln_q", False, False, {"norm"}),
-    ],
-)
-def test_groups(role: str, is_matrix: bool, in_experts: bool, groups: set[str]) -> None:
-    def member(group: str) -> bool:
-        return in_groups(role, (group,), is_matrix=is_matrix, in_experts=in_experts)
-
-    assert {group for group in GROUPS if member(group)} == groups | {"all"} | ({"matrix"} if is_matrix else set())
 
 
 def test_a_role_may_be_selected_by_its_name_or_a_glob() -> None:
@@ -238,12 +224,17 @@ def test_digits_that_are_no_layer_number() -> None:
 @pytest.mark.parametrize("family", families())
 def test_family_files_use_only_what_the_common_rules_define(family: str) -> None:
     rule_file = families()[family]
-    assert rule_file.model_types
-    numbers = {*rules().numbers, "heads_per_kv_head"}
+    assert rule_file.model_types or rule_file.names
+    numbers = {*rules().numbers, *rules().products, "heads_per_kv_head"}
     for split in rule_file.split:
         sizes = (*split.parts.values(), split.groups)
         assert {size for size in sizes if isinstance(size, str)} <= {*numbers, "entries"}
         assert split.when.keys() <= rule_file.flags.keys()
-        assert all(in_groups(role, ("attention", "mlp"), is_matrix=True) for role in split.parts)
+        assert {primary_group(role, is_matrix=True) for role in split.parts} <= {
+            "attention",
+            "mlp",
+            "linear_attention",
+        }
+        assert split.interleaved.keys() <= split.parts.keys()
     for kernel in rule_file.kernel:
         assert {kernel.inputs, kernel.outputs} <= {"", *numbers}

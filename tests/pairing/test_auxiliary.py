@@ -148,8 +148,9 @@ breaks_when = "climb_retain_loss"
 remedy = "x"
 """
     (tmp_path / "one.toml").write_text(check)
-    from ckptaudit.judging.check_files import load_checks
     from ckptaudit.pipeline.session import AuditSession
+
+    from ckptaudit.judging.check_files import load_checks
 
     base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")
     session = AuditSession(base, [tuned], inputs={"retain_gradients": saved(tmp_path, {name: stack})})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ckptaudit.pipeline.session import AuditSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from ckptaudit.behavior.loss_path import loss_path
 from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.damages.weights import PERTURBATIONS
@@ -23,8 +25,6 @@ from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
-from ckptaudit.behavior.loss_path import loss_path
-from ckptaudit.pipeline.session import AuditSession
 
 Weights = dict[str, Tensor]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from ckptaudit.pipeline.session import AuditSession
 from safetensors.torch import load_file
 
 import ckptaudit
-from ckptaudit.judging.checks import Guard
 from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.checks import Guard
 from ckptaudit.judging.plan import Request, settled_by_bounds
 from ckptaudit.judging.profiles import profile_file
-from ckptaudit.pipeline.session import AuditSession
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from ckptaudit.pipeline.session import AuditSession
 from safetensors.torch import save_file
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
@@ -17,10 +18,9 @@ from selenium.webdriver.chrome.service import Service
 
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.profiles import profile_file
-from ckptaudit.pipeline.session import AuditSession
-from ckptaudit.report.html import write_html
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
+from ckptaudit.report.html import write_html
 from ckptaudit.results.records import AuditResult, CheckRecord, Summary, check_record
 
 HARMLESS = "placeholder"

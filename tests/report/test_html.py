@@ -17,10 +17,10 @@ import scipy.linalg
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.verdict import times_over
+from ckptaudit.metrics import Measurement
 from ckptaudit.report.html import render_html, write_html
 from ckptaudit.report.html.placing import likeness, placed, published
 from ckptaudit.results.json_io import read_json, write_json
-from ckptaudit.metrics import Measurement
 from ckptaudit.results.records import AuditResult
 
 VENDOR = Path(__file__).parent.parent.parent / "ckptaudit" / "report" / "html" / "vendor"
