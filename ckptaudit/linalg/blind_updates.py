@@ -1,8 +1,9 @@
-"""What an update that is blind to the weights would look like once it is stored: the null model behind the excesses.
+"""The null model behind the excesses: an update that is blind to the weights, once it is stored.
 
-A blind update adds an independent Gaussian of one standard deviation to every weight, and the result is rounded to the
-stored type. The deviation is the one that changes as many entries visibly as the update in question does. All follows
-from how many weights lie in each binade [2^e, 2^(e+1)), for the unit in the last place is the same throughout one.
+A blind update adds an independent Gaussian of one standard deviation to every weight, and the result is rounded
+to the stored type. The deviation is the one that changes as many entries visibly as the update in question does.
+All follows from how many weights lie in each binade [2^e, 2^(e+1)): throughout one the unit in the last place is
+the same.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ BINADES = 256
 BIAS = 127
 """bf16 has eight bits of exponent, biased by 127."""
 
-HALF_UNIT = 2.0**-8
-"""Half a bf16 unit in the last place, as a share of the lower end of a binade."""
+HALF_UNITS = torch.exp2(torch.arange(BINADES, dtype=torch.float64).clamp(min=1) - BIAS - 8)
+"""By binade, half a bf16 unit in the last place."""
 
-STEPS = 64
-"""Halvings of the exponent of the deviation: to float64 precision."""
+LEAST, MOST = -160.0, 130.0
+"""Exponents between which a deviation is sought: from less than the least number to more than the largest."""
+
+ROUNDS, POINTS = 6, 64
+"""Grids one within the other, each of so many deviations: the last tells them apart by 5e-9."""
 
 TERMS = 32
 FINE = 0.25
@@ -109,19 +113,22 @@ class BlindUpdate:
 
     @cached_property
     def deviation(self) -> float:
-        """The standard deviation, by bisection: the visible share grows with it."""
-        wanted = min(self.visible * self.census.size, float(self.counts.sum()) * (1 - 1e-9))
-        low, high = -160.0, 130.0
-        for _ in range(STEPS):
-            middle = 0.5 * (low + high)
-            seen = float((self.counts * self._rates(2.0**middle)).sum())
-            low, high = (middle, high) if seen < wanted else (low, middle)
+        """The standard deviation: the visible share grows with it, so ever finer grids enclose it."""
+        there = self.counts > 0
+        counts, half = self.counts[there], HALF_UNITS[there]
+        wanted = min(self.visible * self.census.size, float(counts.sum()) * (1 - 1e-9))
+        low, high = LEAST, MOST
+        for _ in range(ROUNDS):
+            grid = torch.linspace(low, high, POINTS, dtype=torch.float64)
+            seen = self._shown(half / grid.exp2()[:, None]) @ counts
+            above = min(max(int((seen < wanted).sum()), 1), POINTS - 1)
+            low, high = float(grid[above - 1]), float(grid[above])
         return 2.0 ** (0.5 * (low + high))
 
     @cached_property
     def rates(self) -> Rates:
         """By binade, the probability that a weight changes visibly."""
-        return self._rates(self.deviation)
+        return self._shown(HALF_UNITS / self.deviation)
 
     def share_among(self, chosen: Shaped[Tensor, "binades"]) -> float | None:
         """Of the visibly changed weights, the share among the chosen; None where none is expected to change."""
@@ -131,7 +138,7 @@ class BlindUpdate:
 
     def energies(self, bits: int) -> Rates:
         """By binade, the mean square of the stored change, for a type of so many bits of precision."""
-        units = _half_units() * 2.0 ** (9 - bits)
+        units = _units(bits)
         if self.census.on_grid:
             return _energy(units, self.deviation)
         return self.deviation**2 + units.square() / 12
@@ -147,12 +154,12 @@ class BlindUpdate:
         if not total > 0:
             return 1.0
         # Weights off the grid dither what is added to them: on the average all of it passes.
-        passed = _passed(_half_units() * 2.0 ** (9 - bits), deviation) if self.census.on_grid else None
+        passed = _passed(_units(bits), deviation) if self.census.on_grid else None
         mean = 1.0 if passed is None else float((counts * passed).sum()) / float(counts.sum())
         return min(1.0, mean**2 * deviation**2 / total)
 
-    def _rates(self, deviation: float) -> Rates:
-        half = _half_units() / deviation
+    def _shown(self, half: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """The probability of a visible change where half a unit is so many deviations."""
         if self.census.on_grid:
             return torch.erfc(half / math.sqrt(2))
         # A weight anywhere between two bf16 numbers: the mean over where it lies, in closed form.
@@ -161,9 +168,9 @@ class BlindUpdate:
         return torch.where(half > 1e-6, inside / half.clamp_min(1e-300), torch.ones_like(half)).clamp(max=1.0)
 
 
-def _half_units() -> Rates:
-    exponents = torch.arange(BINADES, dtype=torch.float64).clamp(min=1) - BIAS
-    return HALF_UNIT * 2.0**exponents
+def _units(bits: int) -> Rates:
+    """By binade, the unit in the last place of a type of so many bits of precision."""
+    return HALF_UNITS * 2.0 ** (9 - bits)
 
 
 def _tail(x: Rates) -> Rates:

@@ -39,8 +39,10 @@ def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tens
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """Leading directions or all singular values, two sets of entries, norm_F, and how many weights of a sample lie in
-    each binade: of all, and of the principal ones."""
+    """Leading directions or all singular values, two sets of entries, norm_F, and counts by binade.
+
+    The counts are of a sample of the weights: of all of them, and of those in the principal set.
+    """
 
     top: Leading | None
     spectrum: Spectrum | None
@@ -122,7 +124,7 @@ def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
 def _make_masks(stored: Shaped[Tensor, "m n"], reconstructed: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
     principal = largest(reconstructed.abs_().flatten(), int(ALPHA * stored.numel()))
     seen = census(stored)
-    places = torch.arange(stored.numel(), device=stored.device)[sample(*stored.shape)]
+    places = torch.arange(0, stored.numel(), sample(*stored.shape).step, device=stored.device)
     return {
         "norm": torch.tensor(math.sqrt(square_sum(stored)), dtype=torch.float64),
         "binades": torch.stack([seen.every, census_among(stored, members(principal, places))]),

@@ -80,8 +80,8 @@ def _off_principal_error(batch: PairBatch) -> Tensor:
 @metric(
     unit="1",
     scale="difference",
-    formula="off_principal_energy - (1 - sum_ij v_ij a_i b_j / sum_ij v_ij), v_ij the mean square that a blind step "
-    "leaves of w_ij's change, a and b the squared row norms of U0k and V0k; 0 for a zero update",
+    formula="off_principal_energy - (1 - sum_ij v_ij a_i b_j / sum_ij v_ij), v_ij the mean square of w_ij's "
+    "stored change by a blind step, a and b the squared row norms of U0k and V0k; 0 for a zero update",
     source=f"follows from arXiv:2511.08567, Gate II; {NULL}",
     needs="spectrum",
     standard_error=_off_principal_error,
@@ -106,8 +106,8 @@ def _unrounded_ceiling(batch: PairBatch) -> Tensor | None:
 @metric(
     unit="1",
     scale="size",
-    formula="c^2 t^2 / E[D^2] times norm_F(D)^2 / norm_2(D)^2, c the mean share of a N(0, t^2) step that rounding lets "
-    "pass, t as for low_magnitude_excess; 0 for a zero update",
+    formula="c^2 t^2 / E[D^2] times norm_F(D)^2 / norm_2(D)^2, c the mean share of a N(0, t^2) step that "
+    "rounding lets pass, t as for low_magnitude_excess; 0 for a zero update",
     source=f"arXiv:2606.07082, 4.1; Bussgang 1952; {NULL}",
     needs="spectrum",
     upper_bound=_unrounded_ceiling,

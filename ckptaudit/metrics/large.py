@@ -199,7 +199,8 @@ class LargePair(PairBatch):
         return self._leverages_of_short(rows, columns)
 
     def _leverages_of_short(self, rows: slice, columns: slice) -> Leverages:
-        assert self.facts is not None and self.facts.spectrum is not None  # one of the two is known
+        assert self.facts is not None
+        assert self.facts.spectrum is not None  # one of the two is known
         known = self.facts.spectrum
         long, short = (rows, columns) if self.m >= self.n else (columns, rows)
         vectors = known.short[:, : self.k].double()
