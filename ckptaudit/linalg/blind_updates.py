@@ -40,6 +40,7 @@ ON_GRID = 0.99
 """Share of weights that are bf16 numbers from which on all are taken for such."""
 
 Rates = Float64[Tensor, "binades"]
+Values = Float64[Tensor, "..."]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class BlindUpdate:
         mean = 1.0 if passed is None else float((counts * passed).sum()) / float(counts.sum())
         return min(1.0, mean**2 * deviation**2 / total)
 
-    def _shown(self, half: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    def _shown(self, half: Values) -> Values:
         """The probability of a visible change where half a unit is so many deviations."""
         if self.census.on_grid:
             return torch.erfc(half / math.sqrt(2))
@@ -173,11 +174,11 @@ def _units(bits: int) -> Rates:
     return HALF_UNITS * 2.0 ** (9 - bits)
 
 
-def _tail(x: Rates) -> Rates:
+def _tail(x: Values) -> Values:
     return 0.5 * torch.erfc(x / math.sqrt(2))
 
 
-def _density(x: Rates) -> Rates:
+def _density(x: Values) -> Values:
     return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
 
 
