@@ -1,4 +1,4 @@
-"""Named damages that a check must notice, one file for each kind of evidence."""
+"""Named damages that a check must notice, a file or two for each kind of evidence."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 
-EVIDENCE = {"matrix": "weights", "group": "weights", "pair": "weights", "runs": "runs"}
-"""The file of damages for a metric's scope, where it is not named like the scope."""
+EVIDENCE = {
+    **dict.fromkeys(("matrix", "group", "pair", "plan", "run"), ("weights", "roles")),
+    "runs": ("runs",),
+}
+"""The files of damages for a metric's scope, where there is none of the scope's name."""
 
 
 def damages_of(scope: str) -> Mapping[str, str]:
     """The damages that may break a check of this scope, by name, with what each does."""
-    name = f"{__name__}.{EVIDENCE.get(scope, scope)}"
-    if find_spec(name) is None:
-        return {}
-    descriptions: Mapping[str, str] = import_module(name).DESCRIPTIONS
-    return descriptions
+    names = [f"{__name__}.{file}" for file in EVIDENCE.get(scope, (scope,))]
+    modules = [import_module(name) for name in names if find_spec(name) is not None]
+    return {damage: text for module in modules for damage, text in module.DESCRIPTIONS.items()}

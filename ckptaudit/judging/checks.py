@@ -35,10 +35,7 @@ class Separation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One claim with its limit, its scope, its source, and the damage under which it must fail.
-
-    An `optional` check is skipped where a model has none of its roles; any other then cannot be judged.
-    """
+    """One claim with its limit, its scope, its source, and the damage under which it must fail."""
 
     id: str
     claim: str
@@ -53,10 +50,11 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     judge_by: JudgeBy = "worst"
     only_where: Guard | None = None
     severity: Severity = "gate"
-    optional: bool = False
     published: str = ""
     note: str = ""
     never_beyond: Separation | None = None
+    optional: bool = False
+    """Whether a model without such weights skips the check; else it cannot be judged."""
 
     @property
     def limit(self) -> float:

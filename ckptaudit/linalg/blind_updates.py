@@ -32,8 +32,8 @@ LEAST, MOST = -160.0, 130.0
 ROUNDS, POINTS = 6, 64
 """Grids one within the other, each of so many deviations: the last tells them apart by 5e-9."""
 
-TERMS = 32
-FINE = 0.25
+TERMS = 48
+FINE = 0.2
 """Below this unit, in deviations, rounding is as good as an independent uniform error."""
 
 ON_GRID = 0.99
@@ -124,7 +124,7 @@ class BlindUpdate:
             seen = self._shown(half / grid.exp2()[:, None]) @ counts
             above = min(max(int((seen < wanted).sum()), 1), POINTS - 1)
             low, high = float(grid[above - 1]), float(grid[above])
-        return 2.0 ** (0.5 * (low + high))
+        return math.exp2(0.5 * (low + high))
 
     @cached_property
     def rates(self) -> Rates:

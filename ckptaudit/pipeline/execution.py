@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
+from ckptaudit.artifact import open_artifact
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
@@ -114,7 +115,15 @@ class _Executor:
             rows = [m for unit in units for m in self.store.take(unit, partial(self.measured, unit))]
             values = {name: {m.tensor: m.value for m in rows if m.metric == name} for name in metric.rests_on}
             return RunEvidence(run.pair, values, self.plan.config.config.frozen)
+        if metric.scope == "artifact":
+            return self._once(run, "artifact", lambda: open_artifact(run.pair.base, run.pair.tuned))
         return run.pair
+
+    def _once(self, run: Run, name: str, derive: Callable[[], object]) -> object:
+        shared = self.shared.setdefault(run.path, {})
+        if name not in shared:
+            shared[name] = derive()
+        return shared[name]
 
     def _of_group(self, unit: Unit, run: Run) -> Measurement:
         chosen = run.pair.select(unit.roles)

@@ -13,11 +13,10 @@ from ckptaudit.judging.config import Config, check_files
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.profiles import default_profile, profile_named
-from ckptaudit.judging.selection import MODEL, selected, subjects
+from ckptaudit.judging.selection import parts, selected, subjects
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
-from ckptaudit.metrics import METRICS, MatrixMetric, Metric, RunsMetric
-from ckptaudit.pairing import AlignedTensor
+from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline, load_baseline
@@ -27,6 +26,8 @@ NO_GROUP = {
     "siblings": "it compares runs from one base, and the tuned side names fewer than three",
 }
 """Why a check has nothing to compare, by what it compares."""
+
+NOTHING_OF = "this model has no weights of: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def _planned(
                     path=file.path,
                     group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
                     skip=_lacking(opened, check, run, subject),
-                    cannot=_incomparable(opened, check, run, subject),
+                    cannot=_incomparable(opened, check, run) or _rounded_away(check, run, subject),
                 )
 
 
@@ -120,38 +121,34 @@ def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
 
 
 def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
-    """Why there is nothing to judge by: no such weights, an input that was not given or that holds none of them."""
-    needs = METRICS[check.metric].needs
-    if not (needs or check.optional):
-        return ""
-    tensors = selected(check, run.pair, subject)
-    if check.optional and not tensors:
-        return f"the model has no weights of roles {', '.join(map(printable, check.roles))}"
-    if not needs:
-        return ""
-    return opened.auxiliary.lacking(needs, tensors) if tensors else ""
-
-
-def _incomparable(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
-    metric = METRICS[check.metric]
-    if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
-        return NO_GROUP[metric.over]
+    """Why there is nothing to judge by: an input that was not given, or that holds none of the weights."""
     if check.counts_findings:
         return ""
     tensors = selected(check, run.pair, subject)
-    if subject == MODEL and not tensors:
-        return "" if check.optional else "the check's roles select nothing here"
-    return _rounded_away(metric, tensors)
+    if not tensors:
+        return NOTHING_OF.format(", ".join(check.roles)) if check.optional else ""
+    needs = METRICS[check.metric].needs
+    return opened.auxiliary.lacking(needs, tensors) if needs else ""
 
 
-def _rounded_away(metric: Metric, tensors: Sequence[AlignedTensor]) -> str:
-    """Why an update cannot be measured: one side was quantised, and that rounding is far larger."""
-    if isinstance(metric, MatrixMetric) and metric.tolerates_nonfinite:
+def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
+    metric = METRICS[check.metric]
+    if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
+        return NO_GROUP[metric.over]
+    if check.counts_findings or check.optional or any(parts(check, run.pair).values()):
         return ""
-    narrow = [t for t in tensors if t.is_quantised_apart]
-    if not narrow:
+    return "the check's roles select nothing here"
+
+
+def _rounded_away(check: Check, run: Run, subject: str) -> str:
+    """Why an update cannot be measured: one side went through an eight-bit type and the other did not."""
+    metric = METRICS[check.metric]
+    if not isinstance(metric, MatrixMetric) or metric.tolerates_nonfinite:
         return ""
-    first = narrow[0]
+    apart = [tensor for tensor in selected(check, run.pair, subject) if tensor.is_quantised_apart]
+    if not apart:
+        return ""
+    first = apart[0]
     return (
         f"{printable(first.name)} is stored in {first.tuned.precision} on the tuned side and in "
         f"{first.base.precision} in the base, and its update cannot be seen through that rounding; audit the "

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ckptaudit.artifact import open_artifact
 from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.damages import artifact as artifact_damages
+from ckptaudit.damages import roles  # noqa: F401  # its damages are those of weights
 from ckptaudit.damages import runs as run_damages
 from ckptaudit.damages import weights as weight_damages
 from ckptaudit.judging.check_files import CheckFile
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config
-from ckptaudit.judging.judge import judge
+from ckptaudit.judging.judge import decide_findings, judge
+from ckptaudit.judging.limits import Limits
+from ckptaudit.judging.selection import MODEL
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import Measurement, findings_metric_of
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.execution import execute
@@ -42,7 +48,10 @@ class Proof:
 
 def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
     """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError."""
-    return Proof(check, _judged(opened, check, file), _judged(damaged(opened, check), check, file))
+    intact = _judged(opened, check, file)
+    if check.scope == "artifact":
+        return Proof(check, intact, tuple(_of_damaged_files(run, check) for run in opened.runs))
+    return Proof(check, intact, _judged(damaged(opened, check), check, file))
 
 
 def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:
@@ -53,6 +62,16 @@ def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:
     broken = [damage(opened.base, run.pair.tuned, opened.auxiliary) for run in opened.runs]
     auxiliary = weight_damages.damaged_inputs(check.breaks_when, opened.auxiliary)
     return replace(_with_runs(opened, broken), auxiliary=auxiliary)
+
+
+def _of_damaged_files(run: Run, check: Check) -> Verdict:
+    """The verdict on a run whose files, as they were read, have been damaged."""
+    evidence = artifact_damages.DAMAGES[check.breaks_when](open_artifact(run.pair.base, run.pair.tuned))
+    findings = tuple(findings_metric_of(check.metric).find(evidence))
+    counted = Measurement(
+        MODEL, None, "", (), check.metric, float(len(findings)), "exact", tuned=run.path, findings=findings
+    )
+    return decide_findings(check, MODEL, run.path, counted, Limits.own(check))
 
 
 def _damaged_series(opened: OpenedAudit, check: Check) -> list[Checkpoint]:

@@ -85,8 +85,10 @@ def test_what_passes_the_rounding_is_what_a_regression_finds(share: float, store
     places = binades(weight).numpy()
     common = np.flatnonzero(np.bincount(places.ravel()) > 5000)
     for binade in common:
-        energy = (change[places == binade] ** 2).mean()
-        assert float(blind.energies(bits)[binade]) == pytest.approx(energy, rel=0.15)
+        squares = change[places == binade] ** 2
+        error = 5 * squares.std() / np.sqrt(squares.size)
+        # The lowest weight of a binade has the finer unit of the binade below on one side.
+        assert float(blind.energies(bits)[binade]) == pytest.approx(squares.mean(), rel=0.05, abs=error)
     coherent = (step * change).sum() ** 2 / ((step**2).sum() * (change**2).sum())
     assert blind.coherent_share(bits) == pytest.approx(coherent, rel=0.03)
 

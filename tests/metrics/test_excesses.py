@@ -87,7 +87,8 @@ def test_values_are_those_of_an_independent_computation(shape: tuple[int, int], 
     base = base_of(*shape)
     tuned = stepped(base, low_rank(shape, 3), size)
     for name, expected in reference(base, tuned).items():
-        assert value(name, base, tuned) == pytest.approx(expected, rel=1e-4, abs=1e-5), name
+        # Fine rounding is taken for uniform, which costs a thousandth of a stable rank.
+        assert value(name, base, tuned) == pytest.approx(expected, rel=3e-3, abs=1e-5), name
 
 
 @pytest.mark.parametrize("name", [*EXCESSES, "unrounded_stable_rank", "spectral_shift_ratio"])

@@ -149,3 +149,21 @@ def _disagree(folder: Path, name: str) -> CheckpointError:
         f"{printable(folder)}: the ranks' shards of {clipped(name)} do not make up the whole tensor; "
         "save the checkpoint again, or merge it with the trainer's own script."
     )
+
+
+def replicas(folder: Path) -> dict[str, tuple[StoredTensor, ...]]:
+    """Tensors that each rank stores complete, one copy per rank in the ranks' order; they should be equal.
+
+    Raises CheckpointError as `read_ranks` does.
+    """
+    ranks = [_rank(path) for path in _rank_paths(folder)]
+    copies = {name: [_complete(rank.get(name)) for rank in ranks] for name in sorted(ranks[0])}
+    found = {name: tuple(c for c in own if c is not None) for name, own in copies.items()}
+    return {name: own for name, own in found.items() if len(own) == len(ranks) > 1}
+
+
+def _complete(shard: Shard | None) -> StoredTensor | None:
+    """The shard where it is the tensor itself: plain, or replicated on every axis of the mesh."""
+    if isinstance(shard, ShardedTensor):
+        return shard.local if all(_kind(p) == "Replicate" for p in shard.placements) else None
+    return shard

@@ -1,0 +1,40 @@
+"""Which folder holds a checkpoint's other files: its own, or the `huggingface/` that a trainer writes inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptaudit.checkpoints import Checkpoint
+
+CONFIG = "config.json"
+EXPORT = "huggingface"
+INNER = ("", EXPORT, "actor", f"actor/{EXPORT}", "pytorch_model_fsdp_0")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folder of the documents, the folder of the weights, and the former as seen from the checkpoint."""
+
+    documents: Path | None
+    weights: Path | None
+    prefix: str = ""
+
+
+def places(checkpoint: Checkpoint) -> Places:
+    """Where to read what. A file of weights has a folder only where a config.json lies beside it."""
+    path = Path(checkpoint.path)
+    if path.is_file():
+        beside = path.parent if (path.parent / CONFIG).is_file() else None
+        return Places(beside, beside)
+    if not path.is_dir():
+        return Places(None, None)
+    inner = next((name for name in INNER if (path / name / CONFIG).is_file()), "")
+    return Places(path / inner, _weights(path, checkpoint), f"{inner}/" if inner else "")
+
+
+def _weights(path: Path, checkpoint: Checkpoint) -> Path:
+    if checkpoint.format == "adapter" or not checkpoint.tensors:
+        return path
+    folder = next(iter(checkpoint.tensors.values())).file.parent
+    return folder if folder.is_dir() else path
