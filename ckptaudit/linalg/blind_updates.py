@@ -1,7 +1,8 @@
 """The null model behind the excesses: an update that is blind to the weights, once it is stored.
 
 A blind update adds an independent Gaussian of one standard deviation to every weight, and the result is rounded
-to the stored type. The deviation is the one that changes as many entries visibly as the update in question does.
+to the stored type. The deviation is the one that changes as many entries visibly as the update in question does,
+and its tails are no lighter than the update's norm asks for.
 All follows from how many weights lie in each binade [2^e, 2^(e+1)): throughout one the unit in the last place is
 the same.
 """
@@ -9,11 +10,13 @@ the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float64, Int64, Shaped
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 SAMPLE = 2**18
@@ -31,6 +34,14 @@ LEAST, MOST = -160.0, 130.0
 
 ROUNDS, POINTS = 6, 64
 """Grids one within the other, each of so many deviations: the last tells them apart by 5e-9."""
+
+HEAVIER = 1.05
+"""Share of a Gaussian step's energy past which the update's tails count as heavier."""
+
+WIDEST, HALVINGS = 2.0, 9
+_HERMITE = hermegauss(9)
+NODES, WEIGHTS = _HERMITE[0].tolist(), (_HERMITE[1] / math.sqrt(2 * math.pi)).tolist()
+"""Gauss-Hermite nodes and weights of the logarithm of the deviation."""
 
 TERMS = 48
 FINE = 0.2
@@ -98,11 +109,16 @@ def binades(values: Shaped[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
 class BlindUpdate:
     """The blind update that changes the share `visible` of the weights of a census as bf16 numbers.
 
-    Weights of zero, which any update would change, are taken for frozen where the share leaves no room for them.
+    `energy` is the mean square of the changes as stored, in a type of `bits` bits of precision. Steps are Gaussian
+    unless that needs heavier tails, as a product of few factors has them: the deviation is then lognormal, with
+    the width `tail` that gives the energy at the same visible share. Weights of zero, which any update would
+    change, are taken for frozen where the share leaves no room for them.
     """
 
     census: Census
     visible: float
+    energy: float = 0.0
+    bits: int = 8
 
     @cached_property
     def counts(self) -> Rates:
@@ -113,23 +129,44 @@ class BlindUpdate:
         return counts
 
     @cached_property
+    def tail(self) -> float:
+        """The width of the lognormal, by bisection: at one visible share, wider means more energy."""
+        if not self.energy * self.census.size > HEAVIER * self._total(0.0):
+            return 0.0
+        low, high = 0.0, WIDEST
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self._total(middle) < self.energy * self.census.size else (low, middle)
+        return 0.5 * (low + high)
+
+    @cached_property
     def deviation(self) -> float:
-        """The standard deviation: the visible share grows with it, so ever finer grids enclose it."""
-        there = self.counts > 0
-        counts, half = self.counts[there], HALF_UNITS[there]
-        wanted = min(self.visible * self.census.size, float(counts.sum()) * (1 - 1e-9))
-        low, high = LEAST, MOST
-        for _ in range(ROUNDS):
-            grid = torch.linspace(low, high, POINTS, dtype=torch.float64)
-            seen = self._shown(half / grid.exp2()[:, None]) @ counts
-            above = min(max(int((seen < wanted).sum()), 1), POINTS - 1)
-            low, high = float(grid[above - 1]), float(grid[above])
-        return math.exp2(0.5 * (low + high))
+        """The median standard deviation of the steps."""
+        return self._deviation(self.tail)
 
     @cached_property
     def rates(self) -> Rates:
         """By binade, the probability that a weight changes visibly."""
-        return self._shown(HALF_UNITS / self.deviation)
+        return self._mixed(lambda deviation: self._shown(HALF_UNITS / deviation), self.tail, self.deviation)
+
+    @cached_property
+    def energies(self) -> Rates:
+        """By binade, the mean square of the stored change."""
+        return self._energies(self.tail, self.deviation)
+
+    @cached_property
+    def coherent_share(self) -> float:
+        """Share of the stored update's energy that is in proportion to the update before rounding.
+
+        Rounding makes D = c E + R of a step E, with c = E[D E] / E[E^2] and R uncorrelated with E (Bussgang
+        1952). What differs in c between binades is as good as noise to any direction: the mean c counts.
+        """
+        number, total = float(self.counts.sum()), float((self.counts * self.energies).sum())
+        if not total > 0:
+            return 1.0
+        passed = self._mixed(self._passed, self.tail, self.deviation)
+        before = float(self._mixed(lambda deviation: torch.tensor(deviation**2), self.tail, self.deviation))
+        return min(1.0, (float((self.counts * passed).sum()) / number) ** 2 / before * number / total)
 
     def share_among(self, chosen: Shaped[Tensor, "binades"]) -> float | None:
         """Of the visibly changed weights, the share among the chosen; None where none is expected to change."""
@@ -137,27 +174,42 @@ class BlindUpdate:
         inside = torch.minimum(chosen.double(), self.counts)
         return float((inside * self.rates).sum()) / total if total > 0 else None
 
-    def energies(self, bits: int) -> Rates:
-        """By binade, the mean square of the stored change, for a type of so many bits of precision."""
-        units = _units(bits)
+    def _deviation(self, tail: float) -> float:
+        """Where the visible share is as wanted: it grows with the deviation, so ever finer grids enclose it."""
+        there = self.counts > 0
+        counts, half = self.counts[there], HALF_UNITS[there]
+        wanted = min(self.visible * self.census.size, float(counts.sum()) * (1 - 1e-9))
+        low, high = LEAST, MOST
+        for _ in range(ROUNDS):
+            grid = torch.linspace(low, high, POINTS, dtype=torch.float64)
+            units = half / grid.exp2()[:, None]
+            seen = self._mixed(lambda scale, units=units: self._shown(units / scale) @ counts, tail)
+            above = min(max(int((seen < wanted).sum()), 1), POINTS - 1)
+            low, high = float(grid[above - 1]), float(grid[above])
+        return math.exp2(0.5 * (low + high))
+
+    def _total(self, tail: float) -> float:
+        return float((self.counts * self._energies(tail, self._deviation(tail))).sum())
+
+    def _energies(self, tail: float, deviation: float) -> Rates:
+        units = _units(self.bits)
         if self.census.on_grid:
-            return _energy(units, self.deviation)
-        return self.deviation**2 + units.square() / 12
+            return self._mixed(lambda scaled: _energy(units, scaled), tail, deviation)
+        return self._mixed(lambda scaled: scaled**2 + units.square() / 12, tail, deviation)
 
-    def coherent_share(self, bits: int) -> float:
-        """Share of the stored update's energy that is in proportion to the update before rounding.
+    def _passed(self, deviation: float) -> Rates:
+        """E[D E] by binade. Weights off the grid dither what is added to them: on the average all of it passes."""
+        share = _passed(_units(self.bits), deviation) if self.census.on_grid else torch.ones_like(HALF_UNITS)
+        return share * deviation**2
 
-        Rounding makes D = c E + R of a Gaussian E, with c = E[D E] / E[E^2] and R uncorrelated with E (Bussgang
-        1952). What differs in c between binades is as good as noise to any direction: the mean c counts.
-        """
-        counts, deviation = self.counts, self.deviation
-        total = float((counts * self.energies(bits)).sum()) / max(float(counts.sum()), 1.0)
-        if not total > 0:
-            return 1.0
-        # Weights off the grid dither what is added to them: on the average all of it passes.
-        passed = _passed(_units(bits), deviation) if self.census.on_grid else None
-        mean = 1.0 if passed is None else float((counts * passed).sum()) / float(counts.sum())
-        return min(1.0, mean**2 * deviation**2 / total)
+    def _mixed(self, at: Callable[[float], Values], tail: float, deviation: float = 1.0) -> Values:
+        """The mean over the lognormal of what one deviation gives."""
+        if tail == 0.0:
+            return at(deviation)
+        nodes = zip(NODES, WEIGHTS, strict=True)
+        return sum(
+            (weight * at(deviation * math.exp(tail * node)) for node, weight in nodes), torch.zeros(())
+        ).double()
 
     def _shown(self, half: Values) -> Values:
         """The probability of a visible change where half a unit is so many deviations."""

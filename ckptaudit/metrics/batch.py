@@ -197,9 +197,11 @@ class PairBatch:
 
     @cached_property
     def blind(self) -> tuple[BlindUpdate, ...]:
-        """Of each matrix, the blind update that changes as many of its entries visibly."""
-        visible = (self.changed_count / max(1, self.m * self.n)).tolist()
-        return tuple(BlindUpdate(known, share) for known, share in zip(self.censuses, visible, strict=True))
+        """Of each matrix, the blind update of the same norm that changes as many of its entries visibly."""
+        entries = max(1, self.m * self.n)
+        visible, energy = self.changed_count / entries, self.update_norm.square() / entries
+        facts = zip(self.censuses, visible.tolist(), energy.tolist(), self.precisions, strict=True)
+        return tuple(BlindUpdate(*known) for known in facts)
 
     @cached_property
     def precisions(self) -> tuple[int, ...]:

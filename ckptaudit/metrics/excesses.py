@@ -50,7 +50,8 @@ def _principal_error(batch: PairBatch) -> Tensor:
     unit="1",
     scale="difference",
     formula="low_magnitude_overlap - sum_{ij in L} p_ij / sum_ij p_ij, p_ij the chance that bf16 shows a step of "
-    "N(0, t^2) on w_ij, t such that mean p_ij = |M| / (m n); 0 where M is empty",
+    "N(0, t^2) on w_ij, t such that mean p_ij = |M| / (m n), lognormal where norm_F(D) asks for heavier tails; "
+    "0 where M is empty",
     source=f"arXiv:2606.07082, 3.2; {NULL}",
     needs="matrix",
     standard_error=_low_magnitude_error,
@@ -93,9 +94,7 @@ def off_principal_excess(batch: PairBatch) -> Tensor:
 
 
 def _unrounded(batch: PairBatch) -> Tensor:
-    pairs = zip(batch.blind, batch.precisions, strict=True)
-    shares = [blind.coherent_share(bits) for blind, bits in pairs]
-    return batch.update_norm.new_tensor(shares)
+    return batch.update_norm.new_tensor([blind.coherent_share for blind in batch.blind])
 
 
 def _unrounded_ceiling(batch: PairBatch) -> Tensor | None:
@@ -106,8 +105,8 @@ def _unrounded_ceiling(batch: PairBatch) -> Tensor | None:
 @metric(
     unit="1",
     scale="size",
-    formula="c^2 t^2 / E[D^2] times norm_F(D)^2 / norm_2(D)^2, c the mean share of a N(0, t^2) step that "
-    "rounding lets pass, t as for low_magnitude_excess; 0 for a zero update",
+    formula="E[D E]^2 / (E[E^2] E[D^2]) times norm_F(D)^2 / norm_2(D)^2, E a step as for "
+    "low_magnitude_excess and D what rounding leaves of it; 0 for a zero update",
     source=f"arXiv:2606.07082, 4.1; Bussgang 1952; {NULL}",
     needs="spectrum",
     upper_bound=_unrounded_ceiling,
@@ -166,7 +165,7 @@ def _inside_expected(batch: PairBatch) -> tuple[Tensor, Tensor]:
 
 def _inside_of(batch: PairBatch, index: int, rows: Tensor, columns: Tensor) -> tuple[float, float]:
     even = batch.k**2 / (batch.m * batch.n)
-    profile = batch.blind[index].energies(batch.precisions[index]).to(rows.device)
+    profile = batch.blind[index].energies.to(rows.device)
     v = profile[binades(batch.stored_base[index][batch.grid])]
     a, b = _weights(rows), _weights(columns)
     inside, total = (v @ b) * a, v.sum(dim=1)

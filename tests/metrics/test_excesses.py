@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -50,23 +52,65 @@ def low_rank(shape: tuple[int, int], rank: int, seed: int = 1) -> Matrix:
     return np.asarray(random.standard_normal((shape[0], rank)) @ random.standard_normal((rank, shape[1])))
 
 
+class Steps:
+    """What lognormal steps do to weights with these half units, entry by entry; SciPy finds deviation and tail."""
+
+    def __init__(self, half: Matrix, share: float, energy: float) -> None:
+        self.half, self.share = half, share
+        self.tail = 0.0
+        self.deviation = self.sought()
+        if energy > 1.05 * self.energies().mean():
+            self.tail = brentq(lambda tail: self.at(tail).energies().mean() - energy, 0, 2, xtol=1e-4)
+            self.at(self.tail)
+
+    def at(self, tail: float) -> Steps:
+        self.tail = tail
+        self.deviation = self.sought()
+        return self
+
+    def sought(self) -> float:
+        def off(exponent: float) -> float:
+            self.deviation = 2.0**exponent
+            return float(self.rates().mean()) - self.share
+
+        return float(2.0 ** brentq(off, -60, 20, xtol=1e-10))
+
+    def mixed(self, at: Callable[[float], Matrix]) -> Matrix:
+        nodes, weights = np.polynomial.hermite.hermgauss(21 if self.tail else 1)
+        scales = self.deviation * np.exp(self.tail * np.sqrt(2) * nodes)
+        return sum(w * at(x) for x, w in zip(scales, weights / np.sqrt(np.pi), strict=True))
+
+    def rates(self) -> Matrix:
+        return self.mixed(lambda x: 2 * norm.sf(self.half / x))
+
+    def energies(self) -> Matrix:
+        def at(x: float) -> Matrix:
+            sums = sum((2 * j - 1) * 2 * norm.sf((j - 0.5) * 2 * self.half / x) for j in range(1, 60))
+            return np.where(self.half < 0.1 * x, x**2 + self.half**2 / 3, 4 * self.half**2 * sums)
+
+        return self.mixed(at)
+
+    def coherent(self) -> float:
+        def at(x: float) -> Matrix:
+            sums = sum(2 * norm.pdf((j - 0.5) * 2 * self.half / x) for j in range(1, 60))
+            return np.where(self.half < 0.1 * x, x**2, 2 * self.half * x * sums)
+
+        before = self.mixed(lambda x: np.array(x**2))
+        return float(self.mixed(at).mean() ** 2 / before / self.energies().mean())
+
+
 def reference(base: torch.Tensor, tuned: torch.Tensor) -> dict[str, float]:
-    """The definitions once more: entry by entry, the deviation by SciPy's root finder."""
+    """The definitions once more, in NumPy and SciPy."""
     w0, w1 = base.double().numpy(), tuned.double().numpy()
     seen = w0 != w1
-    half = 2.0 ** (np.floor(np.log2(np.abs(w0))) - 8)
-    deviation = 2.0 ** brentq(lambda e: (2 * norm.sf(half / 2.0**e)).mean() - seen.mean(), -60, 20, xtol=1e-12)
-    p = 2 * norm.sf(half / deviation)
+    steps = Steps(2.0 ** (np.floor(np.log2(np.abs(w0))) - 8), seen.mean(), ((w1 - w0) ** 2).mean())
+    p, energy = steps.rates(), steps.energies()
     small, principal = (np.zeros(w0.size, dtype=bool) for _ in range(2))
     small[np.argsort(np.abs(w0).ravel(), kind="stable")[: w0.size // 2]] = True
     k = max(1, min(w0.shape) // 8)
     u, s, v = np.linalg.svd(w0, full_matrices=False)
     part = np.abs((u[:, : min(64, k)] * s[: min(64, k)]) @ v[: min(64, k)]).ravel()
     principal[np.argsort(-part, kind="stable")[: w0.size // 2]] = True
-    j = np.arange(1, 400)[:, None, None]
-    edges = (j - 0.5) * 2 * half / deviation
-    energy = 4 * half**2 * ((2 * j - 1) * 2 * norm.sf(edges)).sum(0)
-    passed = 2 * half / deviation * (2 * norm.pdf(edges)).sum(0)
     d = w1 - w0
     inside = np.linalg.norm(u[:, :k].T @ d @ v[:k].T) ** 2 / np.linalg.norm(d) ** 2
     a, b = (u[:, :k] ** 2).sum(1), (v[:k] ** 2).sum(0)
@@ -76,19 +120,19 @@ def reference(base: torch.Tensor, tuned: torch.Tensor) -> dict[str, float]:
         "low_magnitude_excess": small[seen.ravel()].mean() - p.ravel()[small].sum() / p.sum(),
         "principal_mask_excess": principal[seen.ravel()].mean() - p.ravel()[principal].sum() / p.sum(),
         "off_principal_excess": (a @ energy @ b) / energy.sum() - inside,
-        "unrounded_stable_rank": stable * passed.mean() ** 2 * deviation**2 / energy.mean(),
+        "unrounded_stable_rank": stable * steps.coherent(),
         "spectral_shift_ratio": shift / np.linalg.norm(d) * np.sqrt(max(w0.shape)),
     }
 
 
-@pytest.mark.parametrize("shape", [(48, 64), (64, 40), (40, 40)])
+@pytest.mark.parametrize(("shape", "rank"), [((48, 64), 2), ((64, 40), 20), ((40, 40), 2)])
 @pytest.mark.parametrize("size", [1e-3, 4e-3, 3e-2])
-def test_values_are_those_of_an_independent_computation(shape: tuple[int, int], size: float) -> None:
+def test_values_are_those_of_an_independent_computation(shape: tuple[int, int], rank: int, size: float) -> None:
     base = base_of(*shape)
-    tuned = stepped(base, low_rank(shape, 3), size)
+    tuned = stepped(base, low_rank(shape, rank), size)
     for name, expected in reference(base, tuned).items():
-        # Fine rounding is taken for uniform, which costs a thousandth of a stable rank.
-        assert value(name, base, tuned) == pytest.approx(expected, rel=3e-3, abs=1e-5), name
+        # Bisection leaves the tail's width right to 0.004; fine rounding is taken for uniform.
+        assert value(name, base, tuned) == pytest.approx(expected, rel=1e-2, abs=1.5e-3), name
 
 
 @pytest.mark.parametrize("name", [*EXCESSES, "unrounded_stable_rank", "spectral_shift_ratio"])
@@ -149,16 +193,24 @@ def test_what_means_nothing_changes_nothing(seed: int, power: int, change: str) 
         assert after == pytest.approx(before, rel=1e-5, abs=room), name
 
 
-@pytest.mark.parametrize("size", [1.5e-4, 3e-4])
+@pytest.mark.parametrize("size", [3e-4, 1e-3])
 def test_rounding_raises_the_stable_rank_and_the_unrounded_one_stays(size: float) -> None:
     base = base_of(384, 384)
     step = low_rank((384, 384), 4)
     tuned = stepped(base, step, size)
-    assert value("update_sparsity", base, tuned) > 0.9
     true = value("update_stable_rank", base, stepped(base, step, size, torch.float32))
     rounded, told = value("update_stable_rank", base, tuned), value("unrounded_stable_rank", base, tuned)
-    assert rounded > 2.5 * true
-    assert 0.5 * true < told < 2.5 * true
+    assert rounded > 1.15 * true
+    # A product of few factors has heavier tails than a Gaussian, more of which passes: the estimate is low.
+    assert 0.4 * true < told < 1.2 * true
+
+
+def test_a_slow_low_rank_run_is_not_taken_for_noise() -> None:
+    base, step = base_of(384, 384), low_rank((384, 384), 4)
+    slow, flat = stepped(base, step, 8e-5), stepped(base, noise((384, 384)), 2e-2)
+    assert value("update_sparsity", base, slow) > 0.97
+    assert value("update_stable_rank", base, slow) > 4 * value("unrounded_stable_rank", base, slow)
+    assert value("unrounded_stable_rank", base, flat) > 50
 
 
 def test_a_float32_export_of_a_bf16_run_was_rounded_all_the_same() -> None:
