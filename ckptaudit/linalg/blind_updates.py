@@ -10,7 +10,6 @@ the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,20 +31,21 @@ HALF_UNITS = torch.exp2(torch.arange(BINADES, dtype=torch.float64).clamp(min=1) 
 LEAST, MOST = -160.0, 130.0
 """Exponents between which a deviation is sought: from less than the least number to more than the largest."""
 
-ROUNDS, POINTS = 6, 64
-"""Grids one within the other, each of so many deviations: the last tells them apart by 5e-9."""
+FIRST, NEXT = (5, 64), (6, 8)
+"""Grids one within the other, and the points of each: the last tells deviations apart by 1e-6, with tails by 1e-4."""
 
 HEAVIER = 1.05
 """Share of a Gaussian step's energy past which the update's tails count as heavier."""
 
-WIDEST, HALVINGS = 2.0, 9
-_HERMITE = hermegauss(9)
-NODES, WEIGHTS = _HERMITE[0].tolist(), (_HERMITE[1] / math.sqrt(2 * math.pi)).tolist()
+WIDEST, STEPS, CLOSE = 2.0, 12, 5e-3
+"""How wide tails may be, in how many steps their width is sought, and how close the energy has to come."""
+
+NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(7))
 """Gauss-Hermite nodes and weights of the logarithm of the deviation."""
 
-TERMS = 48
-FINE = 0.2
-"""Below this unit, in deviations, rounding is as good as an independent uniform error."""
+TERMS, FINE = 8, 1.0
+"""Below this unit, in deviations, rounding is an independent uniform error but for exp(-2 pi^2) of it; above, the
+terms reach seven deviations."""
 
 ON_GRID = 0.99
 """Share of weights that are bf16 numbers from which on all are taken for such."""
@@ -130,14 +130,20 @@ class BlindUpdate:
 
     @cached_property
     def tail(self) -> float:
-        """The width of the lognormal, by bisection: at one visible share, wider means more energy."""
-        if not self.energy * self.census.size > HEAVIER * self._total(0.0):
+        """The width of the lognormal: at one visible share, the logarithm of the energy grows as its square."""
+        wanted = self.energy * self.census.size
+        first = self._lacking(0.0, wanted)
+        if not (wanted > 0 and first > math.log(HEAVIER)):
             return 0.0
-        low, high = 0.0, WIDEST
-        for _ in range(HALVINGS):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if self._total(middle) < self.energy * self.census.size else (low, middle)
-        return 0.5 * (low + high)
+        tail, low, high = math.sqrt(first), 0.0, WIDEST
+        for _ in range(STEPS):
+            tail = tail if low < tail < high else 0.5 * (low + high)
+            lacking = self._lacking(tail, wanted)
+            if abs(lacking) < CLOSE:
+                break
+            low, high = (tail, high) if lacking > 0 else (low, tail)
+            tail *= math.sqrt(first / max(first - lacking, 1e-3 * first))
+        return min(tail, WIDEST)
 
     @cached_property
     def deviation(self) -> float:
@@ -147,12 +153,12 @@ class BlindUpdate:
     @cached_property
     def rates(self) -> Rates:
         """By binade, the probability that a weight changes visibly."""
-        return self._mixed(lambda deviation: self._shown(HALF_UNITS / deviation), self.tail, self.deviation)
+        return self._everywhere(self._shown(self._half / self._scales))
 
     @cached_property
     def energies(self) -> Rates:
         """By binade, the mean square of the stored change."""
-        return self._energies(self.tail, self.deviation)
+        return self._everywhere(self._energies(self._scales))
 
     @cached_property
     def coherent_share(self) -> float:
@@ -161,12 +167,12 @@ class BlindUpdate:
         Rounding makes D = c E + R of a step E, with c = E[D E] / E[E^2] and R uncorrelated with E (Bussgang
         1952). What differs in c between binades is as good as noise to any direction: the mean c counts.
         """
-        number, total = float(self.counts.sum()), float((self.counts * self.energies).sum())
+        squares = self._scales.square()
+        total = float(self._counted @ _mean(self._energies(self._scales)))
         if not total > 0:
             return 1.0
-        passed = self._mixed(self._passed, self.tail, self.deviation)
-        before = float(self._mixed(lambda deviation: torch.tensor(deviation**2), self.tail, self.deviation))
-        return min(1.0, (float((self.counts * passed).sum()) / number) ** 2 / before * number / total)
+        passed = float(self._counted @ _mean(self._passed(self._scales) * squares))
+        return min(1.0, passed**2 / float(self._counted.sum()) / float(_mean(squares)) / total)
 
     def share_among(self, chosen: Shaped[Tensor, "binades"]) -> float | None:
         """Of the visibly changed weights, the share among the chosen; None where none is expected to change."""
@@ -174,42 +180,82 @@ class BlindUpdate:
         inside = torch.minimum(chosen.double(), self.counts)
         return float((inside * self.rates).sum()) / total if total > 0 else None
 
+    @cached_property
+    def _there(self) -> Bool[Tensor, "binades"]:
+        return self.counts > 0
+
+    @cached_property
+    def _counted(self) -> Float64[Tensor, "b"]:
+        return self.counts[self._there]
+
+    @cached_property
+    def _half(self) -> Float64[Tensor, "b"]:
+        return HALF_UNITS[self._there]
+
+    @cached_property
+    def _scales(self) -> Float64[Tensor, "nodes 1"]:
+        return self.deviation * _spread(self.tail)
+
+    def _everywhere(self, mixed: Float64[Tensor, "nodes b"]) -> Rates:
+        found = torch.full((BINADES,), 0.0, dtype=torch.float64)
+        found[self._there] = _mean(mixed)
+        return found
+
+    @cached_property
+    def _gaussian(self) -> float:
+        """The deviation of steps without a tail."""
+        return self._enclosed(torch.ones(1, 1, dtype=torch.float64), LEAST, MOST, FIRST)
+
     def _deviation(self, tail: float) -> float:
+        """The median deviation with such a tail: within a few widths of that without."""
+        if not tail:
+            return self._gaussian
+        most = math.log2(self._gaussian)
+        return self._enclosed(_spread(tail), most - 1 - 6 * tail, most + 1 + 6 * tail, NEXT)
+
+    def _enclosed(
+        self, spread: Float64[Tensor, "nodes 1"], low: float, high: float, grids: tuple[int, int]
+    ) -> float:
         """Where the visible share is as wanted: it grows with the deviation, so ever finer grids enclose it."""
-        there = self.counts > 0
-        counts, half = self.counts[there], HALF_UNITS[there]
-        wanted = min(self.visible * self.census.size, float(counts.sum()) * (1 - 1e-9))
-        low, high = LEAST, MOST
-        for _ in range(ROUNDS):
-            grid = torch.linspace(low, high, POINTS, dtype=torch.float64)
-            units = half / grid.exp2()[:, None]
-            seen = self._mixed(lambda scale, units=units: self._shown(units / scale) @ counts, tail)
-            above = min(max(int((seen < wanted).sum()), 1), POINTS - 1)
+        wanted = min(self.visible * self.census.size, float(self._counted.sum()) * (1 - 1e-9))
+        rounds, points = grids
+        for _ in range(rounds):
+            grid = torch.linspace(low, high, points, dtype=torch.float64)
+            shown = _mean(self._shown(self._half / (grid.exp2()[:, None] * spread[:, None])))
+            above = min(max(int((shown @ self._counted < wanted).sum()), 1), points - 1)
             low, high = float(grid[above - 1]), float(grid[above])
         return math.exp2(0.5 * (low + high))
 
-    def _total(self, tail: float) -> float:
-        return float((self.counts * self._energies(tail, self._deviation(tail))).sum())
+    def _lacking(self, tail: float, wanted: float) -> float:
+        """The logarithm of the energy wanted over what steps with such tails have."""
+        mean = _mean(self._energies(self._deviation(tail) * _spread(tail)))
+        return math.log(max(wanted, 1e-300) / max(float(self._counted @ mean), 1e-300))
 
-    def _energies(self, tail: float, deviation: float) -> Rates:
-        units = _units(self.bits)
-        if self.census.on_grid:
-            return self._mixed(lambda scaled: _energy(units, scaled), tail, deviation)
-        return self._mixed(lambda scaled: scaled**2 + units.square() / 12, tail, deviation)
+    def _energies(self, scales: Float64[Tensor, "nodes 1"]) -> Float64[Tensor, "nodes b"]:
+        """E[round(E)^2] = unit^2 sum_j (2 j - 1) 2 P(E > (j - 1/2) unit), for E Gaussian."""
+        unit, edges = self._edges(scales)
+        fine = scales.square() * (1 + unit.square() / 12)
+        if not self.census.on_grid:
+            return fine
+        odd = 2 * torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None, None] - 1
+        coarse = scales.square() * unit.square() * (odd * 2 * _tail(edges)).sum(0)
+        return torch.where(unit > FINE, coarse, fine)
 
-    def _passed(self, deviation: float) -> Rates:
-        """E[D E] by binade. Weights off the grid dither what is added to them: on the average all of it passes."""
-        share = _passed(_units(self.bits), deviation) if self.census.on_grid else torch.ones_like(HALF_UNITS)
-        return share * deviation**2
+    def _passed(self, scales: Float64[Tensor, "nodes 1"]) -> Float64[Tensor, "nodes b"]:
+        """E[round(E) E] / E[E^2] = unit sum_j 2 density((j - 1/2) unit), by Stein's identity.
 
-    def _mixed(self, at: Callable[[float], Values], tail: float, deviation: float = 1.0) -> Values:
-        """The mean over the lognormal of what one deviation gives."""
-        if tail == 0.0:
-            return at(deviation)
-        nodes = zip(NODES, WEIGHTS, strict=True)
-        return sum(
-            (weight * at(deviation * math.exp(tail * node)) for node, weight in nodes), torch.zeros(())
-        ).double()
+        Weights off the grid dither what is added to them: on the average all of it passes.
+        """
+        unit, edges = self._edges(scales)
+        coarse = unit * (2 * _density(edges)).sum(0)
+        return torch.where((unit > FINE) & self.census.on_grid, coarse, torch.ones_like(unit))
+
+    def _edges(
+        self, scales: Float64[Tensor, "nodes 1"]
+    ) -> tuple[Float64[Tensor, "nodes b"], Float64[Tensor, "terms nodes b"]]:
+        """The unit in deviations, and where rounding goes up by one more: (j - 1/2) units, in deviations."""
+        unit = self._half * 2.0 ** (9 - self.bits) / scales
+        return unit, (torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None, None] - 0.5) * unit
 
     def _shown(self, half: Values) -> Values:
         """The probability of a visible change where half a unit is so many deviations."""
@@ -221,9 +267,16 @@ class BlindUpdate:
         return torch.where(half > 1e-6, inside / half.clamp_min(1e-300), torch.ones_like(half)).clamp(max=1.0)
 
 
-def _units(bits: int) -> Rates:
-    """By binade, the unit in the last place of a type of so many bits of precision."""
-    return HALF_UNITS * 2.0 ** (9 - bits)
+def _spread(tail: float) -> Float64[Tensor, "nodes 1"]:
+    """The deviations of the mixture against their median: a single one where there is no tail."""
+    return (tail * NODES).exp()[:, None] if tail else torch.ones(1, 1, dtype=torch.float64)
+
+
+def _mean(mixed: Values) -> Values:
+    """The mean over the mixture, the first axis."""
+    if len(mixed) == 1:
+        return mixed[0]
+    return torch.tensordot(WEIGHTS / math.sqrt(2 * math.pi), mixed, dims=1)
 
 
 def _tail(x: Values) -> Values:
@@ -232,25 +285,3 @@ def _tail(x: Values) -> Values:
 
 def _density(x: Values) -> Values:
     return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
-
-
-def _edges(units: Rates, deviation: float) -> tuple[Rates, Float64[Tensor, "terms binades"]]:
-    """The unit in deviations, and where rounding goes up by one more unit: (j - 1/2) units, in deviations."""
-    unit = (units / deviation).clamp(min=FINE)
-    return unit, (torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None] - 0.5) * unit
-
-
-def _energy(units: Rates, deviation: float) -> Rates:
-    """E[round(E)^2] = unit^2 sum_j (2 j - 1) 2 P(E > (j - 1/2) unit), for E Gaussian."""
-    unit, edges = _edges(units, deviation)
-    odd = 2 * torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None] - 1
-    coarse = unit.square() * (odd * 2 * _tail(edges)).sum(0)
-    fine = 1 + (units / deviation).square() / 12
-    return deviation**2 * torch.where(units > FINE * deviation, coarse, fine)
-
-
-def _passed(units: Rates, deviation: float) -> Rates:
-    """E[round(E) E] / E[E^2] = unit sum_j 2 density((j - 1/2) unit), by Stein's identity."""
-    unit, edges = _edges(units, deviation)
-    coarse = unit * (2 * _density(edges)).sum(0)
-    return torch.where(units > FINE * deviation, coarse, torch.ones_like(unit))

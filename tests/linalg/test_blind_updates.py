@@ -54,7 +54,7 @@ def test_the_deviation_is_the_root_that_scipy_finds(share: float) -> None:
     weight = heavy(60, 70)
     half = 2.0 ** (np.floor(np.log2(np.abs(weight.double().numpy()))) - 8)
     root = brentq(lambda e: float((2 * norm.sf(half / 2.0**e)).mean()) - share, -60, 20, xtol=1e-12)
-    assert BlindUpdate(census(weight), share).deviation == pytest.approx(2.0**root, rel=1e-6)
+    assert BlindUpdate(census(weight), share).deviation == pytest.approx(2.0**root, rel=1e-5)
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -100,9 +100,9 @@ def test_what_passes_the_rounding_is_what_a_regression_finds(share: float, store
 def test_a_power_of_two_scales_the_deviation_and_nothing_else(seed: int, power: int, share: float) -> None:
     weight = heavy(20, 30, seed)
     one, other = (BlindUpdate(census(w), share) for w in (weight, weight * 2.0**power))
-    assert other.deviation == pytest.approx(one.deviation * 2.0**power, rel=1e-6)
+    assert other.deviation == pytest.approx(one.deviation * 2.0**power, rel=1e-5)
     assert other.share_among(other.census.smallest(0.5)) == pytest.approx(
-        one.share_among(one.census.smallest(0.5)), rel=1e-6
+        one.share_among(one.census.smallest(0.5)), rel=1e-5
     )
     assert other.coherent_share == pytest.approx(one.coherent_share, rel=1e-5)
 
@@ -119,7 +119,7 @@ def test_pruned_weights_that_stay_zero_are_left_out() -> None:
     weight[:, ::2] = 0
     pruned = BlindUpdate(census(weight), 0.25)
     assert float(pruned.counts[0]) == 0
-    assert pruned.deviation == pytest.approx(BlindUpdate(census(weight[:, 1::2]), 0.5).deviation, rel=1e-6)
+    assert pruned.deviation == pytest.approx(BlindUpdate(census(weight[:, 1::2]), 0.5).deviation, rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
