@@ -32,7 +32,7 @@ LEAST, MOST = -160.0, 130.0
 """Exponents between which a deviation is sought: from less than the least number to more than the largest."""
 
 FIRST, NEXT = (5, 64), (6, 8)
-"""Grids one within the other, and the points of each: the last tells deviations apart by 1e-6, with tails by 1e-4."""
+"""Nested grids and the points of each: the last tells deviations apart by 1e-6, with tails by 1e-4."""
 
 HEAVIER = 1.05
 """Share of a Gaussian step's energy past which the update's tails count as heavier."""
