@@ -65,7 +65,7 @@ def _share(kind: str, loader: str) -> Share:
     import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = transformers.CONFIG_MAPPING[kind]()

@@ -1,9 +1,11 @@
-"""Write docs/metrics.md and docs/checks.md from the registry and the check files, so that they cannot go stale."""
+"""Write the reference pages from the code itself, so that they cannot go stale: metrics, checks, options, API."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import ckptaudit
 from ckptaudit.damages.runs import RUN_DAMAGES, RUN_DESCRIPTIONS
 from ckptaudit.damages.weights import PERTURBATIONS
 from ckptaudit.judging.check_files import load_checks
@@ -13,6 +15,10 @@ from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
 from ckptaudit.pairing.auxiliary import INPUTS
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from option_pages import options_page  # noqa: E402  # beside this file, wherever it is run from
+
 DAMAGES = "| name | what it does to the tuned side |"
 BLANK = "\n\n"
 
@@ -42,6 +48,13 @@ CHECKS_INTRO = """# Checks
 A check is a claim, a metric and a limit. Each names the damage under which it must fail (`breaks_when`); a test proves
 that it holds on a good pair and is broken by that damage. Limits come from published figures; where one is ours, the
 note says so. "Published" figures are of models of some billion parameters.
+"""
+
+
+API_INTRO = """# Python API
+
+The public names of the package, all of them importable from `ckptaudit`. Anything else may change without notice.
+Importing the package loads no torch; a name is loaded when it is first used.
 """
 
 
@@ -86,6 +99,21 @@ def checks_page() -> str:
     return "\n".join(rows)
 
 
+def api_page() -> str:
+    """The page of the public names; the site's generator fills in signatures and docstrings."""
+    return "\n".join([API_INTRO, *(f"::: ckptaudit.{name}\n" for name in ckptaudit.__all__)])
+
+
+def pages() -> dict[str, str]:
+    """Every generated page, by file name."""
+    return {
+        "metrics.md": metrics_page(),
+        "checks.md": checks_page(),
+        "options.md": options_page(),
+        "api.md": api_page(),
+    }
+
+
 def damages_table() -> str:
     """The named damages, as a table."""
     rows = [DAMAGES, "|---|---|"]
@@ -117,9 +145,9 @@ def _origins(check: Check) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write both pages, and the table of damages in a third."""
-    (HERE / "metrics.md").write_text(metrics_page(), encoding="utf-8")
-    (HERE / "checks.md").write_text(checks_page(), encoding="utf-8")
+    """Write the pages, and the table of damages in another."""
+    for name, content in pages().items():
+        (HERE / name).write_text(content, encoding="utf-8")
     writing = HERE / "writing-checks.md"
     before, _, rest = writing.read_text(encoding="utf-8").partition(DAMAGES)
     writing.write_text(f"{before}{damages_table()}{BLANK}{rest.partition(BLANK)[2]}", encoding="utf-8")

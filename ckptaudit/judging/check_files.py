@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ from ckptaudit.damages import damages_of
 from ckptaudit.errors import CheckDefinitionError, nearest, printable
 from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
 from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, matrix_metrics
-from ckptaudit.toml_files import read_toml
+from ckptaudit.toml_files import glance, read_toml
 
 FILE_KEYS = ("check", "include", "exclude")
 
@@ -41,10 +40,8 @@ class CheckFile:
 
 def holds_checks(path: Path) -> bool:
     """Whether a TOML file is meant as a check file; one that is and cannot be parsed must not be passed over."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        content = tomllib.loads(text)
-    except (ValueError, RecursionError):
+    content, text = glance(path)
+    if content is None:
         return "[[check]]" in text
     return "check" in content or ("include" in content and set(content) <= set(FILE_KEYS))
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from ckptaudit.naming.rules import rules
 
 MAX_LENGTH = 2000
-"""Longer names are left as they are; no model has them, and every rule would read them through."""
+"""Of longer names no spelling is looked up and nothing is divided: no model has them."""
 
 
 @dataclass(frozen=True, slots=True)

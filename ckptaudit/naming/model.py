@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from math import prod
 
-from ckptaudit.naming.aliases import aliases_of, canonical
+from ckptaudit.naming.aliases import MAX_LENGTH, aliases_of, canonical
 from ckptaudit.naming.groups import is_known
 from ckptaudit.naming.layouts import Layout, parts_of, put_in_order
 from ckptaudit.naming.places import Place, ends_in, place, stem_of
@@ -62,8 +62,10 @@ class Naming:
 
     def layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         """How a tensor of this name and shape becomes matrices."""
+        if len(name) > MAX_LENGTH:
+            return Layout()
         name = self.canonical(name)
-        where = self.place(name)
+        where = place(name, self._roles)
         stacked = self._is_stacked(name, shape, where)
         axes = len(shape) - stacked
         depthwise = axes == 3 and shape[-2] == 1

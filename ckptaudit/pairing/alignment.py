@@ -11,7 +11,7 @@ from ckptaudit.errors import PairingError, printable
 from ckptaudit.findings import Finding
 from ckptaudit.naming import Naming, Place, in_groups, rules
 from ckptaudit.pairing.model_pair import AlignedTensor, Fault, ModelPair
-from ckptaudit.pairing.names import completed, layers_apart, renamed
+from ckptaudit.pairing.names import completed, container, layers_apart, renamed
 from ckptaudit.pairing.views import View, first_rows, unstacked, views_like, views_of
 
 Tensors = Mapping[str, TensorHandle]
@@ -57,7 +57,7 @@ def pair_checkpoints(base: Checkpoint, tuned: Checkpoint) -> ModelPair:
     for name in sorted(left.keys() & right.keys()):
         _align(name, left[name], right[name], naming, found)
     rest = _views_of_the_rest(left, right, naming)
-    _align_rest(*rest, found, same_kind=_same_kind(base, tuned))
+    _align_rest(*rest, naming, found, same_kind=_same_kind(base, tuned))
     if not found.aligned and not any(u.fault == "shapes differ" for u in found.unaligned):
         raise _nothing_in_common(base, tuned)
     return found.pair(base, tuned)
@@ -112,10 +112,13 @@ def _aligned(base: View, tuned: View) -> AlignedTensor:
     return AlignedTensor(base.name, base.handle, tuned.handle, base.place, base.stacked)
 
 
-def _align_rest(left: Sequence[View], right: Sequence[View], found: _Findings, *, same_kind: bool) -> None:
+def _align_rest(
+    left: Sequence[View], right: Sequence[View], naming: Naming, found: _Findings, *, same_kind: bool
+) -> None:
     """What no name pairs: perhaps one side stores fused or stacked what the other stores apart."""
     bases, tuneds = _by_place(left), _by_place(right)
     pairs = [(bases[p], tuneds[p]) for p in bases if p in tuneds and bases[p].shape == tuneds[p].shape]
+    pairs = [(a, b) for a, b in pairs if _stand_together(a, b, naming)]
     sure = [(a, b) for a, b in pairs if a.divided or b.divided or in_groups(a.place.role, TELLING, is_matrix=True)]
     if not same_kind or not any(a.divided or b.divided for a, b in sure):
         sure = []
@@ -125,6 +128,11 @@ def _align_rest(left: Sequence[View], right: Sequence[View], found: _Findings, *
         found.notes.append(_counted("weight", names, "stored in another layout in the tuned checkpoint"))
     found.unaligned += _leftover(left, {a.name for a, _ in sure}, "only in base")
     found.unaligned += _leftover(right, {b.name for _, b in sure}, "only in tuned")
+
+
+def _stand_together(base: View, tuned: View, naming: Naming) -> bool:
+    """Whether two weights of one place can be the same: those of layers stand in the same module."""
+    return base.place.layer is None or container(base.stored, naming) == container(tuned.stored, naming)
 
 
 def _by_place(views: Iterable[View]) -> dict[Place, View]:

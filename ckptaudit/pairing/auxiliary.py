@@ -27,6 +27,7 @@ class AuxiliaryInput:
     samples: int = 1
     weights: Mapping[str, AlignedTensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    opened: Checkpoint | None = None
 
     def covers(self, tensor: AlignedTensor) -> bool:
         """Whether it says anything about this weight."""
@@ -38,9 +39,14 @@ class AuxiliaryInput:
     def read(self, tensor: AlignedTensor) -> Tensor:
         """`[samples, count, m, n]` as stored, where the weight holds `count` matrices; one sample for "weights".
 
-        Raises CheckpointError if the file is damaged, MeasurementError if an entry is not finite.
+        Raises CheckpointError if the file is damaged, MeasurementError if an entry is no number or not finite.
         """
         stack = self.weights[tensor.name].tuned.read()
+        if not stack.is_floating_point():
+            raise MeasurementError(
+                f"{parameter(self.kind.name)} {printable(self.path)}: {printable(tensor.name)} is stored as "
+                f"{str(stack.dtype).removeprefix('torch.')}, where floating-point numbers are needed"
+            )
         if not bool(stack.isfinite().all()):
             raise MeasurementError(
                 f"{parameter(self.kind.name)} {printable(self.path)}: {tensor.name} has NaN or infinities"
@@ -115,7 +121,8 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     _refuse_misfits(kind, pair.unaligned, path)
     wanted = (t for t in pair.aligned if kind.layout != "adapter" or t.tuned.product is not None)
     weights = {tensor.name: tensor for tensor in wanted}
-    return AuxiliaryInput(kind, opened.path, samples, weights, tuple(_notes(kind, opened.path, pair.unaligned)))
+    notes = tuple(_notes(kind, opened.path, pair.unaligned))
+    return AuxiliaryInput(kind, opened.path, samples, weights, notes, opened)
 
 
 def _samples(kind: AuxiliaryKind, opened: Checkpoint) -> int:

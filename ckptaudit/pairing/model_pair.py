@@ -10,7 +10,7 @@ from typing import Literal
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.findings import Finding
-from ckptaudit.naming import Place, in_groups
+from ckptaudit.naming import Place, in_groups, primary_group
 
 Fault = Literal["only in base", "only in tuned", "shapes differ", "rows beyond the common vocabulary"]
 
@@ -40,6 +40,12 @@ class AlignedTensor:
         """Whether spectra and subspaces mean anything here: floating point, two or more axes, not empty."""
         floating = self.base.dtype in FLOATING and self.tuned.dtype in FLOATING
         return floating and len(self.shape) - self.stacked >= 2 and prod(self.shape) > 0
+
+    @property
+    def group(self) -> str:
+        """The one primary group that the weight counts in: `attention`, `vocabulary`, ... or `other`."""
+        floating = "float" in self.base.dtype
+        return primary_group(self.place.role, is_matrix=self.is_matrix, floating=floating)
 
     @property
     def dtypes_agree(self) -> bool:

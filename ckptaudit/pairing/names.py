@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -37,6 +38,11 @@ def renamed(base: Iterable[str], tuned: Iterable[str], naming: Naming | None = N
     rules_of = naming or Naming({})
     left, right = _by_bare_name(theirs - ours, rules_of), _by_bare_name(ours - theirs, rules_of)
     return {right[bare]: left[bare] for bare in sorted(left.keys() & right.keys())}
+
+
+def container(name: str, naming: Naming) -> str:
+    """What stands before the layer's number, without wrappers: a tower's blocks are no decoder's layers."""
+    return re.split(r"\.[0-9]+(?:\.|$)", _bare(naming.canonical(name)), maxsplit=1)[0]
 
 
 def completed(side: Tensors, other: Tensors, naming: Naming) -> dict[str, TensorHandle]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from platform import python_version
 
-from ckptaudit.errors import parameter
+from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.linalg.fast import compiled
@@ -31,9 +31,13 @@ def assemble(
     *,
     profile: str = "",
     baseline: Baseline | None = None,
+    spelling: Spelling = python_spelling,
     spectra: Sequence[SpectrumRecord] = (),
 ) -> AuditResult:
-    """All that was found. Raises CheckpointError if a file is gone whose fingerprint is not known yet."""
+    """All that was found, with parameters written as `spelling` says.
+
+    Raises CheckpointError if a file is gone whose fingerprint is not known yet.
+    """
     rows = _rows(measurements)
     verdicts = tuple(verdicts)
     steps = [group for group in plan.groups if group.over == "steps"]
@@ -59,7 +63,7 @@ def assemble(
         checks=_checks(plan, verdicts),
         about=about(opened, profile),
         coverage=tuple(coverage_of(plan, verdicts, measurements, run) for run in opened.runs),
-        not_judged=_not_judged(opened),
+        not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )
 

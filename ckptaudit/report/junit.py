@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.escaping import block
+from ckptaudit.report.coverage_text import left_out
 from ckptaudit.report.failure import explain, in_one_line
-from ckptaudit.report.files import write_whole
 from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
 
 if TYPE_CHECKING:
@@ -52,14 +54,24 @@ def suite_properties(checkpoints: Sequence[CheckpointRecord], about: About | Non
         yield from ((f"version_{name}", version) for name, version in about.versions.items())
 
 
+def coverage_properties(result: AuditResult) -> Iterator[tuple[str, str]]:
+    """How much of each run was judged."""
+    for number, coverage in enumerate(result.coverage, start=1):
+        suffix = f"_{number}" if len(result.coverage) > 1 else ""
+        yield f"coverage_tensors{suffix}", f"{coverage.judged} of {coverage.tensors}"
+        yield f"coverage_parameters{suffix}", f"{coverage.share:.6f}"
+        yield from ((f"left_out{suffix}", printable(line)) for line in left_out(coverage))
+    yield from (("not_judged", printable(line)) for line in result.not_judged)
+
+
 def write_junit(result: AuditResult, path: Path) -> None:
     """Write the file that `--junitxml` would have written about the same verdicts. Raises OSError."""
-    write_whole(path, junit(result))
+    write_bytes(path, junit(result))
 
 
 def write_strict_junit(result: AuditResult, path: Path) -> None:
     """The same for servers that validate: what the properties say stands in `system-out`. Raises OSError."""
-    write_whole(path, junit(result, strict=True))
+    write_bytes(path, junit(result, strict=True))
 
 
 def junit(result: AuditResult, *, strict: bool = False) -> bytes:
@@ -74,13 +86,22 @@ def junit(result: AuditResult, *, strict: bool = False) -> bytes:
         SUITE,
         [_case(v, checks.get(v.check), strict=strict) for v in result.verdicts],
         timestamp=result.about.started if result.about else None,
-        properties=dict(suite_properties(result.checkpoints, result.about)),
+        properties=dict((*suite_properties(result.checkpoints, result.about), *coverage_properties(result))),
     ).build_xml_doc()
     _mend(suite, result, strict=strict)
     root = Element("testsuites", name=SUITE)
     root.append(suite)
+    _escape(root)
     content: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
     return content + b"\n"
+
+
+def _escape(root: Element) -> None:
+    """No character that XML cannot hold, and none that is not seen, wherever the text came from."""
+    for element in root.iter():
+        element.text = element.text and block(element.text)
+        for name, value in element.attrib.items():
+            element.set(name, block(value))
 
 
 def _case(verdict: Verdict, check: CheckRecord | None, *, strict: bool) -> TestCase:

@@ -13,6 +13,8 @@ from rich.text import Text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import margin_of
+from ckptaudit.report.escaping import styled_line
+from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.table import check_lines
@@ -35,28 +37,32 @@ def render_summary(
     # Lines come at their final width; the console only turns styles into codes.
     console = Console(file=stream, width=10_000, force_terminal=colour, color_system=system, no_color=not colour)
     for line in _lines(result, width, verbosity, exit_code):
-        console.print(line, soft_wrap=True)
+        console.print(styled_line(line), soft_wrap=True)
     return stream.getvalue().rstrip("\n")
 
 
 def _lines(result: AuditResult, width: int, verbosity: int, exit_code: int | None) -> Iterator[Text]:
     if verbosity > -2:
-        yield from _tables(result, width, all_rows=verbosity >= 0)
+        yield from _tables(result, width, verbosity)
     if verbosity >= 0:
         yield from _claims(result, width)
         yield from _maps(result, width, apart=verbosity > 0)
         yield from _about(result)
+        yield from (Text(printable(line)) for line in coverage_lines(result))
     yield from _counts(result)
     yield _answer(result, exit_code)
 
 
-def _tables(result: AuditResult, width: int, *, all_rows: bool) -> Iterator[Text]:
+def _tables(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
     groups = by_check(result.verdicts)
+    all_rows = verbosity >= 0
     for run in result.tuned:
-        chosen = [g for (tuned, _), g in groups.items() if tuned == run and (all_rows or _is_telling(g))]
-        if len(result.tuned) > 1 and chosen:
+        own = [g for (tuned, _), g in groups.items() if tuned == run and (all_rows or _is_telling(g))]
+        brief = [g for g in own if verbosity < 1 and _says_nothing(g)]
+        if len(result.tuned) > 1 and own:
             yield Text(f"run {printable(run)}", style="bold")
-        yield from check_lines(chosen, width)
+        yield from check_lines([g for g in own if g not in brief], width)
+        yield from _brief_lines(brief, width)
     # A verdict about several runs at once stands under none of them.
     rest = [g for (tuned, _), g in groups.items() if tuned not in result.tuned and (all_rows or _is_telling(g))]
     yield from check_lines(rest, width)
@@ -64,6 +70,23 @@ def _tables(result: AuditResult, width: int, *, all_rows: bool) -> Iterator[Text
 
 def _is_telling(group: Sequence[Verdict]) -> bool:
     return any(v.outcome not in ("passed", "skipped") for v in group)
+
+
+def _says_nothing(group: Sequence[Verdict]) -> bool:
+    """Whether a row of its own would tell nothing: nothing was found where nothing may be, or nothing is there."""
+    nothing_found = all(v.outcome == "passed" and v.value == v.limit == 0 for v in group)
+    return nothing_found or all(v.outcome == "skipped" for v in group)
+
+
+def _brief_lines(groups: Sequence[Sequence[Verdict]], width: int) -> Iterator[Text]:
+    """Rows that tell nothing, in a sentence for each kind."""
+    kinds: dict[str, list[str]] = {}
+    for group in groups:
+        skipped = group[0].outcome == "skipped"
+        kinds.setdefault("skipped" if skipped else "nothing found by", []).append(printable(group[0].check))
+    for kind, names in kinds.items():
+        for line in textwrap.wrap(f"{kind}: {', '.join(names)}", max(width, 20), subsequent_indent="    "):
+            yield Text(line)
 
 
 def _claims(result: AuditResult, width: int) -> Iterator[Text]:

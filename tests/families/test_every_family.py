@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
-from ckptaudit.naming import PRIMARY_GROUPS, Naming, in_groups, primary_group
-from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
+from ckptaudit.naming import PRIMARY_GROUPS, Naming, in_groups
+from ckptaudit.pairing import ModelPair, pair_checkpoints
+from tests.conftest import package
 
-pytest.importorskip("transformers")
+package("transformers")
 from tests.families.tiny_models import FAMILIES, tiny_model
 
 Layouts = Callable[[str], tuple[Checkpoint, Checkpoint]]
@@ -42,11 +43,6 @@ def moved(pair: ModelPair) -> list[str]:
     return [t.name for t in pair.aligned if not torch.equal(t.base.read(), t.tuned.read())]
 
 
-def group_of(tensor: AlignedTensor) -> str:
-    floating = "int" not in tensor.base.dtype
-    return primary_group(tensor.place.role, is_matrix=tensor.is_matrix, floating=floating)
-
-
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_aligns_across_the_two_layouts(family: str, swapped: bool, layouts: Layouts) -> None:
@@ -62,7 +58,7 @@ def test_every_weight_aligns_across_the_two_layouts(family: str, swapped: bool, 
 def test_roles_layers_and_groups_do_not_depend_on_the_layout(family: str, layouts: Layouts) -> None:
     def places(checkpoint: Checkpoint) -> set[tuple[str, str, str]]:
         pair = pair_checkpoints(checkpoint, checkpoint)
-        return {(t.place.subject, t.place.role, group_of(t)) for t in pair.aligned}
+        return {(t.place.subject, t.place.role, t.group) for t in pair.aligned}
 
     on_disk, in_memory = (places(side) for side in layouts(family))
     tied = {place for place in in_memory ^ on_disk if place[1] in ("lm_head", "embed_tokens", "lm_head.bias")}
@@ -83,11 +79,11 @@ def test_primary_groups_share_the_weights_out(family: str, layouts: Layouts) -> 
     on_disk, _ = layouts(family)
     pair = pair_checkpoints(on_disk, on_disk)
     for tensor in pair.aligned:
-        group = group_of(tensor)
+        group = tensor.group
         assert group in PRIMARY_GROUPS
         if "int" not in tensor.base.dtype and group != "attention" and group != "mlp":
             assert in_groups(tensor.place.role, (group,), is_matrix=tensor.is_matrix)
-    found = {group_of(tensor) for tensor in pair.aligned}
+    found = {tensor.group for tensor in pair.aligned}
     assert "vocabulary" in found
     assert found & {"attention", "linear_attention", "state_space"}
 
@@ -128,7 +124,7 @@ def test_primary_groups_share_the_weights_out(family: str, layouts: Layouts) -> 
 )
 def test_what_is_new_in_these_families_has_a_group(family: str, role: str, group: str, layouts: Layouts) -> None:
     for side in layouts(family):
-        found = {group_of(t) for t in pair_checkpoints(side, side).aligned if t.place.role == role}
+        found = {t.group for t in pair_checkpoints(side, side).aligned if t.place.role == role}
         if found or role not in ("linear_attn.k_conv1d",):
             assert found == {group}
 

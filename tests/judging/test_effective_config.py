@@ -167,10 +167,10 @@ def test_a_severity_is_changed_for_the_whole_check_and_strictness_undoes_a_warni
     ],
 )
 def test_a_waiver_speaks_of_a_subject_or_of_tensors(
-    terms: Make, rlvr: CheckFile, subject: str, touched: set[str], tensors: int
+    terms: Make, rlvr: CheckFile, subject: str, touched: frozenset[str], tensors: int
 ) -> None:
     (granted,) = terms(waiver(subject=subject)).granted(rlvr.by_id["spectral-drift"], RUN)
-    assert (granted.touched, len(granted.tensors)) == (touched, tensors)
+    assert (granted.touched, len(granted.tensors)) == (frozenset(touched), tensors)
 
 
 @pytest.mark.parametrize(("until", "ended"), [("2026-11-23", True), ("2026-11-24", False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ckptaudit.pipeline.session import AuditSession
@@ -43,7 +44,7 @@ EVERY = [
     for check in load_checks(path).checks
 ]
 # What compares runs is tried on several of them, in test_series_checks.py.
-CASES = [case for case in EVERY if case.values[1].over is None]
+CASES = [case for case in EVERY if cast(Check, case.values[1]).over is None]
 
 
 @pytest.fixture

@@ -8,25 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import ORACLE, Matrix
 
 from ckptaudit.measurement.jobs import Job, Route
 from ckptaudit.measurement.scheduler import measure
 from ckptaudit.metrics import REGISTRY, PairBatch
 from ckptaudit.pairing import pair_checkpoints
+from tests.metrics.oracle import ORACLE, Matrix
 
 # Angles between larger spaces are defined by the package itself; test_rotation.py holds them to planted truth.
 OWN_DEFINITIONS = {"principal_rotation_left", "principal_rotation_right"}
 
 SHAPES = [(64, 96), (96, 64), (48, 48), (16, 200)]
 SIZES = [1e-6, 4e-4, 1e-2]
-
-
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return str(request.param)
 
 
 def heavy_tailed(shape: tuple[int, int], seed: int) -> Matrix:

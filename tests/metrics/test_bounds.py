@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from adversarial import KINDS, UPDATES, Matrix, base_of, stored, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
 from ckptaudit.metrics import REGISTRY, LargePair
+from tests.metrics.adversarial import KINDS, UPDATES, Matrix, base_of, stored, update_of
 
 BOUNDED = sorted(name for name, metric in REGISTRY.items() if metric.bound is not None)
 
@@ -43,7 +43,7 @@ def test_every_bound_is_held_to_its_exact_value() -> None:
     assert set(exact(sample, sample + 0.1)) == set(BOUNDED)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(KINDS),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
-from adversarial import KINDS, UPDATES, base_of, stored, update_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckptaudit.linalg import leading
 from ckptaudit.linalg.fast import compiled
 from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, base_facts, large
+from tests.metrics.adversarial import KINDS, UPDATES, base_of, stored, update_of
 
 ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
 
@@ -27,13 +27,6 @@ def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.param == "without a compiler":
             patch.setattr(compiled, "is_available", lambda: False)
         yield
-
-
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return str(request.param)
 
 
 def values(pair: PairBatch) -> dict[str, float]:
@@ -73,7 +66,7 @@ def test_at_the_scale_of_training(shape: tuple[int, int], size: float, dtype: to
     close(values(LargePair(base, tuned, exact=True)), values(PairBatch(base[None], tuned[None])))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(KINDS),
@@ -125,7 +118,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def recall(_: torch.Tensor, definition: str, make: large.Callable[[], Tensors]) -> Tensors:
+    def recall(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]

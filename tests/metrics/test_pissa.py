@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def made_by_peft(
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.float32)
     config = LoraConfig(r=8, lora_alpha=16, init_lora_weights=request.param, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, config)
+    model: Any = get_peft_model(base, config)
     start = copy.deepcopy(model)
     start.peft_config["default"].init_lora_weights = True
     start.save_pretrained(folder / "start")
@@ -178,7 +179,8 @@ def test_a_random_adapter_reads_the_share_of_its_ranks(fixture_pairs: Path, tmp_
     base = AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.float32)
     base.save_pretrained(tmp_path / "base")
     config = LoraConfig(r=8, lora_alpha=16, init_lora_weights=False, target_modules=["q_proj", "o_proj"])
-    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    model: Any = get_peft_model(base, config)
+    model.save_pretrained(tmp_path / "adapter")
     inside = value("adapter_principal_share", tmp_path / "base", tmp_path / "adapter", None)
     contact = value("principal_contact", tmp_path / "base", tmp_path / "adapter", None)
     assert inside == pytest.approx(8**2 / 192**2, rel=0.3)

@@ -55,7 +55,7 @@ def test_a_planted_turn_into_far_directions_is_read_exactly(degrees: float) -> N
     assert value("normalized_spectral_shift", base, tuned) == pytest.approx(0, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([1e-8, 1e-4, 1e-2, 0.3]),

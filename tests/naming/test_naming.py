@@ -70,7 +70,7 @@ def test_places_of_known_names(name: str, expected: Place) -> None:
     ("name", "expected"),
     [
         ("net.stage.4.mixer.in_proj.weight", Place(4, "in_proj")),
-        ("7.foo.12.bar", Place(7, "bar")),
+        ("7.foo.12.tail", Place(7, "tail")),
         ("tower.9.proj.weight", Place(9, "tower.proj")),
         ("weight", Place(None, "weight")),
         ("0.weight", Place(0, "weight")),

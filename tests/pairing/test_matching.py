@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_head
 Weights = dict[str, Tensor]
 
 # transformers computes norms in float32 whatever the model's type, and sums in another order give other last bits.
-SAME = {"rtol": 0.0, "atol": 1e-5}
+SAME: dict[str, Any] = {"rtol": 0.0, "atol": 1e-5}
 
 PROBES = [Probe(1, "<bos>12+34=", "[64]<eos>"), Probe(2, "", "without warranty")]
 
@@ -161,7 +162,13 @@ def test_the_ends_of_the_line_are_the_losses_that_transformers_gives(fixture_pai
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_other_architectures_of_the_table_are_put_back_too(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
     model = LlamaForCausalLM(LlamaConfig(**sizes)) if kind == "llama" else Qwen3ForCausalLM(Qwen3Config(**sizes))
     model.save_pretrained(tmp_path / "base")
@@ -193,7 +200,7 @@ def test_damages_that_keep_the_function_keep_it(damage: str, fixture_pairs: Path
     assert any(not torch.equal(damaged[n], h.read()) for n, h in sft.tensors.items())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_matching_heads_never_loses_against_what_was_known(seed: int) -> None:
     kv, rep, dim = 2, 2, 3

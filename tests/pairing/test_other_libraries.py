@@ -127,3 +127,12 @@ def test_a_header_that_claims_many_layers_makes_no_views() -> None:
     names = {"decoder.layers.self_attention.linear_qkv.weight": claimed}
     side = Checkpoint("made", "made", names, {})
     assert [t.name for t in pair_checkpoints(side, side).aligned] == [*names]
+
+
+def test_a_tower_without_a_name_of_its_own_is_not_taken_for_the_decoder() -> None:
+    config = CONFIG | {"model_type": "qwen3_vl"}
+    held = {name: tensor for name, tensor in weights().items() if "layers" not in name}
+    tower = {"blocks.0.attn.qkv.weight": torch.randn(96, 32), "blocks.0.attn.proj.weight": torch.randn(32, 32)}
+    decoder = {name: tensor for name, tensor in weights().items() if "layers.0.self_attn" in name}
+    pair = pair_checkpoints(checkpoint(held | tower, config), checkpoint(held | decoder, config))
+    assert {t.name for t in pair.aligned} == {*held}

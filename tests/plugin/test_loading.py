@@ -19,7 +19,7 @@ def _as_it_was() -> object:
 def test_what_is_loaded_is_set_aside_and_collecting_goes_on() -> None:
     with kept_for_good():
         assert not gc.isenabled()
-        loaded = [[]]
+        loaded: list[list[str]] = [[]]
     assert gc.isenabled()
     assert gc.get_freeze_count() > 0
     assert not any(x is loaded for x in gc.get_objects())

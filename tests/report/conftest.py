@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
 from ckptaudit.report.html import write_html
 from ckptaudit.results.records import AuditResult, CheckRecord, Summary, check_record
+from tests.conftest import program
 
 HARMLESS = "placeholder"
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u2028"
@@ -87,13 +86,9 @@ def many_experts_page(many_experts: AuditResult, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """One headless Chromium for all tests; a machine without it skips them, continuous integration fails."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        missing = "needs Debian's chromium and chromium-driver: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    """One headless Chromium for all tests; see `program`."""
+    # Debian's chromium and chromium-driver.
+    chromium, driver = program("chromium"), program("chromedriver")
     chrome = Chrome(options=_options(chromium, tmp_path_factory.mktemp("profile")), service=Service(driver))
     yield chrome
     chrome.quit()
