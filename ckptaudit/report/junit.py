@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.escaping import block
 from ckptaudit.report.coverage_text import left_out
+from ckptaudit.report.escaping import block
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
 

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
-from ckptaudit.report.escaping import block
 from ckptaudit.report.coverage_text import coverage_lines
+from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
