@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from adversarial import KINDS, UPDATES, Matrix, base_of, stored, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
 from ckptaudit.metrics import LargePair, PairBatch, matrix_metrics
 from ckptaudit.metrics.matrix import MatrixMetric
+from tests.metrics.adversarial import KINDS, UPDATES, Matrix, base_of, stored, update_of
 
 SIDES = ["left", "right"]
 
