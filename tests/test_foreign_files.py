@@ -62,6 +62,13 @@ def renamed(name: str) -> Callable[[Path], Path]:
     return lambda path: path.with_name(name + path.name)
 
 
+def terabyte(path: Path) -> Path:
+    """A file of holes."""
+    path.write_bytes(b"")
+    os.truncate(path, 2**40)
+    return path
+
+
 def filled(content: bytes) -> Callable[[Path], Path]:
     def make(path: Path) -> Path:
         path.write_bytes(content)
@@ -88,7 +95,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "NULs": filled(bytes(1000)),
     "a lone surrogate": filled(b'a = "\xed\xa0\x80"'),
     "nothing in it": filled(b""),
-    "a terabyte": lambda path: [filled(b"")(path), os.truncate(path, 2**40)][0],
+    "a terabyte": terabyte,
 }
 
 

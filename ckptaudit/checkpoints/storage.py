@@ -7,8 +7,9 @@ read is an answer. Memory stays within the tensor asked for, which the file's si
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy
 import torch
@@ -70,7 +71,7 @@ def read_bytes(path: Path, start: int, length: int) -> Tensor:
         buffer = numpy.empty(length, dtype=numpy.uint8)
         with open_regular(path) as file:
             file.seek(start)
-            _fill(memoryview(buffer.data), file.readinto, path, start)
+            _fill(memoryview(buffer.data), cast(BufferedReader, file).readinto, path, start)
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     return torch.from_numpy(buffer)

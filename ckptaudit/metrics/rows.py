@@ -44,7 +44,9 @@ def _row_norms(matrices: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch m"]
 
 
 def _norms(block: Float[Tensor, "batch m n"]) -> Float64[Tensor, "batch m"]:
-    norms = torch.linalg.vector_norm(block.float(), dim=2).double()
+    norms: Tensor = torch.linalg.vector_norm(block.float(), dim=2).double()
     # Where float32 has squared beyond its range, or below it.
     odd = ~norms.isfinite() | (norms < LEAST_NORM)
-    return torch.linalg.vector_norm(block.double(), dim=2) if bool(odd.any()) else norms
+    if bool(odd.any()):
+        norms = torch.linalg.vector_norm(block.double(), dim=2)
+    return norms

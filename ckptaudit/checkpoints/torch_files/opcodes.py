@@ -146,7 +146,7 @@ def _refused(code: int) -> Callable[[Source], Any]:
     def read(_: Source) -> Any:
         import pickletools
 
-        known = pickletools.code2op.get(chr(code))
+        known = next((op for op in pickletools.opcodes if op.code == chr(code)), None)
         name = known.name if known else f"opcode {code}"
         raise MalformedError(f"its pickle uses {name}, which no checkpoint needs")
 
