@@ -41,6 +41,7 @@ class TensorHandle:
 
     `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update; `product`
     also where the adapter's product was added to what PiSSA left of the weight, and so is not its update.
+    `quantised` is the eight-bit type that is widened to `dtype` when the tensor is read.
     """
 
     name: str
@@ -50,6 +51,12 @@ class TensorHandle:
     load: Callable[[], Tensor] = field(repr=False, compare=False)
     low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
     product: LowRankUpdate | None = field(default=None, repr=False, compare=False)
+    quantised: str = ""
+
+    @property
+    def precision(self) -> str:
+        """The type that the tensor was rounded to before it was stored."""
+        return self.quantised or self.dtype
 
     @property
     def parameters(self) -> int:
@@ -69,6 +76,7 @@ class TensorHandle:
             load=lambda: tensor,
             low_rank=None,
             product=None,
+            quantised="",
         )
 
 

@@ -34,6 +34,11 @@ def packed(mask: Bool[Tensor, "e"]) -> UInt8[Tensor, "_"]:
     return (padded << _places(mask.device)).sum(dim=1, dtype=torch.uint8)
 
 
+def members(bits: UInt8[Tensor, "b"], places: Int[Tensor, "p"]) -> Bool[Tensor, "p"]:
+    """Which of the entries at these places are in a set."""
+    return (bits[places >> 3].to(torch.int64) >> (places & 7)) & 1 == 1
+
+
 def count_common(one: UInt8[Tensor, "b"], other: UInt8[Tensor, "b"]) -> int:
     """Number of entries that are in both sets."""
     both = one & other

@@ -90,7 +90,8 @@ def _measure_one(
             yield _record(matrix, metric.name, bounds[metric.name], metric.bound_kind)
         else:
             (value,) = _values(metric.compute, pair, chunk, computing)
-            yield _record(matrix, metric.name, value, "exact")
+            (error,) = _errors(metric, pair, chunk, computing)
+            yield _record(matrix, metric.name, value, "exact", error)
 
 
 def _needs_base(metric: MatrixMetric, computing: Computing) -> bool:
@@ -181,7 +182,9 @@ def _evaluate(
     for metric in metrics:
         kind: Kind = metric.bound_kind if metric.name in bounded else "exact"
         values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, computing)
-        yield from (_record(x, metric.name, value, kind) for x, value in zip(chunk, values, strict=True))
+        errors = _errors(metric, batch, chunk, computing)
+        found = zip(chunk, values, errors, strict=True)
+        yield from (_record(x, metric.name, value, kind, error) for x, value, error in found)
 
 
 def _batch(chunk: list[StoredMatrix], computing: Computing) -> PairBatch:
@@ -215,9 +218,29 @@ def _values(
         return [value for x in chunk for value in _values(compute, _batch([x], computing), [x], computing)]
 
 
-def _record(matrix: StoredMatrix, metric: str, value: float | None, kind: Kind) -> Measurement:
+def _errors(
+    metric: MatrixMetric, batch: PairBatch, chunk: list[StoredMatrix], computing: Computing
+) -> list[float | None]:
+    """The standard errors of a metric's values, where it has any."""
+    if metric.standard_error is None:
+        return [None] * len(chunk)
+    return _values(metric.standard_error, batch, chunk, computing)
+
+
+def _record(
+    matrix: StoredMatrix, metric: str, value: float | None, kind: Kind, error: float | None = None
+) -> Measurement:
     finite = value if value is not None and math.isfinite(value) else None
-    return Measurement(matrix.name, *_facts(matrix.tensor), metric, finite, kind, tuned=matrix.run)
+    facts = _facts(matrix.tensor)
+    return Measurement(
+        matrix.name,
+        *facts,
+        metric,
+        finite,
+        kind,
+        tuned=matrix.run,
+        standard_error=None if finite is None else error,
+    )
 
 
 def _facts(tensor: AlignedTensor) -> tuple[int | None, str, tuple[int, ...]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
+from ckptaudit.linalg.blind_updates import BlindUpdate, Census, census, census_among, sample
 from ckptaudit.linalg.factors import Factors, direct_values, singular_values
-from ckptaudit.linalg.masks import share_in_top, visibly_changed
+from ckptaudit.linalg.masks import in_top, share_in_top, visibly_changed
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.spectra import relative_gap
 from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
@@ -27,8 +28,16 @@ SHIFT_ERROR = 5e-3
 """Largest certified relative error of a spectral shift with which the cheap route is taken."""
 
 Side = Literal["left", "right"]
-Angles = tuple[Tensor, Tensor]
-"""The largest and the mean angle, in degrees, of each matrix of the batch."""
+Result = TypeVar("Result")
+Angles = tuple[Tensor, Tensor, Tensor]
+"""The largest, the mean and the root mean square angle, in degrees, of each matrix of the batch."""
+
+Leverages = tuple[Tensor, Tensor]
+"""How much of each of some rows and columns lies in the top-k subspaces: squared norms of rows of U0k and V0k."""
+
+PRECISION = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
+GRID = (64, 256)
+"""Rows and columns, at most, of the entries that stand for all where their size is set against their place."""
 
 
 class PairBatch:
@@ -197,12 +206,50 @@ class PairBatch:
             k=self.k,
         )
 
-    def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """A pair of results that two metrics read off one computation."""
+    def shared(self, key: str, compute: Callable[[], Result]) -> Result:
+        """Results that several metrics read off one computation."""
         if key not in self.__dict__:
             self.__dict__[key] = compute()
-        result: tuple[Tensor, Tensor] = self.__dict__[key]
+        result: Result = self.__dict__[key]
         return result
+
+    @cached_property
+    def censuses(self) -> tuple[Census, ...]:
+        """Of each matrix, how many weights of W0 lie in each binade."""
+        return tuple(census(weight) for weight in self.stored_base)
+
+    @cached_property
+    def principal_binades(self) -> tuple[Tensor, ...]:
+        """The same of the weights in the principal mask, of the same sample."""
+        part = self.base_factors.part(self.mask_rank).abs().flatten(1)
+        marked = in_top(part, count=int(ALPHA * part.shape[1]))[:, sample(self.m, self.n)]
+        return tuple(census_among(w, marks) for w, marks in zip(self.stored_base, marked, strict=True))
+
+    @cached_property
+    def blind(self) -> tuple[BlindUpdate, ...]:
+        """Of each matrix, the blind update of the same norm that changes as many of its entries visibly."""
+        entries = max(1, self.m * self.n)
+        visible, energy = self.changed_count / entries, self.update_norm.square() / entries
+        facts = zip(self.censuses, visible.tolist(), energy.tolist(), self.precisions, strict=True)
+        return tuple(BlindUpdate(*known) for known in facts)
+
+    @cached_property
+    def precisions(self) -> tuple[int, ...]:
+        """Of each matrix, the bits of precision that W1 was rounded to; a bf16 matrix may be stored as another."""
+        bits = PRECISION.get(self.stored_tuned.dtype, 53)
+        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.stored_tuned)
+
+    @property
+    def grid(self) -> tuple[slice, slice]:
+        """Rows and columns that stand for all."""
+        return slice(None, None, -(-self.m // GRID[0])), slice(None, None, -(-self.n // GRID[1]))
+
+    @cached_property
+    def leverages(self) -> Leverages:
+        """Of the grid's rows and columns."""
+        (rows, columns), factors = self.grid, self.base_factors
+        left, right = factors.left(self.k)[:, rows], factors.right(self.k)[:, columns]
+        return left.square().sum(dim=2), right.square().sum(dim=2)
 
     @cached_property
     def base_factors(self) -> Factors:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptaudit.errors import printable
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config, check_files
@@ -15,7 +16,7 @@ from ckptaudit.judging.profiles import default_profile, profile_named
 from ckptaudit.judging.selection import parts, selected, subjects
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
-from ckptaudit.metrics import METRICS, RunsMetric
+from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline, load_baseline
@@ -108,7 +109,7 @@ def _planned(
                     path=file.path,
                     group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
                     skip=_lacking(opened, check, run, subject),
-                    cannot=_incomparable(opened, check, run),
+                    cannot=_incomparable(opened, check, run) or _rounded_away(check, run, subject),
                 )
 
 
@@ -137,3 +138,19 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     if check.counts_findings or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"
+
+
+def _rounded_away(check: Check, run: Run, subject: str) -> str:
+    """Why an update cannot be measured: one side went through an eight-bit type and the other did not."""
+    metric = METRICS[check.metric]
+    if not isinstance(metric, MatrixMetric) or metric.tolerates_nonfinite:
+        return ""
+    apart = [tensor for tensor in selected(check, run.pair, subject) if tensor.is_quantised_apart]
+    if not apart:
+        return ""
+    first = apart[0]
+    return (
+        f"{printable(first.name)} is stored in {first.tuned.precision} on the tuned side and in "
+        f"{first.base.precision} in the base, and its update cannot be seen through that rounding; audit the "
+        "unquantised weights instead"
+    )

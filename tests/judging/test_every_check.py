@@ -22,6 +22,8 @@ from ckptaudit.pipeline.proving import prove
 
 GOOD = {
     "rlvr.toml": "rlvr-gentle",
+    "lora.toml": "lora-grpo",
+    "opd.toml": "dpo",
     "sft.toml": "sft",
     "integrity.toml": "rlvr-gentle",
     "unlearning.toml": "rlvr-gentle",

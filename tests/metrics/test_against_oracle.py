@@ -15,8 +15,19 @@ from ckptaudit.metrics import PairBatch, matrix_metrics
 from ckptaudit.pairing import pair_checkpoints
 from tests.metrics.oracle import ORACLE, Matrix
 
-# Angles between larger spaces are defined by the package itself; test_rotation.py holds them to planted truth.
-OWN_DEFINITIONS = {"principal_rotation_left", "principal_rotation_right"}
+# Angles between larger spaces are defined by the package itself; test_rotation.py holds them to planted truth,
+# test_rms_rotation.py to SciPy, and test_excesses.py what is set against a blind update to a reference of its own.
+OWN_DEFINITIONS = {
+    "principal_rotation_left",
+    "principal_rotation_right",
+    "rms_rotation_left",
+    "rms_rotation_right",
+    "low_magnitude_excess",
+    "principal_mask_excess",
+    "off_principal_excess",
+    "unrounded_stable_rank",
+    "spectral_shift_ratio",
+}
 
 SHAPES = [(64, 96), (96, 64), (48, 48), (16, 200)]
 SIZES = [1e-6, 4e-4, 1e-2]
