@@ -44,7 +44,7 @@ def test_a_lightning_checkpoint_is_read_like_any_state_dict(tmp_path: Path) -> N
 def test_a_step_folder_of_nemo_rl_is_read_from_its_policy(tmp_path: Path) -> None:
     weights = tmp_path / "step_10" / "policy" / "weights"
     weights.mkdir(parents=True)
-    dcp.save({"model": STATE}, checkpoint_id=str(weights), no_dist=True)
+    dcp.save({"model": STATE}, checkpoint_id=str(weights), no_dist=True)  # type: ignore[attr-defined]
     (handle,) = open_checkpoint(f"{tmp_path}@latest").tensors.values()
     assert torch.equal(handle.read(), STATE["layers.0.q_proj.weight"])
 
