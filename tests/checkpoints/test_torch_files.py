@@ -67,7 +67,7 @@ def test_opening_reads_the_pickle_alone_and_loading_one_tensor_alone(
     torch.save(weights, tmp_path / "pytorch_model.bin")
     asked: list[int] = []
     read_bytes: Callable[..., Tensor] = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda p, s, n: (asked.append(n), read_bytes(p, s, n))[1])
+    monkeypatch.setattr(storage, "read_bytes", lambda p, s, n, _: (asked.append(n), read_bytes(p, s, n))[1])
     checkpoint = open_checkpoint(tmp_path)
     assert asked == []
     checkpoint.tensors["lm_head.weight"].read()
