@@ -45,9 +45,14 @@ class CkptAuditError(Exception):
     def __str__(self) -> str:
         return self.spelled(python_spelling)
 
+    @property
+    def sentence(self) -> str:
+        """The bare text, its parameters as `parameter` wrote them: for a record that a front end spells later."""
+        return super().__str__()
+
     def spelled(self, spelling: Spelling) -> str:
         """The text for one front end, ending with the page that explains more."""
-        text = spelled(super().__str__(), spelling)
+        text = spelled(self.sentence, spelling)
         return f"{text} See {self.page}." if self.page else text
 
 

@@ -1,26 +1,72 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
+from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from training import learn_rotation, train_by_muon
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
 import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
-import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult
+from tests.training import learn_rotation, train_by_muon
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 WriteCheckpoint = Callable[..., Path]
+
+# A gate that is started in the repository loads this file too, where the package alone may be installed.
+if find_spec("xdist") is not None:
+    import ckptaudit.plugin.scheduling  # noqa: F401
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # How long an example takes says more about the machine and its other users than about the code.
+    settings.register_profile("ckptaudit", deadline=None)
+    settings.load_profile("ckptaudit")
+
+
+def missing(what: str) -> None:
+    """Skip a test, or all of a file, for something that is not installed; in continuous integration it fails."""
+    reason = f"needs {what}, which is not installed"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}: continuous integration skips nothing", pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def package(name: str) -> ModuleType:
+    """A package that only some tests need; see `missing`."""
+    if find_spec(name) is None:
+        missing(f"the package {name}")
+    return import_module(name)
+
+
+def program(name: str) -> str:
+    """The path of a program that only some tests need; see `missing`."""
+    path = which(name)
+    if path is None:
+        missing(f"the program {name}")
+    return str(path)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that there is."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,7 +116,7 @@ def orthogonal_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What claims need beside the pair, by name: really collected from the bundled base, or bundled."""
     folder = tmp_path_factory.mktemp("inputs")
-    wanted = {
+    wanted: dict[str, tuple[Literal["gradients", "fisher"], str]] = {
         "gradients": ("gradients", "task.jsonl"),
         "retain_gradients": ("gradients", "retain.jsonl"),
         "fisher": ("fisher", "retain.jsonl"),
@@ -115,10 +161,10 @@ def small_pair(write_checkpoint: WriteCheckpoint) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def supervised() -> AuditResult:
     """The bundled supervised run held against the checks of reinforcement learning."""
-    return audit(FIXTURES / "base", FIXTURES / "sft")
+    return audit(FIXTURES / "base", FIXTURES / "sft", profile="rlvr")
 
 
 @pytest.fixture(scope="session")
 def gentle_result() -> AuditResult:
     """The bundled gentle run, which passes."""
-    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle")
+    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle", profile="rlvr")

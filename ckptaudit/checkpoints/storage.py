@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy
 import torch
@@ -82,7 +83,7 @@ def read_bytes(path: Path, start: int, length: int, expected: tuple[int, int] | 
                     "audit again."
                 )
             file.seek(start)
-            _fill(memoryview(buffer.data), file.readinto, path, start)
+            _fill(memoryview(buffer.data), cast(FileIO, file).readinto, path, start)
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     return torch.from_numpy(buffer)

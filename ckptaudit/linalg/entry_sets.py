@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-Keys = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+Keys = np.ndarray[Any, np.dtype[np.signedinteger]]
 
 SAMPLE = 2**14
 """Entries, about, among which a threshold is sought before it is sought among all."""

@@ -13,7 +13,6 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from ckptaudit.atomic_write import PART, replacing
 from ckptaudit.errors import CacheError, parameter, printable
 from ckptaudit.foreign_files import read_regular
 from ckptaudit.sizes import parse_size
@@ -38,7 +38,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_LIMIT = 20 * 2**30
 
 ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
-PART = re.compile(r"[0-9a-f]{64}\.\w+\.part")
+UNFINISHED = re.compile(rf"{PART}|[0-9a-f]{{64}}\.\w+\.part")
+"""A half-written file; the second form is that of earlier releases."""
 ABANDONED_S = 3600
 """Age at which a half-written file is taken for the leftover of a process that died."""
 
@@ -167,16 +168,9 @@ class FactorCache:
         return self.folder / f"{key}.safetensors"
 
     def _put(self, key: str, parts: tuple[memoryview | bytes, ...]) -> None:
-        handle, name = tempfile.mkstemp(prefix=f"{key}.", suffix=".part", dir=self.folder)  # mode 0600
-        aside = Path(name)
-        try:
-            # Not forced to the disk: what a power cut leaves of it, the digest tells.
-            with open(handle, "wb") as file:
-                file.writelines(parts)
-            aside.replace(self._path(key))
-        except BaseException:
-            _remove(aside)
-            raise
+        # Not forced to the disk: what a power cut leaves of it, the digest tells.
+        with replacing(self._path(key), mode=0o600) as file:
+            file.writelines(parts)
 
     def _make_room(self, size: int) -> bool:
         """Whether `size` bytes may be written now, if need be after others went.
@@ -214,7 +208,7 @@ class FactorCache:
         """What the cache itself has put into the folder, recognised by name; other files are never touched."""
         with os.scandir(self.folder) as found:
             for item in found:
-                if ENTRY.fullmatch(item.name) or PART.fullmatch(item.name):
+                if ENTRY.fullmatch(item.name) or UNFINISHED.fullmatch(item.name):
                     with suppress(FileNotFoundError):  # another process evicts too
                         yield Path(item.path), item.stat(follow_symlinks=False)
 

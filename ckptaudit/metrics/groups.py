@@ -193,7 +193,7 @@ def measure_group(
     try:
         reading = metric.compute(group) if chosen else Reading(None, remark="no weight here has all inputs")
     except MeasurementError as error:
-        reading = Reading(None, remark=str(error).rstrip("."))
+        reading = Reading(None, remark=error.sentence.rstrip("."))
     except (ArithmeticError, LinAlgError) as error:
         # Python's own floats raise where a square leaves their range, and LAPACK where it meets the result.
         reading = Reading(None, remark=f"the numbers are too large or too small to be multiplied ({error})")

@@ -61,6 +61,9 @@ class Auxiliary:
     given: Mapping[str, AuxiliaryInput] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> AuxiliaryInput:
+        """The input of that name. Raises MeasurementError if it was not given."""
+        if name not in self.given:
+            raise MeasurementError(f"{parameter(name)} {AUXILIARY[name].metavar} is needed here and was not given.")
         return self.given[name]
 
     def lacking(self, names: Iterable[str], tensors: Sequence[AlignedTensor]) -> str:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared
-from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
@@ -26,7 +26,7 @@ CHECKS_SHOWN, VERDICTS_SHOWN, RUNS_SHOWN = 300, 200, 4
 
 def write_markdown(result: AuditResult, path: Path) -> None:
     """Write the page, whole or not at all. Raises OSError."""
-    write_whole(path, markdown(result).encode())
+    write_text(path, markdown(result))
 
 
 def markdown(result: AuditResult, limit: int = LIMIT) -> str:

@@ -13,8 +13,8 @@ from rich.text import Text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import margin_of
-from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.coverage_text import coverage_lines
+from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.table import check_lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -52,7 +53,7 @@ def _decoded(content: bytes) -> AuditResult:
 
 def _check_lengths(result: AuditResult) -> None:
     """What stands side by side has one length. Raises ValueError."""
-    groups = [
+    groups: list[list[Any]] = [
         *([s.ranks, s.base_singular_values, s.tuned_singular_values] for s in result.spectra),
         *([s.angle_ranks, s.left_angles, s.right_angles] for s in result.spectra),
         *([t.steps, c.lowest, c.median, c.highest] for t in result.trajectories for c in t.series),

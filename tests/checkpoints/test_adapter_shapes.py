@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from attacks import BASE, MODULE, factors, save_adapter, save_base
 
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
+from tests.checkpoints.attacks import BASE, MODULE, factors, save_adapter, save_base
 
 
 @pytest.fixture

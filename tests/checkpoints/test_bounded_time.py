@@ -15,11 +15,21 @@ from time import process_time
 
 import pytest
 import torch
-from attacks import MODULE, safetensors, save_base, sizes, state_dict, storage, tensor, text, zip_archive
 from safetensors.torch import save_file
 
 from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
+from tests.checkpoints.attacks import (
+    MODULE,
+    safetensors,
+    save_base,
+    sizes,
+    state_dict,
+    storage,
+    tensor,
+    text,
+    zip_archive,
+)
 
 FIXED, PER_BYTE = 0.5, 5e-6
 """a and b, in seconds of one processor's time. An honest header takes under a tenth of b."""

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckpointError
@@ -416,7 +416,7 @@ def test_two_tensors_may_not_share_bytes(tmp_path, refused):
 
 
 def edit_metadata(folder: Path, change: Callable[[Any], object], size: int = 40) -> None:
-    dcp.save({"a": torch.ones(size, size)}, checkpoint_id=folder, no_dist=True)
+    save_distributed({"a": torch.ones(size, size)}, checkpoint_id=folder, no_dist=True)
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     change(metadata)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
@@ -567,7 +567,7 @@ def test_a_file_that_shrinks_while_open_is_refused(kind, tmp_path):
     if kind == "safetensors":
         save_file(weights, tmp_path / "model.safetensors")
     elif kind == "distributed":
-        dcp.save(weights, checkpoint_id=tmp_path, no_dist=True)
+        save_distributed(weights, checkpoint_id=tmp_path, no_dist=True)
     else:
         torch.save(weights, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "zip")
     handle = open_checkpoint(tmp_path).tensors["a"]

@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from attacks import number, safetensors, save_base, sizes, state_dict, storage, tensor, text, zip_archive
 from safetensors.torch import save_file
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckpointError
+from tests.checkpoints.attacks import (
+    number,
+    safetensors,
+    save_base,
+    sizes,
+    state_dict,
+    storage,
+    tensor,
+    text,
+    zip_archive,
+)
 
 HUGE = (2**62, 2**63 - 1, 2**63, 2**64, 2**200, 10**5000)
 GEOMETRIES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def changed(w0: Matrix, w1: Matrix) -> NDArray[np.bool_]:
 
 
 def singular(w: Matrix) -> Matrix:
-    return np.linalg.svd(w, compute_uv=False)
+    return np.asarray(np.linalg.svd(w, compute_uv=False))
 
 
 def angles(w0: Matrix, w1: Matrix, side: str) -> Matrix:
@@ -74,7 +75,7 @@ def float32_roundings(r: int) -> float:
     return float(2 * 2.0**-24 * np.sqrt(r) + 2.0**-48 * r + 2 * 2.0**-24 * np.sqrt(r) ** 3)
 
 
-ORACLE: dict[str, Callable[[Matrix, Matrix], float]] = {
+ORACLE: dict[str, Callable[[Matrix, Matrix], float | np.number[Any]]] = {
     "update_sparsity": lambda a, b: 1 - changed(a, b).mean(),
     "changed_entries": lambda a, b: changed(a, b).sum(),
     "differing_entries": lambda a, b: (a != b).sum(),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from foreign_result import plain, poisoned
 
 from ckptaudit.errors import ReportError
 from ckptaudit.report.difference_text import difference_lines
@@ -24,6 +23,7 @@ from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.diff import compare
 from ckptaudit.results.json_io import read_json
 from ckptaudit.results.records import AuditResult
+from tests.report.foreign_result import plain, poisoned
 
 ATTACKS = {
     "terminal": "\x1b]0;owned\x07\x1b[2J\x9b1m",

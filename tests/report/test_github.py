@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from synthetic import large, result, verdict
 
 from ckptaudit.report.github import AT_MOST, annotation_lines, announce
 from ckptaudit.report.markdown import CUT, LIMIT, escaped, markdown
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import large, result, verdict
 
 HOSTILE = "a|b`c`<img src=x>[x](http://y) @team #1 *x* __y__ ~~z~~\n::error::forged %0A"
 
@@ -76,8 +76,8 @@ def test_what_only_warns_is_a_warning_and_comes_after() -> None:
         ]
     )
     assert [(x.split()[0], x.split("title=")[1].split()[0]) for x in annotation_lines(found)] == [
-        ("::error", "unknown"),
         ("::error", "hard"),
+        ("::error", "unknown"),
         ("::warning", "soft"),
         ("::notice", "softer"),
     ]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lxml import etree
 from safetensors.torch import load_file, save_file
-from synthetic import measured, result, verdict
 
 from ckptaudit.report.junit import junit
 from ckptaudit.results.json_io import read_json
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import measured, result, verdict
 
 GRAMMAR = Path(__file__).with_name("junit.rng")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from rich.text import Text
-from synthetic import check, large, measured, result, verdict
 
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import check, large, measured, result, verdict
 
 
 def rendered(found: AuditResult, **options: object) -> list[str]:

@@ -92,9 +92,10 @@ class MergedWeight:
         if not weight32.isfinite().all():
             raise self._not_decomposed("holds NaN or infinity")
         try:
-            return torch.linalg.svd(weight32, full_matrices=False)
-        except torch.linalg.LinAlgError as error:
+            left, values, right = torch.linalg.svd(weight32, full_matrices=False)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise self._not_decomposed("has no decomposition") from error
+        return left, values, right
 
     def _not_decomposed(self, why: str) -> CheckpointError:
         return CheckpointError(

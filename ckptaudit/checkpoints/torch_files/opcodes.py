@@ -146,8 +146,7 @@ def _refused(code: int) -> Callable[[Source], Any]:
     def read(_: Source) -> Any:
         import pickletools
 
-        known = pickletools.code2op.get(chr(code))
-        name = known.name if known else f"opcode {code}"
+        name = next((o.name for o in pickletools.opcodes if o.code == chr(code)), f"opcode {code}")
         raise MalformedError(f"its pickle uses {name}, which no checkpoint needs")
 
     return read

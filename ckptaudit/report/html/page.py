@@ -12,10 +12,11 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
-from ckptaudit.report.escaping import block
 from ckptaudit.report.coverage_text import coverage_lines
+from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
@@ -42,16 +43,8 @@ class RunView:
 
 
 def write_html(result: AuditResult, path: Path) -> None:
-    """Write the page to `path`, whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    page = render_html(result)
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    """Write the page to `path`, complete or not at all. Raises OSError."""
+    write_text(path, render_html(result))
 
 
 def render_html(result: AuditResult) -> str:
