@@ -221,7 +221,7 @@ class _Number:
     digits: str
 
 
-def _digits(number: float | bytes | None) -> str:
+def _digits(number: object) -> str:
     if isinstance(number, int) and number.bit_length() > 64:
         raise MalformedError("its pickle has a number of more than 64 bits where it counts or names something")
     return repr(number)
