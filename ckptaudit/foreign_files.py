@@ -25,6 +25,16 @@ def regular_size(path: Path) -> int:
     return _size(_facts(path), path)
 
 
+def stamp(facts: os.stat_result) -> tuple[int, int]:
+    """Size and time of the last change: other ones mean that the file is not what it was."""
+    return facts.st_size, facts.st_mtime_ns
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """The same of what stands at a path. Raises OSError."""
+    return stamp(_facts(path))
+
+
 def open_regular(path: Path) -> BinaryIO:
     """The file opened for reading, unbuffered. Raises OSError if it is missing, unreadable or no regular file."""
     try:

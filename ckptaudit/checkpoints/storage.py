@@ -6,8 +6,14 @@ read is an answer. Memory stays within the tensor asked for, which the file's si
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from dataclasses import dataclass
 from io import BufferedReader
+=======
+import os
+from dataclasses import dataclass, field
+from io import FileIO
+>>>>>>> trust
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +23,7 @@ import torch
 from ckptaudit.checkpoints.json_files import clipped, file_size, reason
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
-from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files import open_regular, stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,12 +49,15 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None = None
+    stamp: tuple[int, int] | None = field(default=None, compare=False)
+    """Size and time of the file when it was opened; another file in its place is not read."""
 
     def load(self) -> Tensor:
-        """The tensor on the CPU. Raises CheckpointError if the file no longer holds it."""
+        """The tensor on the CPU. Raises CheckpointError if the file changed or no longer holds it."""
         if not self.count:
             return torch.empty(self.shape, dtype=DTYPES[self.dtype])
-        flat = read_bytes(self.file, self.start, self.count * itemsize(self.dtype)).view(DTYPES[self.dtype])
+        length = self.count * itemsize(self.dtype)
+        flat = read_bytes(self.file, self.start, length, self.stamp).view(DTYPES[self.dtype])
         if self.stride is None:
             return flat.view(self.shape)
         return flat.as_strided(self.shape, self.stride)
@@ -63,15 +72,27 @@ def itemsize(dtype: str) -> int:
     return int(DTYPES[dtype].itemsize)
 
 
-def read_bytes(path: Path, start: int, length: int) -> Tensor:
-    """`length` bytes from `start` as a uint8 tensor. Nothing is allocated for bytes that the file lacks."""
+def read_bytes(path: Path, start: int, length: int, expected: tuple[int, int] | None = None) -> Tensor:
+    """`length` bytes from `start` as a uint8 tensor. Nothing is allocated for bytes that the file lacks.
+
+    Raises CheckpointError also where the file has not the `expected` size and time.
+    """
     try:
         if start < 0 or length < 0 or start + length > file_size(path):
             raise _cut_short(path, start, length)
         buffer = numpy.empty(length, dtype=numpy.uint8)
         with open_regular(path) as file:
+            if expected not in (None, stamp(os.fstat(file.fileno()))):
+                raise CheckpointError(
+                    f"{printable(path)}: the file changed while it was audited; wait until it is complete, and "
+                    "audit again."
+                )
             file.seek(start)
+<<<<<<< HEAD
             _fill(memoryview(buffer.data), cast(BufferedReader, file).readinto, path, start)
+=======
+            _fill(memoryview(buffer.data), cast(FileIO, file).readinto, path, start)
+>>>>>>> trust
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     return torch.from_numpy(buffer)

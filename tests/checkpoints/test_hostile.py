@@ -582,9 +582,31 @@ def test_a_file_that_shrinks_during_a_read_is_refused(tmp_path, monkeypatch):
     save_file({"a": torch.ones(500, 500)}, tmp_path / "model.safetensors")
     handle = open_checkpoint(tmp_path).tensors["a"]
     size = handle.file.stat().st_size
+    seen = storage.stamp(handle.file.stat())
     monkeypatch.setattr(storage, "file_size", lambda _: size)
+    monkeypatch.setattr(storage, "stamp", lambda _: seen)
     os.truncate(handle.file, 400_000)
     with pytest.raises(CheckpointError, match="cut short"):
+        handle.read()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy", "distributed"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_file_that_is_replaced_after_opening_is_refused(kind, tmp_path):
+    """Another file of the same size: its numbers would be taken for those that were opened."""
+    weights = {"a": torch.ones(50, 50)}
+    if kind == "safetensors":
+        save_file(weights, tmp_path / "model.safetensors")
+    elif kind == "distributed":
+        dcp.save(weights, checkpoint_id=tmp_path, no_dist=True)
+    else:
+        torch.save(weights, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "zip")
+    handle = open_checkpoint(tmp_path).tensors["a"]
+    handle.read()
+    other = tmp_path / "other"
+    other.write_bytes(handle.file.read_bytes()[:-4] + bytes(4))
+    other.replace(handle.file)
+    with pytest.raises(CheckpointError, match="changed while it was audited"):
         handle.read()
 
 

@@ -68,9 +68,9 @@ def test_opening_reads_the_pickle_alone_and_loading_one_tensor_alone(
     asked: list[int] = []
     read_bytes: Callable[..., Tensor] = storage.read_bytes
 
-    def read(path: Path, start: int, size: int) -> Tensor:
+    def read(path: Path, start: int, size: int, seen: tuple[int, int]) -> Tensor:
         asked.append(size)
-        return read_bytes(path, start, size)
+        return read_bytes(path, start, size, seen)
 
     monkeypatch.setattr(storage, "read_bytes", read)
     checkpoint = open_checkpoint(tmp_path)

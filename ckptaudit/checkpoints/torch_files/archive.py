@@ -19,7 +19,7 @@ from ckptaudit.checkpoints.torch_files.opcodes import MAX_PICKLE
 from ckptaudit.checkpoints.torch_files.records import ALLOWED, Archive, damaged, storage_of
 from ckptaudit.checkpoints.torch_files.unpickle import Call, External, pickle_of, read_pickle
 from ckptaudit.errors import CheckpointError, printable
-from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files import open_regular, stamp_of
 
 MAX_DIRECTORY = 32 * 2**20  # some 500,000 storages
 _ZIP_MAGIC = b"PK\3\4"
@@ -99,7 +99,7 @@ def _zip_archive(path: Path, file: IO[bytes], start: int) -> Archive:
         first, length = places[f"{prefix}data/{key}"]
         return start + first, length
 
-    return Archive(path, contents, storage)
+    return Archive(path, contents, storage, stamp_of(path))
 
 
 def _refuse_huge_directory(path: Path, file: IO[bytes]) -> None:
@@ -152,7 +152,7 @@ def _legacy(path: Path, file: IO[bytes], start: int, end: int) -> Archive:
     contents = read_pickle(file, path, ALLOWED)
     keys = read_pickle(file, path, ())
     places = dict(_legacy_storages(path, file, keys, _widths(contents), start, end))
-    return Archive(path, contents, lambda key: places[key])
+    return Archive(path, contents, lambda key: places[key], stamp_of(path))
 
 
 def _legacy_storages(

@@ -19,7 +19,7 @@ from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.checkpoints.torch_files.archive import open_archive
 from ckptaudit.checkpoints.torch_files.unpickle import Call, Symbol, read_pickle
 from ckptaudit.errors import CheckpointError, printable
-from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files import open_regular, stamp_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,7 @@ class Chunk:
     file: Path
     start: int
     length: int
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class Blocks:
 
     def _block(self, chunk: Chunk) -> StoredTensor:
         archive = open_archive(chunk.file, chunk.start, chunk.length)
+        if archive.stamp != chunk.stamp:
+            raise _damaged(chunk.file, "the file changed while it was audited")
         stored = archive.tensor(self.name, archive.contents)
         if not isinstance(stored, StoredTensor) or stored.shape != chunk.sizes or stored.dtype != self.dtype:
             raise _damaged(
@@ -114,14 +117,14 @@ class _Catalog:
 
     path: Path
     places: dict[tuple[str, str], dict[str, Any]]
-    files: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    files: dict[str, tuple[Path, tuple[int, int]]] = field(default_factory=dict)
 
-    def file(self, name: str) -> tuple[Path, int]:
+    def file(self, name: str) -> tuple[Path, tuple[int, int]]:
         if not isinstance(name, str):
             raise TypeError("a file's name is no text")
         if name not in self.files:
             file = sibling(self.path, name)
-            self.files[name] = (file, file_size(file))
+            self.files[name] = (file, stamp_of(file))
         return self.files[name]
 
 
@@ -207,13 +210,14 @@ def _chunk(catalog: _Catalog, key: str, facts: dict[str, Any], width: int) -> Ch
             f"{printable(path)}: tensor {clipped(key)} is stored compressed, which is not read; save "
             "without extensions."
         )
-    file, size = catalog.file(place["relative_path"])
+    file, seen = catalog.file(place["relative_path"])
+    size = seen[0]
     start, length = place["offset"], place["length"]
     if not is_size(start) or not is_size(length) or start + length > size:
         raise _damaged(path, f"a chunk of {clipped(key)} lies outside {clipped(file.name)}")
     if prod(sizes) * width > length:
         raise _damaged(path, f"a chunk of {clipped(key)} claims more values than its bytes hold")
-    return Chunk(offsets, sizes, file, start, length)
+    return Chunk(offsets, sizes, file, start, length, seen)
 
 
 def _dtype(path: Path, key: str, properties: Call) -> str:

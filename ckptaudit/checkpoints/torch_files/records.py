@@ -101,6 +101,7 @@ class Archive:
     file: Path
     contents: Any
     storages: Callable[[str], tuple[int, int]]  # key -> first byte, number of bytes
+    stamp: tuple[int, int]
 
     def tensors(self, state: Mapping[Any, object]) -> dict[str, StoredTensor | ShardedTensor]:
         """The tensors of a state dict by name. Raises CheckpointError if they claim far more than it holds."""
@@ -178,7 +179,8 @@ class Archive:
         # The second condition refuses tensors that repeat few stored values over a huge shape.
         if offset * width + span * width > length or prod(sizes) * width > length:
             raise damaged(self.file, f"tensor {clipped(name)} claims more values than its storage holds")
-        return StoredTensor(self.file, start, span, kind, sizes, None if _contiguous(sizes, steps) else steps)
+        stride = None if _contiguous(sizes, steps) else steps
+        return StoredTensor(self.file, start, span, kind, sizes, stride, self.stamp)
 
 
 def _placements(listed: object) -> tuple[Call, ...]:
