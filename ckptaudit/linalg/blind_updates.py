@@ -276,7 +276,8 @@ def _mean(mixed: Values) -> Values:
     """The mean over the mixture, the first axis."""
     if len(mixed) == 1:
         return mixed[0]
-    return torch.tensordot(WEIGHTS / math.sqrt(2 * math.pi), mixed, dims=1)
+    mean: Values = torch.tensordot(WEIGHTS / math.sqrt(2 * math.pi), mixed, dims=1)
+    return mean
 
 
 def _tail(x: Values) -> Values:
