@@ -1,0 +1,58 @@
+"""Files of a log: only regular ones are opened, and what is written appears complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ckptaudit.errors import RolloutError, printable
+
+MAX_FILES = 1_000_000
+
+
+def regular_files(files: Iterable[Path]) -> Iterator[Path]:
+    """The files, each one checked as it is reached: a pipe or a device could block or never end."""
+    for path in files:
+        regular_file(path)
+        yield path
+
+
+def regular_file(path: Path) -> int:
+    """Size in bytes of a regular file. Raises RolloutError if there is none of that name, or it is another kind."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror)}).") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise RolloutError(f"{printable(path)}: not a regular file; only such files are read.")
+    return facts.st_size
+
+
+def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
+    """Files of a folder whose name matches the pattern, with the number that its first group captures, in order."""
+    found = []
+    for count, path in enumerate(folder.iterdir() if folder.is_dir() else ()):
+        if count > MAX_FILES:
+            raise RolloutError(f"{printable(folder)}: more than {MAX_FILES:,} files; pass a folder of one run.")
+        match = re.fullmatch(pattern, path.name, flags=re.ASCII)
+        if match:
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+@contextmanager
+def replaced_when_done(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path` to write to; it takes the name at the end, or is removed after an error."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise RolloutError(f"{printable(path)}: cannot be written ({printable(error.strerror or error)}).") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""JSON lines, one at a time: bounded, typed, and with a line that a killed run left unfinished passed over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ckptaudit.errors import RolloutError, printable
+from ckptaudit.rollouts.files import regular_file
+
+MAX_LINE = 256 * 2**20
+
+Shape = TypeVar("Shape")
+
+
+def json_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:
+    """The lines decoded as `shape`. NaN and Infinity are read, since Python's json writes them.
+
+    Raises RolloutError naming file and line.
+    """
+    regular_file(path)
+    decoder = msgspec.json.Decoder(shape)
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise RolloutError(f"{printable(path)}: line {number} is longer than {MAX_LINE:,} bytes.")
+                if line.strip():
+                    yield from _decoded(line, decoder, path, number)
+    except OSError as error:
+        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror)}).") from error
+
+
+def first_line(path: Path) -> dict[str, Any] | None:
+    """The first line if it is a JSON object, else None; for recognising a format."""
+    try:
+        return next(iter(json_lines(path, dict[str, Any])), None)
+    except RolloutError:
+        return None
+
+
+def _decoded(line: bytes, decoder: msgspec.json.Decoder[Shape], path: Path, number: int) -> Iterator[Shape]:
+    try:
+        yield decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as strict:
+        try:
+            yield msgspec.convert(json.loads(line), decoder.type)
+        except (ValueError, RecursionError, msgspec.ValidationError) as error:
+            if not line.endswith(b"\n") and not isinstance(error, msgspec.ValidationError):
+                return
+            said = strict if isinstance(strict, msgspec.ValidationError) else error
+            raise RolloutError(
+                f"{printable(path)}: line {number} is not what this log holds ({printable(str(said)[:160])})."
+            ) from error
