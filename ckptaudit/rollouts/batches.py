@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class StepRows:
     """Some rows of one step."""
 
     rows: pa.RecordBatch
+    _tokens: dict[tuple[str, ...], Tokens | None] = field(default_factory=dict, repr=False)
 
     @property
     def count(self) -> int:
@@ -89,8 +90,11 @@ class StepRows:
 
     def tokens(self, *columns: str) -> Tokens | None:
         """The tokens under the loss mask of aligned samples that have all of the columns; None without them."""
-        if not self.has(*columns):
-            return None
+        if columns not in self._tokens:
+            self._tokens[columns] = self._made(columns) if self.has(*columns) else None
+        return self._tokens[columns]
+
+    def _made(self, columns: tuple[str, ...]) -> Tokens:
         there = self.aligned.copy()
         for column in columns:
             there &= self.lengths(column) >= 0

@@ -1,0 +1,136 @@
+"""One pass over the table: every wanted quantity of every step, then those of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from ckptaudit.errors import MeasurementError, printable
+from ckptaudit.rollouts.batches import by_step
+from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.quantities import Family, StepState, families, metrics
+from ckptaudit.rollouts.readings import Metric, Reading, unjudged
+from ckptaudit.rollouts.run import RunSoFar
+
+OPTIONAL = (
+    "group_id", "reward", "rewards", "advantage", "token_ids", "loss_mask", "response", "response_len", "truncated",
+    "stop_reason", "parent_id", "prefix_len", "prompt_hash",
+)  # fmt: skip
+"""Columns that some metrics use where they are there."""
+_USES = {
+    "misaligned_count": ("token_ids", "loss_mask", "logp_train", "logp_ref", "logp_new", "advantages", "entropy"),
+    "truncated_share": ("truncated", "response_len", "token_ids", "logp_rollout"),
+    "empty_share": ("response_len", "response", "token_ids"),
+    "repetition_share": ("token_ids", "response"),
+    "response_length": ("response_len", "token_ids"),
+    "median_response_length": ("response_len", "token_ids"),
+    "duplicate_share": ("token_ids", "response"),
+    "length_reward_correlation": ("response_len", "token_ids"),
+    "reference_advantage_error": ("stop_reason",),
+    "prefix_mismatch_count": ("logp_rollout",),
+    "group_prompt_count": ("prompt_hash",),
+}
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A run's rollouts: which columns there are, which option would record the others, and how to read them.
+
+    `open(columns)` gives record batches in the order of steps, of at least the columns asked for that exist.
+    """
+
+    trainer: str
+    run: str
+    columns: frozenset[str]
+    missing: Mapping[str, str]
+    open: Callable[[Iterable[str]], Iterator[pa.RecordBatch]] = field(repr=False)
+
+
+def measure(
+    table: Rollouts,
+    facts: RunFacts,
+    wanted: Iterable[str],
+    *,
+    scalars: Mapping[str, Mapping[int, float]] | None = None,
+    checkpoint_steps: Sequence[int] = (),
+) -> Iterator[Reading]:
+    """Readings of the wanted metrics, step by step, and of the run at the end.
+
+    A metric whose columns were not logged gives one reading of the run without a value. Memory is bounded by the
+    samples of one step and a few numbers for each step. Raises MeasurementError for an unknown metric, and
+    RolloutError where the table cannot be read.
+    """
+    names = _known(wanted)
+    lacking = {name: reason for name in names if (reason := _lacks(metrics()[name], table))}
+    able = frozenset(names) - lacking.keys()
+    needed = able | _steps_behind(able)
+    run = RunSoFar(facts, scalars=scalars or {}, checkpoint_steps=checkpoint_steps, wanted=able)
+    yield from (unjudged(metrics()[name], "run", reason) for name, reason in lacking.items())
+    for step, reading in _steps(table, facts, needed, run):
+        run.take(step, reading)
+        if reading.metric in able and "step" in metrics()[reading.metric].per:
+            yield reading
+    for family in families():
+        if hasattr(family, "run_readings") and any(metric.name in able for metric in family.METRICS):
+            yield from family.run_readings(run)
+
+
+def _known(wanted: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(wanted))
+    for name in names:
+        if name not in metrics():
+            raise MeasurementError(
+                f"unknown metric {printable(name)}; known of rollouts are {', '.join(sorted(metrics()))}."
+            )
+    return names
+
+
+def _lacks(metric: Metric, table: Rollouts) -> str:
+    missing = [column for column in metric.needs if column not in table.columns]
+    if not missing:
+        return ""
+    remedy = table.missing.get(missing[0], "record it with the recorder of ckptaudit.integrations")
+    return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not logged by {table.trainer}: {remedy}"
+
+
+def _steps_behind(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(behind for name in names for behind in metrics()[name].rests_on)
+
+
+def _columns(names: frozenset[str]) -> list[str]:
+    columns = {column for name in names for column in (*metrics()[name].needs, *_USES.get(name, ()))}
+    if columns & {"logp_rollout", "logp_train", "logp_new", "entropy"}:
+        columns.add("loss_mask")
+    return sorted(columns)
+
+
+def _steps(
+    table: Rollouts, facts: RunFacts, needed: frozenset[str], run: RunSoFar
+) -> Iterator[tuple[int, Reading]]:
+    active = [
+        family
+        for family in families()
+        if hasattr(family, "begin_step") and any(metric.name in needed for metric in family.METRICS)
+    ]
+    states: list[StepState] = []
+    for step, rows in by_step(table.open(_columns(needed))):
+        if not run.steps or step != run.steps[-1]:
+            yield from _closed(run, states, needed)
+            run.steps.append(step)
+            states = [_begun(family, facts, needed) for family in active]
+        for state in states:
+            state.add(rows)
+    yield from _closed(run, states, needed)
+
+
+def _begun(family: Family, facts: RunFacts, needed: frozenset[str]) -> StepState:
+    return family.begin_step(facts, needed)
+
+
+def _closed(run: RunSoFar, states: list[StepState], needed: frozenset[str]) -> Iterator[tuple[int, Reading]]:
+    for state in states:
+        for reading in state.readings(run.steps[-1]):
+            if reading.metric in needed:
+                yield run.steps[-1], reading
