@@ -49,8 +49,9 @@ class StepRows:
         return int(self.rows.num_rows)
 
     def has(self, *columns: str) -> bool:
-        """Whether all of the columns are there."""
-        return all(column in self.rows.schema.names for column in columns)
+        """Whether all of the columns are there, and not null in every row."""
+        names = self.rows.schema.names
+        return all(column in names and self.rows.column(column).null_count < self.count for column in columns)
 
     def numbers(self, column: str) -> Array:
         """A numeric column as float64, NaN where it is null or missing."""

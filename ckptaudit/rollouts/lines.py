@@ -37,6 +37,19 @@ def json_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:
         raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror)}).") from error
 
 
+def json_lines_in_order(path: Path, shape: type[Shape], order: list[int]) -> Iterator[Shape]:
+    """The lines of a file that `json_lines` has read before, by their number among those that are not empty."""
+    decoder = msgspec.json.Decoder(shape)
+    with path.open("rb") as file:
+        offsets = []
+        while (start := file.tell(), line := file.readline())[1]:
+            if line.strip():
+                offsets.append(start)
+        for number in order:
+            file.seek(offsets[number])
+            yield from _decoded(file.readline(MAX_LINE + 1), decoder, path, number + 1)
+
+
 def first_line(path: Path) -> dict[str, Any] | None:
     """The first line if it is a JSON object, else None; for recognising a format."""
     try:

@@ -57,3 +57,14 @@ def batch_of(rows: Sequence[Row], source: Path, run: str) -> pa.RecordBatch:
         if columns[-1].null_count and not field.nullable:
             raise RolloutError(f"{printable(source)}: a sample has no {field.name}; the file is of another version.")
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def constant(values: np.ndarray | Sequence[float] | None, mask: np.ndarray | None = None) -> float | None:
+    """The one value that an advantage has at all tokens that count; None if it varies or there is no token."""
+    if values is None:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    array = array if mask is None or len(mask) != len(array) else array[mask]
+    if not len(array) or not np.isfinite(array).all() or np.ptp(array) > 1e-6 * max(1.0, float(np.abs(array).max())):
+        return None
+    return float(array[0])
