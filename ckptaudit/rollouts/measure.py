@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,14 +12,10 @@ from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.rollouts.batches import by_step
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.quantities import Family, StepState, families, metrics
-from ckptaudit.rollouts.readings import Metric, Reading, unjudged
+from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
+from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
 
-OPTIONAL = (
-    "group_id", "reward", "rewards", "advantage", "token_ids", "loss_mask", "response", "response_len", "truncated",
-    "stop_reason", "parent_id", "prefix_len", "prompt_hash",
-)  # fmt: skip
-"""Columns that some metrics use where they are there."""
 _USES = {
     "misaligned_count": ("token_ids", "loss_mask", "logp_train", "logp_ref", "logp_new", "advantages", "entropy"),
     "truncated_share": ("truncated", "response_len", "token_ids", "logp_rollout"),
@@ -32,12 +29,23 @@ _USES = {
     "prefix_mismatch_count": ("logp_rollout",),
     "group_prompt_count": ("prompt_hash",),
 }
+"""Columns that a metric uses where they are there, beside those that it needs."""
+
+
+_LOGGED = {
+    "mismatch_k1": "mismatch_k1", "mismatch_k3": "mismatch_k3", "mismatch_abs": "mismatch_abs",
+    "mismatch_mult": "mismatch_mult", "truncated_share": "truncated_share", "zero_variance_share": "zero_var_share",
+    "reward_mean": "reward_mean", "response_length": "len_mean", "clip_share": "clip_share",
+}  # fmt: skip
+"""Metrics of steps that are taken from the trainer's own curve where the rollouts do not hold them."""
+IDENTICAL_AT = {"mismatch_k1": 0.0, "mismatch_k3": 0.0, "mismatch_abs": 0.0, "mismatch_mult": 1.0}
 
 
 @dataclass(frozen=True)
 class Rollouts:
     """A run's rollouts: which columns there are, which option would record the others, and how to read them.
 
+    `whole_steps` is false where a step's rows may be the last of several batches, so that its curves say more.
     `open(columns)` gives record batches in the order of steps, of at least the columns asked for that exist.
     """
 
@@ -45,7 +53,8 @@ class Rollouts:
     run: str
     columns: frozenset[str]
     missing: Mapping[str, str]
-    open: Callable[[Iterable[str]], Iterator[pa.RecordBatch]] = field(repr=False)
+    whole_steps: bool = True
+    open: Callable[[Iterable[str]], Iterator[pa.RecordBatch]] = field(repr=False, default=lambda columns: iter(()))
 
 
 def measure(
@@ -63,14 +72,19 @@ def measure(
     RolloutError where the table cannot be read.
     """
     names = _known(wanted)
-    lacking = {name: reason for name in names if (reason := _lacks(metrics()[name], table))}
+    curves = scalars or {}
+    lacking = {name: reason for name in names if (reason := _lacks(metrics()[name], table, curves))}
     able = frozenset(names) - lacking.keys()
     needed = able | _steps_behind(able)
-    run = RunSoFar(facts, scalars=scalars or {}, checkpoint_steps=checkpoint_steps, wanted=able)
+    run = RunSoFar(facts, scalars=curves, whole_steps=table.whole_steps, checkpoint_steps=checkpoint_steps, wanted=able)
     yield from (unjudged(metrics()[name], "run", reason) for name, reason in lacking.items())
     for step, reading in _steps(table, facts, needed, run):
         run.take(step, reading)
         if reading.metric in able and "step" in metrics()[reading.metric].per:
+            yield reading
+    for step, reading in _logged(needed, run):
+        run.take(step, reading)
+        if reading.metric in able:
             yield reading
     for family in families():
         if hasattr(family, "run_readings") and any(metric.name in able for metric in family.METRICS):
@@ -87,7 +101,10 @@ def _known(wanted: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _lacks(metric: Metric, table: Rollouts) -> str:
+def _lacks(metric: Metric, table: Rollouts, curves: Mapping[str, Mapping[int, float]]) -> str:
+    behind = [name for name in metric.rests_on if name != metric.name] or [metric.name]
+    if all(_LOGGED.get(name) in curves for name in behind):
+        return ""
     missing = [column for column in metric.needs if column not in table.columns]
     if not missing:
         return ""
@@ -123,6 +140,19 @@ def _steps(
         for state in states:
             state.add(rows)
     yield from _closed(run, states, needed)
+
+
+def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Reading]]:
+    """What only the trainer's curves say of the steps."""
+    for name in sorted(needed & _LOGGED.keys() - run.series.keys()):
+        curve = run.scalars.get(_LOGGED[name], {})
+        identical = name.startswith("mismatch") and not any(value != IDENTICAL_AT[name] for value in curve.values())
+        for step in sorted(curve):
+            subject, value = step_subject(step), curve[step]
+            if identical or not math.isfinite(value):
+                yield step, unjudged(metrics()[name], subject, IDENTICAL if identical else f"logged as {value}")
+            else:
+                yield step, exact(metrics()[name], subject, value, 0, (), "as the trainer logged it")
 
 
 def _begun(family: Family, facts: RunFacts, needed: frozenset[str]) -> StepState:

@@ -20,6 +20,7 @@ class RunSoFar:
     steps: list[int] = field(default_factory=list)
     series: dict[str, Series] = field(default_factory=dict)
     scalars: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    whole_steps: bool = True
     checkpoint_steps: Sequence[int] = ()
     wanted: frozenset[str] = frozenset()
 

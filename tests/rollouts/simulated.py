@@ -127,4 +127,4 @@ def rollouts_of(table: pa.Table) -> Rollouts:
         names = [n for n in table.schema.names if n in there and (n in set(columns) or not SCHEMA.field(n).nullable)]
         return iter(table.select(names).combine_chunks().to_batches(max_chunksize=64))
 
-    return Rollouts("simulation", "simulated", there, {}, batches)
+    return Rollouts("simulation", "simulated", there, {}, True, batches)

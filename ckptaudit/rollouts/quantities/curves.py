@@ -78,11 +78,15 @@ def _spike(run: RunSoFar) -> Reading:
 
 
 def _disagreement(run: RunSoFar) -> Reading:
+    steps = sorted(run.steps)
+    if not run.whole_steps and any(b - a > 1 for a, b in zip(steps[:-1], steps[1:], strict=True)):
+        remark = "the rollouts are the last batch of a window of steps that the curves average over"
+        return unjudged(DISAGREEMENT, "run", remark, len(steps))
     found = []
     for scalar, metric in COMPARED.items():
         curve = run.scalars.get(scalar, {})
         for step, reading in run.judged(metric):
-            if step in curve and math.isfinite(curve[step]) and reading.value is not None:
+            if step in curve and math.isfinite(curve[step]) and reading.value is not None and reading.samples:
                 off = abs(curve[step] - reading.value) / max(abs(reading.value), 1e-3)
                 found.append((off, scalar, step, curve[step], reading.value))
     if not found:

@@ -58,7 +58,8 @@ def open_rollouts(path: str | Path, facts: RunFacts | None = None) -> Rollouts:
     declared = facts or RunFacts()
     there = _columns_there(reader, folder, declared)
     batches = partial(_selected, reader, folder, declared)
-    return Rollouts(reader.NAME, folder.name, there, reader.MISSING, batches)
+    whole = getattr(reader, "WHOLE_STEPS", True)
+    return Rollouts(reader.NAME, folder.name, there, reader.MISSING, whole, batches)
 
 
 def _columns_there(reader: Reader, folder: Path, facts: RunFacts) -> frozenset[str]:

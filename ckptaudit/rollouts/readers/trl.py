@@ -36,6 +36,7 @@ MISSING = {
     "version_first": _RECORDER,
     "reward": "declare reward_weights in [rollouts], as several reward functions were summed",
 }
+WHOLE_STEPS = False
 _PATTERN = r"completions_(\d{1,18})\.parquet"
 
 
