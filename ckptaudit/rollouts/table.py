@@ -88,9 +88,8 @@ class RolloutWriter:
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows, which must have the canonical schema."""
-        if not batch.schema.equals(SCHEMA):
-            raise RolloutError("Rows to write do not have the canonical schema; build them with rows.batch_of.")
+        """Add rows of the canonical table; a column that they lack becomes null."""
+        batch = complete(batch)
         self._order.check(batch)
         self._pending.append(batch)
         self._bytes += batch.nbytes
@@ -113,6 +112,19 @@ class RolloutWriter:
 _DICTIONARIES = ["run", "source_file", "split", "stop_reason", "logp_semantics", "group_id"] + [
     f"{name}.list.element" for name in ("token_ids",)
 ]
+
+
+def complete(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with all columns of the table, in their order. Raises RolloutError if one has another type."""
+    there = set(batch.schema.names)
+    try:
+        columns = [
+            batch.column(field.name) if field.name in there else pa.nulls(batch.num_rows, field.type)
+            for field in SCHEMA
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    except pa.ArrowException as error:
+        raise RolloutError(f"Rows that are not of the canonical table ({_first_line(error)}).") from error
 
 
 class StepOrder:
@@ -167,7 +179,8 @@ def read_table(files: Sequence[Path], columns: Iterable[str] | None = None) -> I
 
     Raises RolloutError for a file that is no such table.
     """
-    wanted = list(SCHEMA.names if columns is None else dict.fromkeys((*REQUIRED, *columns)))
+    asked = set(SCHEMA.names) if columns is None else {*REQUIRED, *columns}
+    wanted = [name for name in SCHEMA.names if name in asked]
     for path in regular_files(files):
         yield from _read_file(path, wanted)
 

@@ -60,8 +60,9 @@ DRIFT = Metric(
     formula="abs(least-squares slope of log prod_{i<=t} rho_i on t) / k3, sequences weighted by length",
     source="direction: MinPRO (arXiv:2601.22718); an unbiased l has slope -KL, so about 1; factor ours",
     scale="size",
-    per=("step",),
+    per=_BOTH,
     needs=PAIR,
+    rests_on=("prefix_drift",),
     deviations=4.0,
 )
 SURPRISAL = Metric(
@@ -144,20 +145,10 @@ class Bias:
             if POSITION.name in self._wanted:
                 yield _furthest_part(POSITION, subject, [_part(mean) for mean in self._bins], lacking)
             if DRIFT.name in self._wanted:
-                yield self._drift(subject)
+                yield _drift(subject, _part(self._slope), _part(self._k3), lacking)
         if self._surprisal.count:
             lacking = enough(self._surprisal, MIN_TOKENS, MIN_SEQUENCES)
             yield _furthest_part(SURPRISAL, subject, [_part(self._surprisal)], lacking)
-
-    def _drift(self, subject: str) -> Reading:
-        lacking = enough(self._ratio, MIN_TOKENS, MIN_SEQUENCES)
-        if lacking or self._k3.mean <= 0:
-            return unjudged(DRIFT, subject, lacking or "the two sides hardly differ", int(self._ratio.count))
-        value = abs(self._slope.mean) / self._k3.mean
-        return estimate(
-            DRIFT, subject, value, self._slope.standard_error / self._k3.mean, int(self._slope.count)
-        )
-
 
 def _slopes(tokens: Tokens) -> Array:
     """The slope of each sequence's cumulative log-ratio on position, without forming the cumulative sums.
@@ -194,9 +185,18 @@ def _furthest_part(
     return estimate(metric, subject, abs(part.value), part.standard_error, part.samples, worst, remark, parts)
 
 
+def _drift(subject: str, slope: Part, k3: Part, lacking: str) -> Reading:
+    parts = [slope, k3]
+    if lacking or not k3.value > 0 or not math.isfinite(slope.standard_error):
+        return unjudged(DRIFT, subject, lacking or "the two sides hardly differ", slope.samples, parts)
+    value, error = abs(slope.value) / k3.value, slope.standard_error / k3.value
+    remark = f"slope {slope.value:+.2g} per token, k3 {k3.value:.2g}"
+    return estimate(DRIFT, subject, value, error, slope.samples, (), remark, parts)
+
+
 def run_readings(run: RunSoFar) -> Iterator[Reading]:
     """Each identity over all steps together, weighted by their tokens."""
-    for metric in (RATIO, FIRST, POSITION, SURPRISAL):
+    for metric in (RATIO, FIRST, POSITION, SURPRISAL, DRIFT):
         readings = [reading for _, reading in run.series.get(metric.name, ()) if reading.parts]
         if metric.name in run.wanted and readings:
             yield _pooled(metric, readings)
@@ -204,9 +204,11 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
 
 def _pooled(metric: Metric, readings: list[Reading]) -> Reading:
     parts = [_pooled_part(place) for place in zip(*(reading.parts for reading in readings), strict=True)]
-    tokens = sum(part.samples for part in parts)
+    tokens = parts[0].samples if metric is DRIFT else sum(part.samples for part in parts)
     # The first token of each response is one a sequence; what counts there is the number of sequences.
     lacking = "" if tokens >= (MIN_SEQUENCES if metric is FIRST else MIN_TOKENS) else f"{tokens:,} tokens in all"
+    if metric is DRIFT:
+        return _drift("run", parts[0], parts[1], lacking)
     worst = max(readings, key=lambda reading: max(map(_score, reading.parts))).subject
     return _furthest_part(metric, "run", parts, lacking, (worst,))
 

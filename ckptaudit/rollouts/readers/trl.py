@@ -77,7 +77,7 @@ def _reward_columns(path: Path, schema: pa.Schema) -> list[str]:
 
 
 def _row(path: Path, row: dict[str, Any], names: list[str], weights: Mapping[str, float], place: int) -> Row:
-    prompt = _text(row["prompt"])
+    prompt = text_of(row["prompt"])
     digest = prompt_hash(prompt)
     rewards = {name: row[name] for name in names if row[name] is not None}
     return {
@@ -86,14 +86,14 @@ def _row(path: Path, row: dict[str, Any], names: list[str], weights: Mapping[str
         "sample_id": f"{row['step']}/{place}",
         "prompt_hash": digest,
         "prompt": prompt,
-        "response": _text(row["completion"]),
+        "response": text_of(row["completion"]),
         "reward": _total(rewards, names, weights),
         "rewards": list(rewards.items()) or None,
         "advantage": row.get("advantage"),
     }
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A text as it is; a conversation as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 

@@ -1,0 +1,452 @@
+"""Damages to a run's rollouts and curves: pure functions, each of which a check must notice.
+
+A damage of rollouts takes a canonical table and gives another; one of curves takes and gives curves by canonical
+name and step. Both are deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from ckptaudit.rollouts.table import SCHEMA
+from ckptaudit.damages.columns import Array, lists, numbers, with_column, with_lists
+
+Damage = Callable[[pa.Table], pa.Table]
+Curves = Mapping[str, Mapping[int, float]]
+CurveDamage = Callable[[Curves], Curves]
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _logp(table: pa.Table, side: str, change: Callable[[Array], Array]) -> pa.Table:
+    flat, sizes = lists(table, side)
+    return with_lists(table, side, change(flat.copy()), sizes)
+
+
+def _log_ratio(table: pa.Table, change: Callable[[Array], Array]) -> pa.Table:
+    """Change log pi_old - log mu by changing the trainer's side."""
+    engine, sizes = lists(table, "logp_rollout")
+    trainer, _ = lists(table, "logp_train")
+    return with_lists(table, "logp_train", engine + change(trainer - engine), sizes)
+
+
+def _positions(sizes: Array) -> Array:
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
+def _progress(table: pa.Table) -> Array:
+    """Where each row's step stands between the first, 0, and the last, 1."""
+    places = np.unique(numbers(table, "step"), return_inverse=True)[1]
+    return np.asarray(places / max(1, places.max()))
+
+
+# Log-probabilities that cannot be.
+
+
+def nan_logp(table: pa.Table) -> pa.Table:
+    """One log-probability of the trainer is NaN."""
+    return _logp(table, "logp_train", lambda flat: _set(flat, [len(flat) // 2], math.nan))
+
+
+def positive_logp(table: pa.Table) -> pa.Table:
+    """One log-probability of the engine is above 0."""
+    return _logp(table, "logp_rollout", lambda flat: _set(flat, [len(flat) // 3], 0.3))
+
+
+def unwritten_engine_logps(table: pa.Table) -> pa.Table:
+    """Two in a hundred of the engine's log-probabilities were never written, and are 0."""
+    return _logp(table, "logp_rollout", lambda flat: _set(flat, _rng().random(len(flat)) < 0.02, 0.0))
+
+
+def unwritten_logps(table: pa.Table) -> pa.Table:
+    """A third of the log-probabilities is 0 on both sides."""
+    hit = _rng().random(len(lists(table, "logp_train")[0])) < 1 / 3
+    for side in ("logp_rollout", "logp_train"):
+        table = _logp(table, side, lambda flat: _set(flat, hit, 0.0))
+    return table
+
+
+def _set(flat: Array, where: Array | list[int], value: float) -> Array:
+    flat[where] = value
+    return flat
+
+
+def short_logps(table: pa.Table) -> pa.Table:
+    """One sample has a log-probability fewer than tokens."""
+    flat, sizes = lists(table, "logp_train")
+    end = int(sizes[0])
+    return with_lists(table, "logp_train", np.delete(flat, end - 1), sizes - (np.arange(len(sizes)) == 0))
+
+
+def long_mask(table: pa.Table) -> pa.Table:
+    """One sample's loss mask is longer than its tokens."""
+    flat, sizes = lists(table, "loss_mask")
+    return with_lists(table, "loss_mask", np.insert(flat, 0, True), sizes + (np.arange(len(sizes)) == 0))
+
+
+# Engine and trainer that are apart.
+
+
+def other_weights(table: pa.Table) -> pa.Table:
+    """The engine has other weights: noise of deviation 0.4 on the log-ratio, without bias."""
+    return _log_ratio(table, lambda l: l + _rng().normal(-0.08, 0.4, len(l)))
+
+
+def shifted_by_one(table: pa.Table) -> pa.Table:
+    """The trainer's log-probabilities stand one token too late."""
+    return _logp(table, "logp_train", lambda flat: np.roll(flat, 1))
+
+
+def swapped_sequences(table: pa.Table) -> pa.Table:
+    """A tenth of the engine's lists belongs to other samples, as far as lengths allow."""
+
+    def change(flat: Array) -> Array:
+        hit = np.repeat(_rng().random(len(sizes)) < 0.1, sizes)
+        flat[hit] = np.roll(flat[hit], int(sizes.mean()))
+        return flat
+
+    sizes = lists(table, "logp_rollout")[1]
+    return _logp(table, "logp_rollout", change)
+
+
+def renormalised_engine(table: pa.Table) -> pa.Table:
+    """The engine's log-probabilities are those after top-p 0.95, renormalised: higher by up to log(1 / 0.95)."""
+    most = -math.log(0.95)
+    return _logp(table, "logp_rollout", lambda flat: flat + _rng().uniform(most / 3, most, len(flat)))
+
+
+def first_token_off(table: pa.Table) -> pa.Table:
+    """The trainer halves the probability of each first token."""
+    first = _positions(lists(table, "logp_train")[1]) == 0
+    return _log_ratio(table, lambda l: l - math.log(2) * first)
+
+
+def late_tokens_off(table: pa.Table) -> pa.Table:
+    """The trainer's log-probabilities are too low by 0.02 in the last third of each response."""
+    sizes = lists(table, "logp_train")[1]
+    late = 3 * _positions(sizes) >= 2 * np.repeat(sizes, sizes)
+    return _log_ratio(table, lambda l: l - 0.02 * late)
+
+
+def drifting_prefixes(table: pa.Table) -> pa.Table:
+    """Every log-ratio is too high by 0.01, which a single token hardly shows."""
+    return _log_ratio(table, lambda l: l + 0.01)
+
+
+def sharper_sampling(table: pa.Table) -> pa.Table:
+    """Tokens were sampled at temperature 0.9: of those there, the ones kept that such sampling would have kept."""
+    trainer, sizes = lists(table, "logp_train")
+    mask, _ = lists(table, "loss_mask")
+    kept = _rng().random(len(trainer)) < np.exp(trainer * (1 / 0.9 - 1))
+    return with_lists(table, "loss_mask", mask & kept, sizes)
+
+
+def growing_mismatch(table: pa.Table) -> pa.Table:
+    """The log-ratios grow fourfold over the run."""
+    factor = np.repeat(1 + 3 * _progress(table), lists(table, "logp_train")[1])
+    return _log_ratio(table, lambda l: l * factor)
+
+
+def one_step_off(table: pa.Table) -> pa.Table:
+    """At the last step but one the log-ratios are four times as large."""
+    steps = np.unique(numbers(table, "step"))
+    hit = np.repeat(numbers(table, "step") == steps[-2], lists(table, "logp_train")[1])
+    return _log_ratio(table, lambda l: np.where(hit, 4 * l, l))
+
+
+def wide_at_low_probability(table: pa.Table) -> pa.Table:
+    """In the second half of the run, log-ratios of unlikely tokens are ten times as large."""
+    engine, sizes = lists(table, "logp_rollout")
+    hit = (engine < -3) & np.repeat(_progress(table) >= 0.5, sizes)
+    return _log_ratio(table, lambda l: np.where(hit, 10 * l, l))
+
+
+# Tails.
+
+
+def scattered_tokens(table: pa.Table) -> pa.Table:
+    """Two tokens in a hundred have a log-ratio of 1.5, up or down."""
+
+    def change(l: Array) -> Array:
+        rng = _rng()
+        return np.where(rng.random(len(l)) < 0.02, rng.choice([-1.5, 1.5], len(l)), l)
+
+    return _log_ratio(table, change)
+
+
+def few_large_ratios(table: pa.Table) -> pa.Table:
+    """One token in a hundred has a log-ratio of 4."""
+    return _log_ratio(table, lambda l: np.where(_rng().random(len(l)) < 0.01, 4.0, l))
+
+
+def heavy_sequences(table: pa.Table) -> pa.Table:
+    """Each sequence's log-weight is off by a normal number of deviation 3, over its tokens."""
+    sizes = lists(table, "logp_train")[1]
+    offset = _rng().normal(0, 3, len(sizes)) / np.maximum(sizes, 1)
+    return _log_ratio(table, lambda l: l + np.repeat(offset, sizes))
+
+
+def impossible_tokens(table: pa.Table) -> pa.Table:
+    """One token of every hundredth sequence has a log-ratio of -10."""
+    sizes = lists(table, "logp_train")[1]
+    hit = _positions(sizes) == np.repeat(sizes // 2, sizes)
+    hit &= np.repeat(np.arange(len(sizes)) % 100 == 0, sizes)
+    return _log_ratio(table, lambda l: np.where(hit, -10.0, l))
+
+
+def low_early_tokens(table: pa.Table) -> pa.Table:
+    """The second token of every fifth sequence has a log-ratio of -1."""
+    sizes = lists(table, "logp_train")[1]
+    hit = (_positions(sizes) == 1) & np.repeat(np.arange(len(sizes)) % 5 == 0, sizes)
+    return _log_ratio(table, lambda l: np.where(hit, -1.0, l))
+
+
+# Versions and clipping.
+
+
+def aged_samples(table: pa.Table) -> pa.Table:
+    """All samples are twenty versions older than they were."""
+    return with_column(table, "version_first", numbers(table, "version_first") - 20)
+
+
+def idle_clip(table: pa.Table) -> pa.Table:
+    """Samples are a version old, and the policy has not moved from the one that sampled."""
+    table = with_column(table, "version_first", numbers(table, "version_first") - 1)
+    return with_lists(table, "logp_new", *lists(table, "logp_train"))
+
+
+def one_sided_clip(table: pa.Table) -> pa.Table:
+    """The policy moves up at a fifth of the tokens and down at a hundredth, whatever their advantage."""
+
+    def change(flat: Array) -> Array:
+        chance = _rng().random(len(flat))
+        return np.asarray(trainer + np.where(chance < 0.2, 0.5, np.where(chance > 0.99, -0.5, 0.0)))
+
+    trainer, _ = lists(table, "logp_train")
+    return _logp(table, "logp_new", change)
+
+
+# Groups and advantages.
+
+
+def lost_sample(table: pa.Table) -> pa.Table:
+    """One sample of one group is missing."""
+    return table.slice(1)
+
+
+def swapped_groups(table: pa.Table) -> pa.Table:
+    """Two samples of different prompts have each other's group."""
+    ids = table.column("group_id").to_pylist()
+    other = next(place for place, name in enumerate(ids) if name != ids[0])
+    ids[0], ids[other] = ids[other], ids[0]
+    return with_column(table, "group_id", ids)
+
+
+def _advantages(table: pa.Table, change: Callable[[Array, Array], Array]) -> pa.Table:
+    """`change` takes advantages and rewards."""
+    return with_column(table, "advantage", change(numbers(table, "advantage"), numbers(table, "reward")))
+
+
+def flipped_advantages(table: pa.Table) -> pa.Table:
+    """One advantage in a hundred has the other sign."""
+    return _advantages(table, lambda a, r: np.where(np.arange(len(a)) % 100 == 0, -a, a))
+
+
+def batch_baseline(table: pa.Table) -> pa.Table:
+    """The baseline is the mean of all samples of the step instead of the group's."""
+    steps = numbers(table, "step")
+
+    def change(_: Array, rewards: Array) -> Array:
+        made = np.empty_like(rewards)
+        for step in np.unique(steps):
+            mine = steps == step
+            made[mine] = (rewards[mine] - rewards[mine].mean()) / (rewards[mine].std(ddof=1) + 1e-4)
+        return made
+
+    return _advantages(table, change)
+
+
+def wrong_epsilon(table: pa.Table) -> pa.Table:
+    """The deviation is raised by 0.01 before it divides."""
+    return _regrouped(table, lambda centred, deviation: centred / (deviation + 0.01))
+
+
+def population_deviation(table: pa.Table) -> pa.Table:
+    """The deviation is taken over n instead of n - 1."""
+    return _regrouped(table, lambda centred, deviation: centred / (deviation * math.sqrt(7 / 8) + 1e-4))
+
+
+def _regrouped(table: pa.Table, change: Callable[[Array, Array], Array]) -> pa.Table:
+    ids = np.unique(np.array(table.column("group_id").to_pylist()), return_inverse=True)[1]
+    rewards, counts = numbers(table, "reward"), np.bincount(ids)
+    centred = rewards - (np.bincount(ids, rewards) / counts)[ids]
+    deviation = np.sqrt(np.bincount(ids, centred**2) / np.maximum(counts - 1, 1))[ids]
+    return with_column(table, "advantage", change(centred, deviation))
+
+
+def reward_as_advantage(table: pa.Table) -> pa.Table:
+    """Each sample is its own group: the advantage is the reward."""
+    return _advantages(table, lambda a, r: r)
+
+
+def huge_advantage(table: pa.Table) -> pa.Table:
+    """One advantage is -2075."""
+    return _advantages(table, lambda a, r: np.where(np.arange(len(a)) == 3, -2075.0, a))
+
+
+def uncentred_advantages(table: pa.Table) -> pa.Table:
+    """All advantages are too high by 0.01."""
+    return _advantages(table, lambda a, r: a + 0.01)
+
+
+def mispriced_reference(table: pa.Table) -> pa.Table:
+    """The first member of each group is a reference answer, and its advantage is 0.1 too high."""
+    ids = table.column("group_id").to_pylist()
+    first = np.array([place == 0 or name != ids[place - 1] for place, name in enumerate(ids)])
+    table = with_column(table, "stop_reason", ["reference" if hit else "stop" for hit in first])
+    return _advantages(table, lambda a, r: a + 0.1 * first)
+
+
+def equal_rewards(table: pa.Table) -> pa.Table:
+    """All rewards of a group are their mean, and no sample has an advantage."""
+    ids = np.unique(np.array(table.column("group_id").to_pylist()), return_inverse=True)[1]
+    means = np.bincount(ids, numbers(table, "reward")) / np.bincount(ids)
+    table = with_column(table, "reward", means[ids])
+    return with_column(table, "advantage", np.zeros(table.num_rows))
+
+
+# Answers.
+
+
+def cut_off_at_the_end(table: pa.Table) -> pa.Table:
+    """In the last tenth of the steps every answer is ten times as long, and cut off."""
+    late = _progress(table) >= 0.9
+    table = with_column(table, "truncated", late | (numbers(table, "truncated") > 0))
+    lengths = numbers(table, "response_len")
+    return with_column(table, "response_len", np.where(late, 10 * lengths, lengths).astype(int))
+
+
+def looping_answers(table: pa.Table) -> pa.Table:
+    """Every fifth answer is one token again and again."""
+    flat, sizes = lists(table, "token_ids")
+    hit = np.repeat(np.arange(len(sizes)) % 5 == 0, sizes)
+    return with_lists(table, "token_ids", np.where(hit, 7, flat), sizes)
+
+
+def copied_answers(table: pa.Table) -> pa.Table:
+    """Every answer of a group has the tokens of its first, as far as its length allows."""
+    flat, sizes = lists(table, "token_ids")
+    ids = table.column("group_id").to_pylist()
+    starts = np.cumsum(sizes) - sizes
+    first: dict[str, int] = {}
+    made = [flat[starts[first.setdefault(name, place)] :][: sizes[first[name]]] for place, name in enumerate(ids)]
+    return with_lists(table, "token_ids", np.concatenate(made), np.array([len(part) for part in made]))
+
+
+def empty_answers(table: pa.Table) -> pa.Table:
+    """Every fourth answer has no token."""
+    kept = np.arange(table.num_rows) % 4 != 0
+    for column in (field.name for field in SCHEMA if pa.types.is_list(field.type)):
+        if column in table.schema.names and table.column(column).null_count == 0:
+            flat, sizes = lists(table, column)
+            table = with_lists(table, column, flat[np.repeat(kept, sizes)], np.where(kept, sizes, 0))
+    table = with_column(table, "response_len", np.where(kept, numbers(table, "response_len"), 0).astype(int))
+    texts = table.column("response").to_pylist()
+    return with_column(table, "response", [text if there else "" for text, there in zip(texts, kept, strict=True)])
+
+
+def paid_by_length(table: pa.Table) -> pa.Table:
+    """The reward is the length of the answer as a share of the longest; advantages follow."""
+    lengths = numbers(table, "response_len")
+    table = with_column(table, "reward", lengths / lengths.max())
+    return _regrouped(table, lambda centred, deviation: centred / (deviation + 1e-4))
+
+
+def collapsed_entropy(table: pa.Table) -> pa.Table:
+    """In the last tenth of the steps the entropy is a twentieth."""
+    return _late_entropy(table, 0.05)
+
+
+def exploded_entropy(table: pa.Table) -> pa.Table:
+    """In the last tenth of the steps the entropy is five times as large."""
+    return _late_entropy(table, 5.0)
+
+
+def _late_entropy(table: pa.Table, factor: float) -> pa.Table:
+    flat, sizes = lists(table, "entropy")
+    late = np.repeat(_progress(table) >= 0.9, sizes)
+    return with_lists(table, "entropy", np.where(late, factor * flat, flat), sizes)
+
+
+def format_for_accuracy(table: pa.Table) -> pa.Table:
+    """Over the run the reward for form rises to 1 and that for accuracy falls to 0."""
+    rise = _progress(table)
+    values = [[("accuracy", float(1 - share)), ("format", float(share))] for share in rise]
+    return with_column(table, "rewards", values)
+
+
+def lost_step(table: pa.Table) -> pa.Table:
+    """The rollouts of one step are missing."""
+    steps = numbers(table, "step")
+    return table.filter(pa.array(steps != np.unique(steps)[len(np.unique(steps)) // 2]))
+
+
+def unlike_prefixes(table: pa.Table) -> pa.Table:
+    """The samples of a group branch after two tokens, of which one sample has another."""
+    flat, sizes = lists(table, "token_ids")
+    starts = np.cumsum(sizes) - sizes
+    engine, _ = lists(table, "logp_rollout")
+    for place in (0, 1):
+        flat[starts[sizes > place] + place], engine[starts[sizes > place] + place] = 5, -1.0
+    flat[0] = 6
+    table = with_lists(with_lists(table, "token_ids", flat, sizes), "logp_rollout", engine, sizes)
+    table = with_column(table, "parent_id", table.column("group_id").to_pylist())
+    return with_column(table, "prefix_len", [2] * table.num_rows)
+
+
+DAMAGES: dict[str, Damage] = {
+    made.__name__: made
+    for made in (
+        nan_logp, positive_logp, unwritten_engine_logps, unwritten_logps, short_logps, long_mask, other_weights,
+        shifted_by_one, swapped_sequences, renormalised_engine, first_token_off, late_tokens_off, drifting_prefixes,
+        sharper_sampling, growing_mismatch, one_step_off, wide_at_low_probability, scattered_tokens, few_large_ratios,
+        heavy_sequences, impossible_tokens, low_early_tokens, aged_samples, idle_clip, one_sided_clip, lost_sample,
+        swapped_groups, flipped_advantages, batch_baseline, wrong_epsilon, population_deviation, reward_as_advantage,
+        huge_advantage, uncentred_advantages, mispriced_reference, equal_rewards, cut_off_at_the_end, looping_answers,
+        copied_answers, empty_answers, paid_by_length, collapsed_entropy, exploded_entropy, format_for_accuracy,
+        lost_step, unlike_prefixes,
+    )
+}  # fmt: skip
+
+
+def _with_value(curves: Curves, name: str, place: int, change: Callable[[float], float]) -> Curves:
+    curve = dict(curves.get(name, {}))
+    step = sorted(curve)[place]
+    curve[step] = change(curve[step])
+    return {**curves, name: curve}
+
+
+def nan_grad_norm(curves: Curves) -> Curves:
+    """One gradient norm is NaN."""
+    return _with_value(curves, "grad_norm", -1, lambda _: math.nan)
+
+
+def grad_norm_spike(curves: Curves) -> Curves:
+    """One gradient norm is a hundred times as large."""
+    return _with_value(curves, "grad_norm", -2, lambda value: 100 * value)
+
+
+def reward_curve_off(curves: Curves) -> Curves:
+    """One logged reward is a hundredth too high."""
+    return _with_value(curves, "reward_mean", -1, lambda value: 1.01 * value)
+
+
+CURVE_DAMAGES: dict[str, CurveDamage] = {
+    made.__name__: made for made in (nan_grad_norm, grad_norm_spike, reward_curve_off)
+}
