@@ -148,8 +148,8 @@ def sharper_sampling(table: pa.Table) -> pa.Table:
 
 
 def growing_mismatch(table: pa.Table) -> pa.Table:
-    """The log-ratios grow fourfold over the run."""
-    factor = np.repeat(1 + 3 * _progress(table), lists(table, "logp_train")[1])
+    """The log-ratios grow to 2.1 times over the run, and k3 to 4.4 times."""
+    factor = np.repeat(1 + 1.1 * _progress(table), lists(table, "logp_train")[1])
     return _log_ratio(table, lambda l: l * factor)
 
 

@@ -98,10 +98,27 @@ CENTRED = ("trl", "openrlhf", "slime", "prime-rl", "maxrl", "areal")
 """Those whose advantages sum to 0 in every group."""
 
 
+EPSILON = {"verl": 1e-6, "trl": 1e-4, "openrlhf": 1e-9, "slime": 1e-6, "areal": 1e-5}
+"""What is added to the deviation before it divides."""
+FLOAT32 = 2.0**-24
+
+
+def rounding(table: GroupTable, convention: str) -> Array:
+    """How far float32 may take a sample's advantage from the formula: a mean of n rewards is off by n units of
+    rounding at most, and what divides it makes that larger. Groups of equal rewards show it.
+    """
+    rewards = table.values["reward"]
+    _, high = table.extremes(np.abs(rewards))
+    size = np.where(np.isfinite(high), high, 0.0)[table.group]
+    divisor = _deviation(table, rewards) + EPSILON[convention] if convention in EPSILON else np.ones(len(rewards))
+    return np.asarray(table.members * FLOAT32 * size / np.minimum(divisor, 1.0))
+
+
 def errors(table: GroupTable, conventions: tuple[str, ...]) -> dict[str, Array]:
-    """abs(logged - recomputed) of each sample, by convention; `table` needs reward and advantage."""
+    """abs(logged - recomputed) of each sample beyond float32's rounding, by convention; needs reward and advantage."""
+    logged, rewards = table.values["advantage"], table.values["reward"]
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            name: np.abs(table.values["advantage"] - CONVENTIONS[name](table, table.values["reward"]))
+            name: np.maximum(np.abs(logged - CONVENTIONS[name](table, rewards)) - rounding(table, name), 0.0)
             for name in conventions
         }

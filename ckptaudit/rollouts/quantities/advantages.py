@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIATION, errors
+from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIATION, errors, rounding
 from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
@@ -26,7 +26,8 @@ def _metric(
 
 ERROR = _metric(
     "advantage_error",
-    "max abs(logged advantage - the convention's, from the group's rewards); undeclared, the best of nine",
+    "max abs(logged advantage - the convention's, from the group's rewards) beyond float32's rounding; "
+    "undeclared, the best of nine",
     "the trainers' own formulas; docs/rollouts.md lists them",
 )
 SIGNS = _metric(
@@ -89,7 +90,7 @@ class Advantages:
         if convention in SCALED_BY_DEVIATION:
             yield _bound(subject, table)
         if convention in CENTRED and logged.all():
-            yield _sum(subject, table)
+            yield _sum(subject, table, convention)
         reference = table.values["reference"].astype(bool) & logged
         if reference.any():
             yield _worst(REFERENCE, subject, table, np.where(reference, error, 0.0), remark)
@@ -136,7 +137,8 @@ def _signs(subject: str, table: GroupTable, convention: str) -> Reading:
     size = np.maximum(np.abs(rewards), np.abs(baseline))
     difference = np.where(np.abs(rewards - baseline) <= 1e-6 * np.maximum(size, 1e-3), 0.0, rewards - baseline)
     flipped = (np.sign(advantages) != np.sign(difference)) & (np.abs(advantages) > 1e-6) & (table.members > 1)
-    flipped &= (difference != 0) | (np.abs(advantages) > TOLERANCE)
+    # Where the reward is its own baseline, float32 may leave a sign on what should be 0.
+    flipped &= (difference != 0) | (np.abs(advantages) > TOLERANCE + rounding(table, convention))
     worst = Furthest()
     worst.add(np.where(flipped, np.abs(advantages), 0.0), table.samples)
     return exact(SIGNS, subject, int(flipped.sum()), len(rewards), worst.names)
@@ -154,13 +156,14 @@ def _bound(subject: str, table: GroupTable) -> Reading:
     return exact(BOUND, subject, float(share.max()), len(sizes), worst.names)
 
 
-def _sum(subject: str, table: GroupTable) -> Reading:
+def _sum(subject: str, table: GroupTable, convention: str) -> Reading:
     advantages = table.values["advantage"]
     _, largest = table.extremes(np.abs(advantages))
     filled = table.sizes > 1
     if not filled.any():
         return unjudged(SUM, subject, "every group has one sample", len(advantages))
-    off = np.abs(table.sums(advantages)) / np.maximum(table.sizes * np.maximum(largest, 1.0), 1.0)
+    beyond = np.maximum(np.abs(table.sums(advantages)) - table.sums(rounding(table, convention)), 0.0)
+    off = beyond / np.maximum(table.sizes * np.maximum(largest, 1.0), 1.0)
     off = np.where(filled, off, 0.0)
     worst = Furthest()
     worst.add(np.where(off > 1e-4, off, 0.0), np.asarray(table.names, dtype=object))

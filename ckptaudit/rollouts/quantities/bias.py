@@ -29,6 +29,8 @@ from ckptaudit.rollouts.readings import (
 from ckptaudit.rollouts.run import RunSoFar
 
 POSITION_BINS = 10
+SMALLEST_K3 = 1e-9
+"""Below it the two sides differ by rounding, and a slope in units of k3 says nothing; ours."""
 _IDENTITY = "identity: E_mu[pi_old / mu] = 1 where mu covers pi_old"
 _BOTH: tuple[Per, ...] = ("step", "run")
 
@@ -187,7 +189,7 @@ def _furthest_part(
 
 def _drift(subject: str, slope: Part, k3: Part, lacking: str) -> Reading:
     parts = [slope, k3]
-    if lacking or not k3.value > 0 or not math.isfinite(slope.standard_error):
+    if lacking or not k3.value > SMALLEST_K3 or not math.isfinite(slope.standard_error):
         return unjudged(DRIFT, subject, lacking or "the two sides hardly differ", slope.samples, parts)
     value, error = abs(slope.value) / k3.value, slope.standard_error / k3.value
     remark = f"slope {slope.value:+.2g} per token, k3 {k3.value:.2g}"

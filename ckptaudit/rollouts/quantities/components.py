@@ -15,7 +15,7 @@ from ckptaudit.rollouts.run import RunSoFar, tenths
 MEANS = Metric(
     name="reward_components",
     unit="1",
-    formula="number of reward components; their means by step are its parts",
+    formula="number of reward components; mean, smallest and largest value of each are its parts",
     source="TRL rewards/{function}/mean",
     scale="count",
     per=("step",),
@@ -71,17 +71,19 @@ class Components:
             ]  # fmt: skip
 
     def readings(self, step: int) -> Iterator[Reading]:
-        """The means by component, named in `worst` in the order of `parts`."""
+        """Three parts for each component, which are named in `worst` in the same order."""
         if self._sums:
             names = sorted(self._sums)
-            # A part's second number is the range of values here, which the divergence is measured in.
-            rows = [self._sums[name] for name in names]
-            parts = tuple(Part(total / count, high - low, int(count)) for total, count, low, high in rows)
-            reading = exact(MEANS, step_subject(step), len(names), sum(part.samples for part in parts), names)
+            parts = tuple(part for name in names for part in _parts(*self._sums[name]))
             yield Reading(
-                metric=reading.metric, subject=reading.subject, value=reading.value, samples=reading.samples,
+                metric=MEANS.name, subject=step_subject(step), value=float(len(names)), samples=parts[0].samples,
                 worst=tuple(names), parts=parts,
             )  # fmt: skip
+
+
+def _parts(total: float, count: float, low: float, high: float) -> tuple[Part, Part, Part]:
+    """Mean, smallest and largest value of a component."""
+    return tuple(Part(value, 0.0, int(count)) for value in (total / count, low, high))  # type: ignore[return-value]
 
 
 def run_readings(run: RunSoFar) -> Iterator[Reading]:
@@ -99,14 +101,20 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
 
 
 def _changes(run: RunSoFar) -> dict[str, float]:
-    series: dict[str, list[Part]] = {}
+    series: dict[str, list[tuple[float, float, float]]] = {}
     for _, reading in run.judged(MEANS.name):
-        for name, part in zip(reading.worst, reading.parts, strict=True):
-            series.setdefault(name, []).append(part)
-    changes = {}
-    for name, parts in series.items():
-        width = max(part.standard_error for part in parts)
-        if len(parts) > 1 and width > 0:
-            first, last = tenths([part.value for part in parts])
-            changes[name] = (last - first) / width
-    return changes
+        values = [part.value for part in reading.parts]
+        for place, name in enumerate(reading.worst):
+            mean, low, high = values[3 * place : 3 * place + 3]
+            series.setdefault(name, []).append((mean, low, high))
+    return {name: change for name, steps in series.items() if (change := _change(steps)) is not None}
+
+
+def _change(steps: list[tuple[float, float, float]]) -> float | None:
+    """From the first to the last tenth, in units of the range over the run; None where nothing varies."""
+    means, lows, highs = zip(*steps, strict=True)
+    width = max(highs) - min(lows)
+    if len(means) < 2 or not width > 0:
+        return None
+    first, last = tenths(means)
+    return (last - first) / width
