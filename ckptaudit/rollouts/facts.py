@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ckptaudit.errors import ConfigError, printable
+from ckptaudit.toml_file import read_toml
 
 CONVENTIONS = (
     "verl", "trl", "openrlhf", "slime", "nemo-rl", "prime-rl", "maxrl", "areal", "mc-grpo",
@@ -49,6 +50,15 @@ def run_facts(table: Mapping[str, Any], path: Path) -> RunFacts:
     if problems:
         raise ConfigError(f"{printable(path)}: [rollouts]: {'; '.join(problems)}.")
     return facts
+
+
+def read_facts(path: Path) -> RunFacts:
+    """The facts of a configuration file; none where it has no table [rollouts]. Raises ConfigError."""
+    content = read_toml(path, "configuration", ConfigError)
+    table = content.get("rollouts", {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{printable(path)}: key rollouts: a table [rollouts] is allowed.")
+    return run_facts(table, path)
 
 
 def _problems(facts: RunFacts) -> Iterator[str]:

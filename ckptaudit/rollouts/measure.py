@@ -91,6 +91,18 @@ def measure(
             yield from family.run_readings(run)
 
 
+def not_measurable(
+    table: Rollouts, scalars: Mapping[str, Mapping[int, float]] | None = None
+) -> dict[str, list[str]]:
+    """Metrics that lack columns, by the sentence that says which and how to record them."""
+    found: dict[str, list[str]] = {}
+    for name, metric in sorted(metrics().items()):
+        reason = _lacks(metric, table, scalars or {})
+        if reason:
+            found.setdefault(reason, []).append(name)
+    return found
+
+
 def _known(wanted: Iterable[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(wanted))
     for name in names:

@@ -23,7 +23,8 @@ from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
 NAME = "nemo-rl"
 FILES = "train_data_step*.jsonl"
 COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "group_id", "sample_id", "prompt_hash", "prompt_len", "response_len"}
+    {"logp_semantics"}
+    | {"run", "source_file", "step", "split", "group_id", "sample_id", "prompt_hash", "prompt_len", "response_len"}
     | {"reward", "advantage", "response", "token_ids", "loss_mask", "logp_rollout", "logp_train", "advantages"}
 )
 MISSING = {

@@ -22,7 +22,8 @@ from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
 NAME = "prime-rl"
 FILES = "token_exports/step_*/rank_*.jsonl"
 COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "sample_id", "prompt_hash", "prompt_len", "response_len", "advantage"}
+    {"logp_semantics"}
+    | {"run", "source_file", "step", "split", "sample_id", "prompt_hash", "prompt_len", "response_len", "advantage"}
     | {"token_ids", "loss_mask", "logp_rollout", "logp_train", "advantages", "entropy"}
 )
 _ROLLOUTS = "the token export has no rewards or groups; they stand in prime-rl's traces, which are not read"
@@ -61,7 +62,10 @@ def _rows(path: Path, step: int, rank: int) -> Iterator[Row]:
 
 
 def _row(line: dict[str, Any], step: int, name: str) -> Row:
-    ids, inside = np.asarray(line["token_ids"], dtype=np.int64), np.asarray(line["loss_mask"], dtype=bool)
+    ids, inside = np.asarray(line["token_ids"], dtype=np.int64), np.asarray(line["loss_mask"])
+    if inside.dtype.kind not in "bi":
+        raise ValueError("loss_mask holds no truth values")
+    inside = inside.astype(bool)
     start = int(inside.argmax()) if inside.any() else len(ids)
     mask = inside[start:]
     advantages = _part(line, "advantages", start)

@@ -22,7 +22,8 @@ from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
 NAME = "skyrl"
 FILES = "dumped_data/global_step_*_training_input.pkl"
 COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "sample_id", "prompt_hash", "prompt_len", "response_len", "advantage"}
+    {"logp_semantics"}
+    | {"run", "source_file", "step", "split", "sample_id", "prompt_hash", "prompt_len", "response_len", "advantage"}
     | {"token_ids", "loss_mask", "logp_rollout", "logp_train", "logp_ref", "advantages"}
 )
 _REMOVED = "SkyRL takes rewards and uids out of its dump"

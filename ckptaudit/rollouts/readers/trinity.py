@@ -28,7 +28,8 @@ from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
 NAME = "trinity-rft"
 FILES = "*.db with experience_bytes, or *.jsonl with eid"
 COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "group_id", "sample_id", "version_first", "version_last", "prompt_hash"}
+    {"logp_semantics"}
+    | {"run", "source_file", "step", "split", "group_id", "sample_id", "version_first", "version_last", "prompt_hash"}
     | {"prompt_len", "response_len", "reward", "advantage", "prompt", "response", "token_ids", "loss_mask"}
     | {"logp_rollout", "advantages"}
 )
