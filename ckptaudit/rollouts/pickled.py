@@ -7,6 +7,7 @@ named classes. What a reader's list does not name ends the reading.
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
+import torch
 
 from ckptaudit.checkpoints.pickles import Call, read_pickle
-from ckptaudit.checkpoints.storage import StoredTensor
+from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, itemsize
 from ckptaudit.checkpoints.torch_archive import open_archive
 from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, storage_of
 from ckptaudit.errors import CheckpointError, RolloutError, printable
@@ -30,6 +32,7 @@ NUMPY = frozenset(
 PYTHON = frozenset({"copyreg._reconstructor", "builtins.object", "copy_reg._reconstructor", "collections.defaultdict"})
 TORCH = ALLOWED | {"torch.storage._load_from_bytes"}
 MAX_DEPTH = 32
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _NUMBERS = frozenset("biuf")
 
 
@@ -105,13 +108,10 @@ def _tensor(call: Call, archive: Archive | None) -> np.ndarray:
     stored = archive.tensor("value", call)
     if not isinstance(stored, StoredTensor):
         raise ValueError("a tensor of another kind")
-    return _widened(stored)
+    return _widened(stored.load())
 
 
-def _widened(stored: StoredTensor) -> np.ndarray:
-    import torch
-
-    tensor = stored.load()
+def _widened(tensor: torch.Tensor) -> np.ndarray:
     kind = torch.float64 if tensor.is_floating_point() else torch.int64
     return np.asarray(tensor.detach().to(kind).numpy())
 
@@ -123,17 +123,26 @@ def _tensor_with_its_storage(call: Call) -> np.ndarray:
     storage, offset, shape, stride = call.args[:4]
     if not isinstance(storage, Call) or storage.name != "torch.storage._load_from_bytes":
         raise ValueError("a tensor whose storage is not with it")
-    with _in_a_file(storage.args[0]) as archive:
-        external = archive.contents
-        if isinstance(external, Call):  # a typed storage: its untyped one and its dtype
-            external = external.state["_untyped_storage"] if isinstance(external.state, dict) else external.args[0]
-        key, kind = storage_of(external)
-        place = Archive(archive.file, external, lambda _: archive.storages(key))
-        record = Call("torch._utils._rebuild_tensor_v2", (external, offset, shape, stride))
-        stored = place.tensor("value", record)
-        if not isinstance(stored, StoredTensor):
-            raise ValueError(f"a tensor of {kind} of another kind")
-        return _widened(stored)
+    values = _storage(storage.args[0])
+    sizes, steps = tuple(map(int, shape)), tuple(map(int, stride))
+    span = 1 + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True)) if math.prod(sizes) else 0
+    if min((offset, *sizes, *steps)) < 0 or offset + span > len(values) or math.prod(sizes) > len(values):
+        raise ValueError("a tensor that claims more values than its storage holds")
+    return _widened(values.as_strided(sizes, steps, offset))
+
+
+def _storage(data: bytes) -> torch.Tensor:
+    """All values of the one storage that `torch.save` wrote in its older layout, which pickled tensors carry."""
+    stream, path = io.BytesIO(data), Path("a storage within the pickle")
+    magic, _, _ = (read_pickle(stream, path, ()) for _ in range(3))
+    contents = read_pickle(stream, path, ALLOWED)
+    keys = read_pickle(stream, path, ())
+    key, kind = storage_of(contents)
+    (count,) = struct.unpack("<q", stream.read(8))
+    raw = data[stream.tell() :]
+    if magic != LEGACY_MAGIC or keys != [key] or count < 0 or count * itemsize(kind) != len(raw):
+        raise ValueError("a storage of another layout")
+    return torch.frombuffer(bytearray(raw), dtype=DTYPES[kind]) if count else torch.empty(0, dtype=DTYPES[kind])
 
 
 def _array(state: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import GroupTable
 from ckptaudit.rollouts.measure import measure
 from ckptaudit.rollouts.moments import ClusteredMean
-from ckptaudit.rollouts.pareto import pareto_k
+from ckptaudit.rollouts.pareto import pareto_k, tail_size
 
 
 def one(table: pa.Table, metric: str, subject: str = "step 3", facts: RunFacts = FACTS) -> float:
@@ -131,8 +131,10 @@ def test_low_probability_width_is_that_of_exact_quantiles(healthy: pa.Table) -> 
 def test_pareto_k_is_arviz_k(deviation: float) -> None:
     array_stats = pytest.importorskip("arviz_stats.base").array_stats
     logs = np.random.default_rng(5).normal(0, deviation, 1000)
-    _, theirs = array_stats.psislw(-logs)
-    assert pareto_k(logs) == pytest.approx(float(theirs), abs=0.02)
+    _, theirs = array_stats.psislw(-logs)  # fits one weight fewer: it rounds the size of the tail down
+    assert pareto_k(logs) == pytest.approx(float(theirs), abs=0.04)
+    tail = np.sort(np.exp(logs - logs.max()))[-tail_size(1000) - 1 :]
+    assert pareto_k(logs) == pytest.approx(float(array_stats._gpdfit(tail[1:] - tail[0])[0]), rel=1e-9)
 
 
 @given(st.floats(-50, 50), st.integers(0, 100))
@@ -224,7 +226,7 @@ def test_clipping_and_second_moment() -> None:
 
 
 @given(st.integers(1, 70), st.integers(0, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_figures_do_not_depend_on_how_rows_are_batched(size: int, seed: int) -> None:
     from dataclasses import replace
 
@@ -273,7 +275,7 @@ SIMULATED = {
 
 @pytest.mark.parametrize("case", sorted(SIMULATED))
 def test_a_simulated_engine_is_seen_by_the_statistic_that_can_see_it(case: str) -> None:
-    table = table_of(run_rows(steps=2, groups=24, length=40, engine=SIMULATED[case], seed=7))
+    table = table_of(run_rows(steps=2, groups=16, length=40, engine=SIMULATED[case], seed=7))
     k3 = one(table, "mismatch_k3", "step 1")
     run = {r.metric: r for r in readings(table, "ratio_bias", "surprisal_gap") if r.subject == "run"}
     biased = (run["ratio_bias"].low or 0) > 0.002
