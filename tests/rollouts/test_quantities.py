@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -104,11 +106,31 @@ def test_prefix_minimum_and_drift() -> None:
     assert one(table, "prefix_drift") == pytest.approx(abs(slope) / (np.expm1(flat) - flat).mean(), rel=1e-6)
 
 
-def test_positions_are_tenths_of_each_response(healthy: pa.Table, ratios: list[np.ndarray]) -> None:
+def test_positions_count_from_the_beginning(healthy: pa.Table, ratios: list[np.ndarray]) -> None:
     (reading,) = [r for r in readings(healthy, "ratio_bias_position") if r.subject == "step 3"]
-    bins = [[np.exp(r[i]) - 1 for r in ratios for i in range(len(r)) if i * 10 // len(r) == b] for b in range(10)]
-    assert [part.value for part in reading.parts] == pytest.approx([np.mean(b) for b in bins])
+    starts = [0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096, 10**9]
+    bins = [np.concatenate([np.exp(r[a:b]) - 1 for r in ratios]) for a, b in pairwise(starts)]
     assert [part.samples for part in reading.parts] == [len(b) for b in bins]
+    there = [(part.value, b.mean()) for part, b in zip(reading.parts, bins, strict=True) if len(b)]
+    assert [found for found, _ in there] == pytest.approx([mean for _, mean in there])
+
+
+def test_positions_are_unbiased_where_the_length_depends_on_the_tokens() -> None:
+    """Responses end at a token that engine and trainer weigh differently, as an end-of-text token can be."""
+    rng = np.random.default_rng(0)
+    ends_trainer, ends_engine = 0.05, 0.1
+    rows = run_rows(steps=1, groups=120, length=2)
+    for row in rows:
+        size = int(rng.geometric(ends_engine))
+        engine = np.full(size, np.log(1 - ends_engine))
+        train = np.full(size, np.log(1 - ends_trainer))
+        engine[-1], train[-1] = np.log(ends_engine), np.log(ends_trainer)
+        row.update(logp_rollout=engine, logp_train=train, loss_mask=None, token_ids=None, logp_new=None, entropy=None)
+    table = table_of(rows)
+    assert one(table, "mismatch_k3", "step 0") > 0.01
+    (reading,) = [r for r in readings(table, "ratio_bias_position") if r.subject == "run"]
+    assert reading.low is not None
+    assert reading.low < 0.002
 
 
 def test_run_readings_pool_all_steps(healthy: pa.Table) -> None:

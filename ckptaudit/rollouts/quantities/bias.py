@@ -28,7 +28,11 @@ from ckptaudit.rollouts.readings import (
 )
 from ckptaudit.rollouts.run import RunSoFar
 
-POSITION_BINS = 10
+FIRST_POSITIONS = (0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096)
+"""Where the ten bins of positions begin. They count from the beginning of a response: whether it is long enough to
+have a token there is settled before that token is drawn, so the identity holds. By share of the length it does not,
+as the length depends on the tokens themselves."""
+_BIN_OF = np.searchsorted(FIRST_POSITIONS, np.arange(FIRST_POSITIONS[-1] + 1), side="right") - 1
 SMALLEST_K3 = 1e-9
 """Below it the two sides differ by rounding, and a slope in units of k3 says nothing; ours."""
 _IDENTITY = "identity: E_mu[pi_old / mu] = 1 where mu covers pi_old"
@@ -53,7 +57,8 @@ RATIO = _bias("ratio_bias", "abs(mean(pi_old / mu) - 1) over tokens; over the ru
 FIRST = _bias("ratio_bias_first", "abs(mean(pi_old / mu) - 1) over the first token of each response")
 POSITION = _bias(
     "ratio_bias_position",
-    "the bin of ten, by position / length, whose abs(mean(pi_old / mu) - 1) is most standard errors from 0",
+    "the bin of positions (from 0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096 on) whose abs(mean(pi_old / mu) - 1) is most "
+    "standard errors from 0",
     "identity per position; the idea of a ratio per step of a trajectory is GRPO-Guard's (arXiv:2510.22319)",
 )
 DRIFT = Metric(
@@ -92,7 +97,7 @@ class Bias:
     def __init__(self, wanted: frozenset[str]) -> None:
         self._wanted = wanted
         self._ratio, self._first, self._surprisal = ClusteredMean(), ClusteredMean(), ClusteredMean()
-        self._bins = [ClusteredMean() for _ in range(POSITION_BINS)]
+        self._bins = [ClusteredMean() for _ in FIRST_POSITIONS]
         self._slope, self._k3 = ClusteredMean(), ClusteredMean()
         self._worst, self._differ = Furthest(), False
 
@@ -119,10 +124,9 @@ class Bias:
             self._k3.add(tokens.by_sequence(excess - tokens.log_ratio), tokens.counts)
 
     def _add_bins(self, tokens: Tokens, excess: Array) -> None:
-        width = np.repeat(tokens.counts, tokens.counts)
-        which = tokens.position * POSITION_BINS // width
-        cells = np.repeat(np.arange(len(tokens.counts)), tokens.counts) * POSITION_BINS + which
-        shape = (len(tokens.counts), POSITION_BINS)
+        which = _BIN_OF[np.minimum(tokens.position, FIRST_POSITIONS[-1])]
+        shape = (len(tokens.counts), len(FIRST_POSITIONS))
+        cells = np.repeat(np.arange(shape[0]) * shape[1], tokens.counts) + which
         sums = np.bincount(cells, excess, minlength=shape[0] * shape[1]).reshape(shape)
         counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
         for place, mean in enumerate(self._bins):
@@ -176,14 +180,15 @@ def _furthest_part(
     metric: Metric, subject: str, parts: list[Part], lacking: str, worst: tuple[str, ...] = ()
 ) -> Reading:
     """The distance from 0 of the mean that is most standard errors away; not judged if something is lacking."""
-    place = max(range(len(parts)), key=lambda place: _score(parts[place]))
+    # A bin of few sequences has an error that is itself uncertain.
+    place = max(range(len(parts)), key=lambda place: _score(parts[place]) if parts[place].samples >= MIN_SEQUENCES else 0.0)
     part = parts[place]
     if lacking or not math.isfinite(part.standard_error):
         return unjudged(metric, subject, lacking or "too few samples for a standard error", part.samples, parts)
     side = "above" if part.value > 0 else "below"
     remark = f"{_score(part):.0f} standard errors {side} the identity"
-    if len(parts) == POSITION_BINS:
-        remark = f"at {place * 10} to {place * 10 + 10} % of the response, {remark}"
+    if len(parts) == len(FIRST_POSITIONS):
+        remark = f"at the tokens from place {FIRST_POSITIONS[place]} on, counted from 0, {remark}"
     return estimate(metric, subject, abs(part.value), part.standard_error, part.samples, worst, remark, parts)
 
 
