@@ -20,14 +20,21 @@ CONFIG = "ckptaudit.toml"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, with which log."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    inspect = commands.add_parser("inspect", help="print trainer, steps, samples, columns and what cannot be measured")
-    inspect.add_argument("--scalars", action="append", default=[], metavar="PATH", help="the run's curves, repeatable")
+    inspect = commands.add_parser(
+        "inspect", help="print trainer, steps, samples, columns and what cannot be measured"
+    )
+    inspect.add_argument(
+        "--scalars", action="append", default=[], metavar="PATH", help="the run's curves, repeatable"
+    )
     convert = commands.add_parser("convert", help="write the log as the canonical table")
     convert.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="Parquet file to write")
     for command in (inspect, convert):
         command.add_argument("path", help="the folder that the trainer logged to, or a file of it")
         command.add_argument(
-            "--config", type=Path, metavar="FILE", help=f"a file with a table [rollouts] (default: {CONFIG} if there)"
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help=f"a file with a table [rollouts] (default: {CONFIG} if there)",
         )
 
 
@@ -89,4 +96,5 @@ def _extent(table: Rollouts) -> Iterator[str]:
             samples[split] = samples.get(split, 0) + 1
     for split in sorted(steps):
         first, last = min(steps[split]), max(steps[split])
-        yield f"{printable(split):10}  {len(steps[split]):,} steps from {first} to {last}, {samples[split]:,} samples"
+        count = len(steps[split])
+        yield f"{printable(split):10}  {count:,} steps from {first} to {last}, {samples[split]:,} samples"

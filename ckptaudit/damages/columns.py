@@ -24,8 +24,6 @@ def lists(table: pa.Table, column: str) -> tuple[Array, Array]:
     return flat, sizes
 
 
-
-
 def with_lists(table: pa.Table, column: str, flat: Array, sizes: Array) -> pa.Table:
     """The table with other lists in a column, of other lengths if need be."""
     kind = table.schema.field(column).type

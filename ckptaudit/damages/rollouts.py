@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from ckptaudit.rollouts.table import SCHEMA
 from ckptaudit.damages.columns import Array, lists, numbers, with_column, with_lists
+from ckptaudit.rollouts.table import SCHEMA
 
 Damage = Callable[[pa.Table], pa.Table]
 Curves = Mapping[str, Mapping[int, float]]
@@ -95,7 +95,7 @@ def long_mask(table: pa.Table) -> pa.Table:
 
 def other_weights(table: pa.Table) -> pa.Table:
     """The engine has other weights: noise of deviation 0.4 on the log-ratio, without bias."""
-    return _log_ratio(table, lambda l: l + _rng().normal(-0.08, 0.4, len(l)))
+    return _log_ratio(table, lambda ratio: ratio + _rng().normal(-0.08, 0.4, len(ratio)))
 
 
 def shifted_by_one(table: pa.Table) -> pa.Table:
@@ -124,19 +124,19 @@ def renormalised_engine(table: pa.Table) -> pa.Table:
 def first_token_off(table: pa.Table) -> pa.Table:
     """The trainer halves the probability of each first token."""
     first = _positions(lists(table, "logp_train")[1]) == 0
-    return _log_ratio(table, lambda l: l - math.log(2) * first)
+    return _log_ratio(table, lambda ratio: ratio - math.log(2) * first)
 
 
 def late_tokens_off(table: pa.Table) -> pa.Table:
     """The trainer's log-probabilities are too low by 0.02 in the last third of each response."""
     sizes = lists(table, "logp_train")[1]
     late = 3 * _positions(sizes) >= 2 * np.repeat(sizes, sizes)
-    return _log_ratio(table, lambda l: l - 0.02 * late)
+    return _log_ratio(table, lambda ratio: ratio - 0.02 * late)
 
 
 def drifting_prefixes(table: pa.Table) -> pa.Table:
     """Every log-ratio is too high by 0.01, which a single token hardly shows."""
-    return _log_ratio(table, lambda l: l + 0.01)
+    return _log_ratio(table, lambda ratio: ratio + 0.01)
 
 
 def sharper_sampling(table: pa.Table) -> pa.Table:
@@ -150,21 +150,21 @@ def sharper_sampling(table: pa.Table) -> pa.Table:
 def growing_mismatch(table: pa.Table) -> pa.Table:
     """The log-ratios grow to 2.1 times over the run, and k3 to 4.4 times."""
     factor = np.repeat(1 + 1.1 * _progress(table), lists(table, "logp_train")[1])
-    return _log_ratio(table, lambda l: l * factor)
+    return _log_ratio(table, lambda ratio: ratio * factor)
 
 
 def one_step_off(table: pa.Table) -> pa.Table:
     """At the last step but one the log-ratios are four times as large."""
     steps = np.unique(numbers(table, "step"))
     hit = np.repeat(numbers(table, "step") == steps[-2], lists(table, "logp_train")[1])
-    return _log_ratio(table, lambda l: np.where(hit, 4 * l, l))
+    return _log_ratio(table, lambda ratio: np.where(hit, 4 * ratio, ratio))
 
 
 def wide_at_low_probability(table: pa.Table) -> pa.Table:
     """In the second half of the run, log-ratios of unlikely tokens are ten times as large."""
     engine, sizes = lists(table, "logp_rollout")
     hit = (engine < -3) & np.repeat(_progress(table) >= 0.5, sizes)
-    return _log_ratio(table, lambda l: np.where(hit, 10 * l, l))
+    return _log_ratio(table, lambda ratio: np.where(hit, 10 * ratio, ratio))
 
 
 # Tails.
@@ -173,23 +173,23 @@ def wide_at_low_probability(table: pa.Table) -> pa.Table:
 def scattered_tokens(table: pa.Table) -> pa.Table:
     """Two tokens in a hundred have a log-ratio of 1.5, up or down."""
 
-    def change(l: Array) -> Array:
+    def change(ratio: Array) -> Array:
         rng = _rng()
-        return np.where(rng.random(len(l)) < 0.02, rng.choice([-1.5, 1.5], len(l)), l)
+        return np.where(rng.random(len(ratio)) < 0.02, rng.choice([-1.5, 1.5], len(ratio)), ratio)
 
     return _log_ratio(table, change)
 
 
 def few_large_ratios(table: pa.Table) -> pa.Table:
     """One token in a hundred has a log-ratio of 4."""
-    return _log_ratio(table, lambda l: np.where(_rng().random(len(l)) < 0.01, 4.0, l))
+    return _log_ratio(table, lambda ratio: np.where(_rng().random(len(ratio)) < 0.01, 4.0, ratio))
 
 
 def heavy_sequences(table: pa.Table) -> pa.Table:
     """Each sequence's log-weight is off by a normal number of deviation 3, over its tokens."""
     sizes = lists(table, "logp_train")[1]
     offset = _rng().normal(0, 3, len(sizes)) / np.maximum(sizes, 1)
-    return _log_ratio(table, lambda l: l + np.repeat(offset, sizes))
+    return _log_ratio(table, lambda ratio: ratio + np.repeat(offset, sizes))
 
 
 def impossible_tokens(table: pa.Table) -> pa.Table:
@@ -197,14 +197,14 @@ def impossible_tokens(table: pa.Table) -> pa.Table:
     sizes = lists(table, "logp_train")[1]
     hit = _positions(sizes) == np.repeat(sizes // 2, sizes)
     hit &= np.repeat(np.arange(len(sizes)) % 100 == 0, sizes)
-    return _log_ratio(table, lambda l: np.where(hit, -10.0, l))
+    return _log_ratio(table, lambda ratio: np.where(hit, -10.0, ratio))
 
 
 def low_early_tokens(table: pa.Table) -> pa.Table:
     """The second token of every fifth sequence has a log-ratio of -1."""
     sizes = lists(table, "logp_train")[1]
     hit = (_positions(sizes) == 1) & np.repeat(np.arange(len(sizes)) % 5 == 0, sizes)
-    return _log_ratio(table, lambda l: np.where(hit, -1.0, l))
+    return _log_ratio(table, lambda ratio: np.where(hit, -1.0, ratio))
 
 
 # Versions and clipping.
@@ -413,14 +413,15 @@ def unlike_prefixes(table: pa.Table) -> pa.Table:
 DAMAGES: dict[str, Damage] = {
     made.__name__: made
     for made in (
-        nan_logp, positive_logp, unwritten_engine_logps, unwritten_logps, short_logps, long_mask, other_weights,
-        shifted_by_one, swapped_sequences, renormalised_engine, first_token_off, late_tokens_off, drifting_prefixes,
-        sharper_sampling, growing_mismatch, one_step_off, wide_at_low_probability, scattered_tokens, few_large_ratios,
-        heavy_sequences, impossible_tokens, low_early_tokens, aged_samples, idle_clip, one_sided_clip, lost_sample,
-        swapped_groups, flipped_advantages, batch_baseline, wrong_epsilon, population_deviation, reward_as_advantage,
-        huge_advantage, uncentred_advantages, mispriced_reference, equal_rewards, cut_off_at_the_end, looping_answers,
-        copied_answers, empty_answers, paid_by_length, collapsed_entropy, exploded_entropy, format_for_accuracy,
-        lost_step, unlike_prefixes,
+        nan_logp, positive_logp, unwritten_engine_logps, unwritten_logps, short_logps, long_mask,
+        other_weights, shifted_by_one, swapped_sequences, renormalised_engine, first_token_off,
+        late_tokens_off, drifting_prefixes, sharper_sampling, growing_mismatch, one_step_off,
+        wide_at_low_probability, scattered_tokens, few_large_ratios, heavy_sequences, impossible_tokens,
+        low_early_tokens, aged_samples, idle_clip, one_sided_clip, lost_sample, swapped_groups,
+        flipped_advantages, batch_baseline, wrong_epsilon, population_deviation, reward_as_advantage,
+        huge_advantage, uncentred_advantages, mispriced_reference, equal_rewards, cut_off_at_the_end,
+        looping_answers, copied_answers, empty_answers, paid_by_length, collapsed_entropy, exploded_entropy,
+        format_for_accuracy, lost_step, unlike_prefixes,
     )
 }  # fmt: skip
 
@@ -450,3 +451,8 @@ def reward_curve_off(curves: Curves) -> Curves:
 CURVE_DAMAGES: dict[str, CurveDamage] = {
     made.__name__: made for made in (nan_grad_norm, grad_norm_spike, reward_curve_off)
 }
+
+DESCRIPTIONS: Mapping[str, str] = {
+    name: damage.__doc__ or "" for name, damage in (*DAMAGES.items(), *CURVE_DAMAGES.items())
+}
+"""What each does."""

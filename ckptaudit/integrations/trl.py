@@ -72,9 +72,7 @@ class TrlRecorder(TrainerCallback):
         trainer.add_callback(self)
         return self
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what is left."""
         self._finish()
         self.log.close()

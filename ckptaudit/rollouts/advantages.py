@@ -115,7 +115,7 @@ def rounding(table: GroupTable, convention: str) -> Array:
 
 
 def errors(table: GroupTable, conventions: tuple[str, ...]) -> dict[str, Array]:
-    """abs(logged - recomputed) of each sample beyond float32's rounding, by convention; needs reward and advantage."""
+    """abs(logged - recomputed) beyond float32's rounding, by convention; needs reward and advantage."""
     logged, rewards = table.values["advantage"], table.values["reward"]
     with np.errstate(divide="ignore", invalid="ignore"):
         return {

@@ -146,7 +146,7 @@ class Tokens:
 
     @cached_property
     def log_ratio(self) -> Array:
-        """log pi_old - log mu of each token, in nats."""
+        """Log pi_old - log mu of each token, in nats."""
         return self.values["logp_train"] - self.values["logp_rollout"]
 
     @cached_property

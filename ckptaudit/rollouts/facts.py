@@ -1,4 +1,4 @@
-"""What a log does not say of its run: the table [rollouts] of the configuration, with every mistake named at once."""
+"""What a log does not say of its run: the table [rollouts] of the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ckptaudit.errors import ConfigError, printable
-from ckptaudit.toml_file import read_toml
+from ckptaudit.toml_files import read_toml
 
 CONVENTIONS = (
     "verl", "trl", "openrlhf", "slime", "nemo-rl", "prime-rl", "maxrl", "areal", "mc-grpo",

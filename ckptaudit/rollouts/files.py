@@ -1,12 +1,10 @@
-"""Files of a log: only regular ones are opened, and what is written appears complete or not at all."""
+"""Files of a log: only regular ones are opened."""
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ckptaudit.errors import RolloutError, printable
@@ -42,17 +40,3 @@ def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:
         if match:
             found.append((int(match.group(1)), path))
     return sorted(found)
-
-
-@contextmanager
-def replaced_when_done(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path` to write to; it takes the name at the end, or is removed after an error."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise RolloutError(f"{printable(path)}: cannot be written ({printable(error.strerror or error)}).") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import StepRows
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +28,9 @@ class GroupGatherer:
             return
         names = rows.rows.column("group_id").to_pylist()
         code = self._codes
-        group = np.array([-1 if name is None else code.setdefault(name, len(code)) for name in names], dtype=np.int64)
+        group = np.array(
+            [-1 if name is None else code.setdefault(name, len(code)) for name in names], dtype=np.int64
+        )
         arrays = [rows.names, *(rows.numbers(column) for column in self._columns), *more.values()]
         self._extra = tuple(more)
         keep = group >= 0

@@ -76,7 +76,9 @@ def measure(
     lacking = {name: reason for name in names if (reason := _lacks(metrics()[name], table, curves))}
     able = frozenset(names) - lacking.keys()
     needed = able | _steps_behind(able)
-    run = RunSoFar(facts, scalars=curves, whole_steps=table.whole_steps, checkpoint_steps=checkpoint_steps, wanted=able)
+    run = RunSoFar(
+        facts, scalars=curves, whole_steps=table.whole_steps, checkpoint_steps=checkpoint_steps, wanted=able
+    )
     yield from (unjudged(metrics()[name], "run", reason) for name, reason in lacking.items())
     for step, reading in _steps(table, facts, needed, run):
         run.take(step, reading)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptaudit.checkpoints.pickles import Call, read_pickle
 from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, itemsize
-from ckptaudit.checkpoints.torch_archive import open_archive
-from ckptaudit.checkpoints.torch_records import ALLOWED, Archive, storage_of
+from ckptaudit.checkpoints.torch_files.archive import open_archive
+from ckptaudit.checkpoints.torch_files.records import ALLOWED, Archive, storage_of
+from ckptaudit.checkpoints.torch_files.unpickle import Call, read_pickle
 from ckptaudit.errors import CheckpointError, RolloutError, printable
 
 NUMPY = frozenset(
@@ -29,7 +29,9 @@ NUMPY = frozenset(
     | {f"{module}.multiarray.scalar" for module in ("numpy.core", "numpy._core")}
     | {"numpy.ndarray", "numpy.dtype"}
 )
-PYTHON = frozenset({"copyreg._reconstructor", "builtins.object", "copy_reg._reconstructor", "collections.defaultdict"})
+PYTHON = frozenset(
+    {"copyreg._reconstructor", "builtins.object", "copy_reg._reconstructor", "collections.defaultdict"}
+)
 TORCH = ALLOWED | {"torch.storage._load_from_bytes"}
 MAX_DEPTH = 32
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -63,7 +65,7 @@ def _as_rollouts(path: Path) -> Iterator[None]:
         raise RolloutError(str(error)) from error
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, struct.error, RecursionError) as error:
         raise RolloutError(
-            f"{printable(path)}: its pickle is not laid out as this trainer writes it ({printable(str(error)[:120])})."
+            f"{printable(path)}: its pickle is not as the trainer writes it ({printable(str(error)[:120])})."
         ) from error
 
 
@@ -157,5 +159,3 @@ def _array(state: Any) -> np.ndarray:
     order = dtype.state[1] if isinstance(dtype.state, tuple) and dtype.state[1] in ("<", ">") else "="
     values = np.frombuffer(data, dtype=kind.newbyteorder(order))
     return values.reshape(shape, order="F" if fortran else "C")
-
-

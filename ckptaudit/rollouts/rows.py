@@ -55,7 +55,9 @@ def batch_of(rows: Sequence[Row], source: Path, run: str) -> pa.RecordBatch:
                 "another version."
             ) from error
         if columns[-1].null_count and not field.nullable:
-            raise RolloutError(f"{printable(source)}: a sample has no {field.name}; the file is of another version.")
+            raise RolloutError(
+                f"{printable(source)}: a sample has no {field.name}; the file is of another version."
+            )
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
@@ -65,6 +67,10 @@ def constant(values: np.ndarray | Sequence[float] | None, mask: np.ndarray | Non
         return None
     array = np.asarray(values, dtype=np.float64)
     array = array if mask is None or len(mask) != len(array) else array[mask]
-    if not len(array) or not np.isfinite(array).all() or np.ptp(array) > 1e-6 * max(1.0, float(np.abs(array).max())):
+    if (
+        not len(array)
+        or not np.isfinite(array).all()
+        or np.ptp(array) > 1e-6 * max(1.0, float(np.abs(array).max()))
+    ):
         return None
     return float(array[0])

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+from ckptaudit.atomic_write import replacing
 from ckptaudit.errors import RolloutError, printable
-from ckptaudit.rollouts.files import regular_files, replaced_when_done
+from ckptaudit.rollouts.files import regular_files
 
 try:
     import pyarrow as pa
@@ -66,26 +68,20 @@ MAX_BATCH_ROWS = 8192
 
 
 class RolloutWriter:
-    """Writes record batches as row groups of bounded size; the file appears under its name when it is complete.
+    """Gathers record batches into row groups of bounded size.
 
     Raises RolloutError where steps go backwards: later stages rest on rows in the order of steps.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._replacement = replaced_when_done(path)
-        self._path = path
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        floats = [f"{name}.list.element" for name in TOKEN_LISTS if SCHEMA.field(name).type == _NUMBERS]
+        self._file = pq.ParquetWriter(
+            file, SCHEMA, compression="zstd", use_dictionary=_DICTIONARIES, use_byte_stream_split=floats
+        )
         self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._order = StepOrder(str(path))
+        self._order = StepOrder(name)
         self.rows = 0
-
-    def __enter__(self) -> RolloutWriter:
-        part = self._replacement.__enter__()
-        lists = [f"{name}.list.element" for name in TOKEN_LISTS if SCHEMA.field(name).type == _NUMBERS]
-        self._file = pq.ParquetWriter(
-            part, SCHEMA, compression="zstd", use_dictionary=_DICTIONARIES, use_byte_stream_split=lists
-        )
-        return self
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows of the canonical table; a column that they lack becomes null."""
@@ -97,11 +93,10 @@ class RolloutWriter:
         if self._bytes > ROW_GROUP_BYTES:
             self._flush()
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._flush()
+    def close(self) -> None:
+        """Write what is gathered, and the end of the file."""
+        self._flush()
         self._file.close()
-        self._replacement.__exit__(kind, *rest)  # type: ignore[arg-type]
 
     def _flush(self) -> None:
         if self._pending:
@@ -141,8 +136,8 @@ class StepOrder:
             before = self._last.get(key, steps[0])
             if steps[0] < before or (steps[1:] < steps[:-1]).any():
                 raise RolloutError(
-                    f"{printable(self._name)}: steps of run {printable(key[0])} ({printable(key[1])}) go backwards; "
-                    "the rows must be sorted by step."
+                    f"{printable(self._name)}: steps of run {printable(key[0])} ({printable(key[1])}) go "
+                    "backwards; the rows must be sorted by step."
                 )
             self._last[key] = int(steps[-1])
 
@@ -167,10 +162,20 @@ def is_canonical(path: Path) -> bool:
 
 
 def write_table(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write all batches to one file; returns the number of rows."""
-    with RolloutWriter(path) as writer:
-        for batch in batches:
-            writer.write(batch)
+    """Write all batches to one file, which appears when it is complete; returns the number of rows.
+
+    Raises RolloutError for rows that are not of the table, or where the file cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            writer = RolloutWriter(file, path.name)
+            for batch in batches:
+                writer.write(batch)
+            writer.close()
+    except OSError as error:
+        raise RolloutError(
+            f"{printable(path)}: cannot be written ({printable(error.strerror or error)})."
+        ) from error
     return writer.rows
 
 

@@ -71,7 +71,13 @@ def healthy_rewards(rng: np.random.Generator, groups: int, size: int, chance: fl
 
 
 def run_rows(
-    *, steps: int = 12, groups: int = 12, size: int = 8, length: int = 32, engine: Engine | None = None, seed: int = 0
+    *,
+    steps: int = 12,
+    groups: int = 12,
+    size: int = 8,
+    length: int = 32,
+    engine: Engine | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """A healthy run of TRL's convention, unless the engine says otherwise; `length` is the mean."""
     rng = np.random.default_rng(seed)
@@ -124,7 +130,9 @@ def rollouts_of(table: pa.Table) -> Rollouts:
     there = frozenset(name for name in table.schema.names if table.column(name).null_count < table.num_rows)
 
     def batches(columns: Any) -> Any:
-        names = [n for n in table.schema.names if n in there and (n in set(columns) or not SCHEMA.field(n).nullable)]
+        names = [
+            n for n in table.schema.names if n in there and (n in set(columns) or not SCHEMA.field(n).nullable)
+        ]
         return iter(table.select(names).combine_chunks().to_batches(max_chunksize=64))
 
     return Rollouts("simulation", "simulated", there, {}, True, batches)

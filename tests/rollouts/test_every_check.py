@@ -1,4 +1,4 @@
-"""Every bundled check of rollouts holds on a healthy run, and is broken by its own damage and not by its neighbours'."""
+"""Every bundled check of rollouts holds on a healthy run, and is broken by its own damage."""
 
 from __future__ import annotations
 

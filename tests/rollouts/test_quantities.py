@@ -34,7 +34,9 @@ def step_lists(table: pa.Table, column: str, step: int = 3) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def ratios(healthy: pa.Table) -> list[np.ndarray]:
-    return [a - b for a, b in zip(step_lists(healthy, "logp_train"), step_lists(healthy, "logp_rollout"), strict=True)]
+    return [
+        a - b for a, b in zip(step_lists(healthy, "logp_train"), step_lists(healthy, "logp_rollout"), strict=True)
+    ]
 
 
 def test_token_means(healthy: pa.Table, ratios: list[np.ndarray]) -> None:
@@ -84,7 +86,7 @@ def test_sequence_weights(healthy: pa.Table, ratios: list[np.ndarray]) -> None:
     weights = np.exp([r.sum() for r in ratios])
     assert one(healthy, "sequence_ess") == pytest.approx(weights.mean() ** 2 / (weights**2).mean())
     assert one(healthy, "sequence_chi2") == pytest.approx((weights**2).mean() - 1)
-    rewards = np.array([v for v in _step(healthy, "reward")])
+    rewards = np.array(_step(healthy, "reward"))
     assert one(healthy, "self_normalised_reward") == pytest.approx((weights @ rewards) / weights.sum())
 
 
@@ -96,7 +98,9 @@ def test_prefix_minimum_and_drift() -> None:
     from ckptaudit.damages.rollouts import low_early_tokens
 
     table = low_early_tokens(table_of(run_rows(steps=4, seed=3)))
-    ratios = [a - b for a, b in zip(step_lists(table, "logp_train"), step_lists(table, "logp_rollout"), strict=True)]
+    ratios = [
+        a - b for a, b in zip(step_lists(table, "logp_train"), step_lists(table, "logp_rollout"), strict=True)
+    ]
     low = sum((np.minimum.accumulate(r)[:-1] < np.log(0.5)).sum() for r in ratios)
     assert one(table, "low_prefix_share") == pytest.approx(low / sum(map(len, ratios)))
     assert one(table, "low_sequence_share") == pytest.approx(np.mean([r.min() < np.log(0.5) for r in ratios]))
@@ -125,7 +129,9 @@ def test_positions_are_unbiased_where_the_length_depends_on_the_tokens() -> None
         engine = np.full(size, np.log(1 - ends_engine))
         train = np.full(size, np.log(1 - ends_trainer))
         engine[-1], train[-1] = np.log(ends_engine), np.log(ends_trainer)
-        row.update(logp_rollout=engine, logp_train=train, loss_mask=None, token_ids=None, logp_new=None, entropy=None)
+        row.update(
+            logp_rollout=engine, logp_train=train, loss_mask=None, token_ids=None, logp_new=None, entropy=None
+        )
     table = table_of(rows)
     assert one(table, "mismatch_k3", "step 0") > 0.01
     (reading,) = [r for r in readings(table, "ratio_bias_position") if r.subject == "run"]
@@ -223,7 +229,9 @@ def test_group_quantities(healthy: pa.Table) -> None:
     lengths = np.array(_step(healthy, "response_len")).reshape(-1, 8)
     correlations = [stats.spearmanr(r, n).statistic for r, n in zip(rewards, lengths, strict=True)]
     assert one(healthy, "length_reward_correlation") == pytest.approx(abs(np.mean(correlations)))
-    flips = (np.sign(rewards - rewards.mean(1, keepdims=True)) * np.sign(rewards - np.median(rewards, 1, keepdims=True))) < 0
+    flips = (
+        np.sign(rewards - rewards.mean(1, keepdims=True)) * np.sign(rewards - np.median(rewards, 1, keepdims=True))
+    ) < 0
     assert one(healthy, "baseline_sign_share") == pytest.approx(flips.mean())
 
 

@@ -72,8 +72,8 @@ def expected(samples: list[dict[str, Any]], step: int) -> dict[str, float]:
 HOLDS = {
     "verl": "reward_mean zero_variance_share group_size_count group_prompt_count duplicate_share",
     "trl": "reward_mean zero_variance_share advantage_error group_size_count group_prompt_count duplicate_share",
-    "nemo-rl": "mismatch_k3 mismatch_abs ratio_bias reward_mean zero_variance_share response_length advantage_error "
-    "group_size_count group_prompt_count duplicate_share misaligned_count logp_impossible_count",
+    "nemo-rl": "mismatch_k3 mismatch_abs ratio_bias reward_mean zero_variance_share response_length "
+    "advantage_error group_size_count group_prompt_count duplicate_share misaligned_count logp_impossible_count",
     "slime": "mismatch_k3 mismatch_abs ratio_bias surprisal_gap entropy_mean reward_mean zero_variance_share "
     "response_length advantage_error group_size_count group_prompt_count duplicate_share misaligned_count "
     "logp_impossible_count",

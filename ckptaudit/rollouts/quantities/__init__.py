@@ -6,12 +6,14 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.readings import Metric, Reading
 from ckptaudit.rollouts.run import RunSoFar
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 
 class StepState(Protocol):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIATION, errors, rounding
-from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
 from ckptaudit.rollouts.moments import Furthest
 from ckptaudit.rollouts.readings import Metric, Part, Per, Reading, Scale, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 TOLERANCE = 1e-3
 NEEDS = ("group_id", "reward", "advantage")
@@ -172,7 +175,9 @@ def _sum(subject: str, table: GroupTable, convention: str) -> Reading:
 
 def convention_that_fits(run: RunSoFar) -> tuple[str, float] | None:
     """The convention with the smallest error at the worst step, where none was declared; None without readings."""
-    parts = [reading.parts for _, reading in run.series.get(ERROR.name, ()) if len(reading.parts) == len(CONVENTIONS)]
+    parts = [
+        reading.parts for _, reading in run.series.get(ERROR.name, ()) if len(reading.parts) == len(CONVENTIONS)
+    ]
     if not parts:
         return None
     largest = [max(part.value for part in column) for column in zip(*parts, strict=True)]

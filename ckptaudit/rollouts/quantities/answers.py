@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import Array, StepRows
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.moments import ClusteredMean, Furthest
+from ckptaudit.rollouts.moments import Array, ClusteredMean, Furthest
 from ckptaudit.rollouts.readings import Metric, Per, Reading, Scale, estimate, exact, step_subject, unjudged
 from ckptaudit.rollouts.repetition import loops, text_loops, token_tails
 from ckptaudit.rollouts.run import RunSoFar, tenths
 
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
+
 
 def _metric(
-    name: str, unit: str, formula: str, source: str, scale: Scale = "share", per: tuple[Per, ...] = ("step",), **more: str
+    name: str,
+    unit: str,
+    formula: str,
+    source: str,
+    scale: Scale = "share",
+    per: tuple[Per, ...] = ("step",),
+    **more: str,
 ) -> Metric:
     needs, rests_on = tuple(more.get("needs", "").split()), tuple(more.get("rests_on", "").split())
     return Metric(
@@ -34,7 +43,9 @@ REPETITION = _metric(
     "slime repetition_frac",
 )  # fmt: skip
 LENGTH = _metric("response_length", "tokens", "mean length of the responses", "verl response_length/mean", "size")
-MEDIAN = _metric("median_response_length", "tokens", "median length of the responses", "all trainers log it", "size")
+MEDIAN = _metric(
+    "median_response_length", "tokens", "median length of the responses", "all trainers log it", "size"
+)
 REWARD = _metric(
     "reward_mean", "1", "mean reward over samples", "verl critic/score/mean, TRL reward", "size", needs="reward"
 )
@@ -142,7 +153,9 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
     """How many are cut off at the end of the run, and how the length has changed."""
     truncated = run.values(TRUNCATED.name)
     if TRUNCATED.name in run.wanted and truncated:
-        yield exact(TRUNCATED, "run", tenths(truncated)[1], len(truncated), remark="median of the last tenth of steps")
+        yield exact(
+            TRUNCATED, "run", tenths(truncated)[1], len(truncated), remark="median of the last tenth of steps"
+        )
     if LENGTH_GROWTH.name in run.wanted:
         yield _growth(run.values(MEDIAN.name))
 

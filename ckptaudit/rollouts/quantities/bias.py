@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import Array, StepRows, Tokens
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.moments import ClusteredMean, Furthest, enough
+from ckptaudit.rollouts.moments import Array, ClusteredMean, Furthest, enough
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL, PAIR
 from ckptaudit.rollouts.readings import (
     MIN_SEQUENCES,
@@ -27,6 +27,9 @@ from ckptaudit.rollouts.readings import (
     unjudged,
 )
 from ckptaudit.rollouts.run import RunSoFar
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows, Tokens
 
 FIRST_POSITIONS = (0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096)
 """Where the ten bins of positions begin. They count from the beginning of a response: whether it is long enough to
@@ -57,8 +60,8 @@ RATIO = _bias("ratio_bias", "abs(mean(pi_old / mu) - 1) over tokens; over the ru
 FIRST = _bias("ratio_bias_first", "abs(mean(pi_old / mu) - 1) over the first token of each response")
 POSITION = _bias(
     "ratio_bias_position",
-    "the bin of positions (from 0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096 on) whose abs(mean(pi_old / mu) - 1) is most "
-    "standard errors from 0",
+    "the bin of positions (from 0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096 on) whose abs(mean(pi_old / mu) - 1) is "
+    "most standard errors from 0",
     "identity per position; the idea of a ratio per step of a trajectory is GRPO-Guard's (arXiv:2510.22319)",
 )
 DRIFT = Metric(
@@ -156,10 +159,11 @@ class Bias:
             lacking = enough(self._surprisal, MIN_TOKENS, MIN_SEQUENCES)
             yield _furthest_part(SURPRISAL, subject, [_part(self._surprisal)], lacking)
 
+
 def _slopes(tokens: Tokens) -> Array:
     """The slope of each sequence's cumulative log-ratio on position, without forming the cumulative sums.
 
-    sum_t (t - mean t) C_t = sum_i l_i (n - i) i / 2 at places i from 0, and sum_t (t - mean t)^2 = n (n^2 - 1) / 12.
+    sum_t (t - mean t) C_t = sum_i l_i (n - i) i / 2 at places i from 0; sum_t (t - mean t)^2 = n (n^2 - 1) / 12.
     """
     length = np.repeat(tokens.counts, tokens.counts)
     weights = (length - tokens.position) * tokens.position / 2.0
@@ -181,7 +185,9 @@ def _furthest_part(
 ) -> Reading:
     """The distance from 0 of the mean that is most standard errors away; not judged if something is lacking."""
     # A bin of few sequences has an error that is itself uncertain.
-    place = max(range(len(parts)), key=lambda place: _score(parts[place]) if parts[place].samples >= MIN_SEQUENCES else 0.0)
+    place = max(
+        range(len(parts)), key=lambda place: _score(parts[place]) if parts[place].samples >= MIN_SEQUENCES else 0.0
+    )
     part = parts[place]
     if lacking or not math.isfinite(part.standard_error):
         return unjudged(metric, subject, lacking or "too few samples for a standard error", part.samples, parts)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
-from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.readings import Metric, Part, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar, tenths
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 MEANS = Metric(
     name="reward_components",
@@ -55,6 +57,8 @@ class Components:
         if maps.null_count == rows.count:
             return
         entries = maps.drop_null()
+        import pyarrow.compute as pc
+
         start, end = entries.offsets[0].as_py(), entries.offsets[-1].as_py()
         keys = entries.keys.slice(start, end - start)
         values = entries.items.slice(start, end - start).to_numpy(zero_copy_only=False)

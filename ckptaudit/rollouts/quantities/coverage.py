@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
@@ -38,15 +39,11 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
 def _gaps(steps: list[int]) -> Reading:
     if len(steps) < 3:
         return unjudged(MISSING, "run", "fewer than three steps", len(steps))
-    distances = [after - before for before, after in zip(steps[:-1], steps[1:], strict=True)]
+    distances = [after - before for before, after in itertools.pairwise(steps)]
     # The smallest of the most common distances, so that two gaps of one size do not become the rule.
     counts = Counter(distances)
     usual = min(distance for distance, count in counts.items() if count == max(counts.values()))
-    missing = [
-        before + usual
-        for before, distance in zip(steps[:-1], distances, strict=True)
-        if distance > usual
-    ]
+    missing = [before + usual for before, distance in zip(steps[:-1], distances, strict=True) if distance > usual]
     count = sum(distance // usual - 1 for distance in distances if distance > usual)
     remark = "" if usual == 1 else f"one step in {usual} is logged"
     return exact(MISSING, "run", count, len(steps), [step_subject(step) for step in missing[:3]], remark)

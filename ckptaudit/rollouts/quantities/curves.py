@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ NOT_FINITE = Metric(
     name="scalar_not_finite_count",
     unit="values",
     formula="logged scalars that are NaN or infinite",
-    source="a training that computes; TRL leaves a NaN loss out of its history, so gradient norms are looked at too",
+    source="a training that computes; TRL may leave a NaN loss out of its history, not a NaN gradient norm",
     scale="count",
     per=("run",),
 )
@@ -79,7 +80,7 @@ def _spike(run: RunSoFar) -> Reading:
 
 def _disagreement(run: RunSoFar) -> Reading:
     steps = sorted(run.steps)
-    if not run.whole_steps and any(b - a > 1 for a, b in zip(steps[:-1], steps[1:], strict=True)):
+    if not run.whole_steps and any(b - a > 1 for a, b in itertools.pairwise(steps)):
         remark = "the rollouts are the last batch of a window of steps that the curves average over"
         return unjudged(DISAGREEMENT, "run", remark, len(steps))
     found = []

@@ -7,14 +7,18 @@ first at low probabilities. Quantiles come from a histogram of fixed size, so me
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import Array, StepRows
 from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.moments import Array
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL, PAIR
 from ckptaudit.rollouts.readings import MIN_TOKENS, Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar, tenths
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 SCALE = 0.002
 """Log-ratios are binned evenly in asinh(l / SCALE): linear below it, by factors of 1.04 far above."""

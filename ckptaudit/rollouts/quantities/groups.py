@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
 from ckptaudit.rollouts.readings import Metric, Per, Reading, Scale, estimate, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar, tenths
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 
 def _metric(
@@ -107,7 +111,7 @@ def _answers(rows: StepRows) -> Array | None:
 
 def _digests(flat: Array, sizes: Array) -> Array:
     data, bounds = np.ascontiguousarray(flat).tobytes(), np.concatenate(([0], np.cumsum(sizes))) * flat.itemsize
-    return np.array([hash(data[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)], dtype=np.int64)
+    return np.array([hash(data[a:b]) for a, b in itertools.pairwise(bounds)], dtype=np.int64)
 
 
 def _prompts(subject: str, table: GroupTable) -> Reading:
@@ -181,4 +185,6 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
     """The share of dead groups at the end of the run."""
     values = run.values(ZERO_VARIANCE.name)
     if ZERO_VARIANCE.name in run.wanted and values:
-        yield exact(ZERO_VARIANCE, "run", tenths(values)[1], len(values), remark="median of the last tenth of steps")
+        yield exact(
+            ZERO_VARIANCE, "run", tenths(values)[1], len(values), remark="median of the last tenth of steps"
+        )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.moments import Furthest
 from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 LARGEST_LOGP = 1e-6
 """What rounding may leave above 0, the logarithm of certainty."""
@@ -122,6 +123,9 @@ def _counted(rows: StepRows, sizes: np.ndarray) -> np.ndarray | None:
     """Which entries the loss mask lets count; all of a sample whose mask is missing or of another length."""
     if not rows.has("loss_mask"):
         return None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     lengths = rows.lengths("loss_mask")
     fits = lengths == sizes
     kept = np.ones(int(sizes.sum()), dtype=bool)

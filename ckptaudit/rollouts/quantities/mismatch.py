@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import StepRows, Tokens
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.moments import ClusteredMean, Furthest, enough
 from ckptaudit.rollouts.readings import (
@@ -27,6 +27,9 @@ from ckptaudit.rollouts.readings import (
 )
 from ckptaudit.rollouts.run import RunSoFar
 
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows, Tokens
+
 PAIR = ("logp_rollout", "logp_train")
 IDENTICAL = (
     "both log-probabilities are identical, as where a trainer copies the engine's instead of computing its own; "
@@ -35,9 +38,7 @@ IDENTICAL = (
 
 
 def _metric(name: str, formula: str, source: str, unit: str = "nat") -> Metric:
-    return Metric(
-        name=name, unit=unit, formula=formula, source=source, scale="size", per=("step",), needs=PAIR
-    )
+    return Metric(name=name, unit=unit, formula=formula, source=source, scale="size", per=("step",), needs=PAIR)
 
 
 def _median(name: str, of: str, unit: str = "nat") -> Metric:
@@ -136,8 +137,10 @@ class Mismatch:
         for metric in self._metrics:
             mean = self._means[metric.name]
             worst = self._worst[metric.name].names
-            yield _estimate(metric, subject, mean, worst) if self._differ else unjudged(
-                metric, subject, IDENTICAL, int(mean.count)
+            yield (
+                _estimate(metric, subject, mean, worst)
+                if self._differ
+                else unjudged(metric, subject, IDENTICAL, int(mean.count))
             )
         if self._correlation is not None and self._differ:
             yield self._correlation.reading(subject)

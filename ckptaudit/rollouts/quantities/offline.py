@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import Array, StepRows
 from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.moments import Array
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL, PAIR
 from ckptaudit.rollouts.readings import Metric, Reading, estimate, step_subject, unjudged
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 REWARD = Metric(
     name="self_normalised_reward",

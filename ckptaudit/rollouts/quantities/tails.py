@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import Array, StepRows, Tokens
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.moments import ClusteredMean, Furthest, enough
+from ckptaudit.rollouts.moments import Array, ClusteredMean, Furthest, enough
 from ckptaudit.rollouts.pareto import MIN_WEIGHTS, largest_usable_k, pareto_k
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL, PAIR
 from ckptaudit.rollouts.readings import (
@@ -27,6 +27,9 @@ from ckptaudit.rollouts.readings import (
     step_subject,
     unjudged,
 )
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows, Tokens
 
 VETO = 1e-4
 LOW_PREFIX = 0.5
@@ -57,9 +60,7 @@ LOW_PREFIXES = _metric(
     "P(min_{i<t} rho_i < 0.5) over tokens",
     "MinPRO (arXiv:2601.22718), the minimum over the prefix; 0.5 is IcePop's lower limit",
 )
-SEQUENCE_MINIMUM = _metric(
-    "low_sequence_share", "P(min_t rho_t < 0.5) over sequences", "MinPRO (arXiv:2601.22718)"
-)
+SEQUENCE_MINIMUM = _metric("low_sequence_share", "P(min_t rho_t < 0.5) over sequences", "MinPRO (arXiv:2601.22718)")
 SEQUENCE_ESS = _metric(
     "sequence_ess", "mean(w)^2 / mean(w^2), w = exp(sum_t l_t)", "verl rollout_corr; no limit is meant"
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from ckptaudit.rollouts.batches import StepRows
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
 
 PREFIXES = Metric(
     name="prefix_mismatch_count",
@@ -39,7 +42,10 @@ class Trees:
         parents, lengths = (rows.rows.column(name).to_pylist() for name in ("parent_id", "prefix_len"))
         for place, (parent, length) in enumerate(zip(parents, lengths, strict=True)):
             if parent is not None and length is not None:
-                digest = (self._digest(rows, "token_ids", place, length), self._digest(rows, "logp_rollout", place, length))
+                digest = (
+                    self._digest(rows, "token_ids", place, length),
+                    self._digest(rows, "logp_rollout", place, length),
+                )
                 self._compared += 1
                 if self._first.setdefault((parent, length), digest) != digest:
                     self._wrong.append(str(rows.names[place]))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.batches import StepRows, Tokens
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.moments import ClusteredMean, Furthest
 from ckptaudit.rollouts.readings import Metric, Per, Reading, Scale, estimate, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows, Tokens
 
 VERSIONS = ("version_first", "version_train")
 UPDATE = ("logp_train", "logp_new")
@@ -22,7 +25,14 @@ def _metric(
     rests_on: tuple[str, ...] = (),
 ) -> Metric:  # fmt: skip
     return Metric(
-        name=name, unit=unit, formula=formula, source=source, scale=scale, per=(per,), needs=needs, rests_on=rests_on
+        name=name,
+        unit=unit,
+        formula=formula,
+        source=source,
+        scale=scale,
+        per=(per,),
+        needs=needs,
+        rests_on=rests_on,
     )
 
 

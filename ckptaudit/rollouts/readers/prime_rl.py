@@ -57,7 +57,7 @@ def _rows(path: Path, step: int, rank: int) -> Iterator[Row]:
             yield _row(line, step, f"{step}/{rank}/{number}")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise RolloutError(
-                f"{printable(path)}: line {number + 1} is not a sequence of prime-rl ({printable(str(error)[:120])})."
+                f"{printable(path)}: line {number + 1} is no sequence of prime-rl ({printable(str(error)[:120])})."
             ) from error
 
 

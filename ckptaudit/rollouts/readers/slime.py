@@ -24,7 +24,17 @@ NAME = "slime"
 FILES = "rollout_data/{id}.pt, train_data/{id}.pt"
 COLUMNS = frozenset(
     {"logp_semantics"}
-    | {"run", "source_file", "step", "split", "group_id", "sample_id", "version_first", "version_last", "prompt_hash"}
+    | {
+        "run",
+        "source_file",
+        "step",
+        "split",
+        "group_id",
+        "sample_id",
+        "version_first",
+        "version_last",
+        "prompt_hash",
+    }
     | {"prompt_len", "response_len", "truncated", "stop_reason", "reward", "advantage", "prompt", "response"}
     | {"token_ids", "loss_mask", "logp_rollout", "logp_train", "logp_ref", "advantages", "entropy"}
 )

@@ -29,7 +29,17 @@ NAME = "trinity-rft"
 FILES = "*.db with experience_bytes, or *.jsonl with eid"
 COLUMNS = frozenset(
     {"logp_semantics"}
-    | {"run", "source_file", "step", "split", "group_id", "sample_id", "version_first", "version_last", "prompt_hash"}
+    | {
+        "run",
+        "source_file",
+        "step",
+        "split",
+        "group_id",
+        "sample_id",
+        "version_first",
+        "version_last",
+        "prompt_hash",
+    }
     | {"prompt_len", "response_len", "reward", "advantage", "prompt", "response", "token_ids", "loss_mask"}
     | {"logp_rollout", "advantages"}
 )
@@ -117,7 +127,7 @@ def _experiences(
     connection: sqlite3.Connection, table: str, path: Path, only: int | None = None
 ) -> Iterator[tuple[int, Row]]:
     """The table's rows, or the one of an id."""
-    query = f'SELECT id, reward, model_version, experience_bytes FROM "{table}"'  # noqa: S608
+    query = f'SELECT id, reward, model_version, experience_bytes FROM "{table}"'
     found = connection.execute(query) if only is None else connection.execute(f"{query} WHERE id = ?", (only,))
     for number, reward, version, data in found:
         if not isinstance(data, bytes) or not isinstance(number, int):

@@ -66,7 +66,9 @@ def _rows(path: Path, facts: RunFacts) -> Iterator[Row]:
                     yield _row(path, row, rewards, facts.reward_weights, place)
                     place += 1
     except (OSError, pa.ArrowException) as error:
-        raise RolloutError(f"{printable(path)}: cannot be read as Parquet ({printable(str(error)[:160])}).") from error
+        raise RolloutError(
+            f"{printable(path)}: cannot be read as Parquet ({printable(str(error)[:160])})."
+        ) from error
 
 
 def _reward_columns(path: Path, schema: pa.Schema) -> list[str]:

@@ -66,7 +66,9 @@ def _from_database(database: Path) -> Iterator[ScalarRow]:
             for key, step, value, is_nan in connection.execute(query):
                 yield ScalarRow(str(key), int(step), math.nan if is_nan else float(value))
     except (sqlite3.Error, TypeError, ValueError) as error:
-        raise RolloutError(f"{printable(database)}: cannot be read as MLflow's store ({printable(error)}).") from error
+        raise RolloutError(
+            f"{printable(database)}: cannot be read as MLflow's store ({printable(error)})."
+        ) from error
 
 
 def _one_run(path: Path, runs: int) -> None:

@@ -24,15 +24,16 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "mismatch_mult": ("token_mult_prob_error",),
     "ratio_mean_truncated": (
-        "rollout_corr/rollout_is_mean", "sampling/importance_sampling_ratio/mean", "ois", "sampling_importance_ratio",
+        "rollout_corr/rollout_is_mean", "sampling/importance_sampling_ratio/mean", "ois",
+        "sampling_importance_ratio",
     ),
     "len_mean": (
         "response_length/mean", "completions/mean_length", "response_length", "response_len/mean",
         "mean_gen_tokens_per_sample", "seq_len/all/mean",
     ),
     "truncated_share": (
-        "response_length/clip_ratio", "completions/clipped_ratio", "truncated", "truncated_ratio", "truncation_rate",
-        "is_truncated/all/mean",
+        "response_length/clip_ratio", "completions/clipped_ratio", "truncated", "truncated_ratio",
+        "truncation_rate", "is_truncated/all/mean",
     ),
 }  # fmt: skip
 """`ratio_mean_truncated` is logged after truncation or masking, so it says nothing of a tail and judges nothing."""

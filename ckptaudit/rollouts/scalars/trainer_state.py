@@ -50,7 +50,9 @@ def _history(file: Path) -> list[dict[str, Any]]:
     try:
         history = json.loads(file.read_bytes())["log_history"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RolloutError(f"{printable(file)}: no trainer state with a log_history can be read from it.") from error
+        raise RolloutError(
+            f"{printable(file)}: no trainer state with a log_history can be read from it."
+        ) from error
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise RolloutError(f"{printable(file)}: its log_history is not a list of entries.")
     return history

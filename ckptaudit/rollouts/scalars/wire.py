@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers, as far as event files need it: fields of one message, never more than is there."""
+"""The wire format of protocol buffers, as far as event files need it."""
 
 from __future__ import annotations
 
