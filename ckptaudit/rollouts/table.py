@@ -93,9 +93,12 @@ class RolloutWriter:
         if self._bytes > ROW_GROUP_BYTES:
             self._flush()
 
-    def close(self) -> None:
-        """Write what is gathered, and the end of the file."""
-        self._flush()
+    def __enter__(self) -> RolloutWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
         self._file.close()
 
     def _flush(self) -> None:
@@ -168,10 +171,9 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
     """
     try:
         with replacing(path) as file:
-            writer = RolloutWriter(file, path.name)
-            for batch in batches:
-                writer.write(batch)
-            writer.close()
+            with RolloutWriter(file, path.name) as writer:
+                for batch in batches:
+                    writer.write(batch)
     except OSError as error:
         raise RolloutError(
             f"{printable(path)}: cannot be written ({printable(error.strerror or error)})."
