@@ -8,6 +8,7 @@ trainer.train()
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class TrlRecorder(TrainerCallback):
         self._current: Generation | None = None
         self._rewards: torch.Tensor | None = None
         self._in_loss: torch.Tensor | None = None
+        self._generations = 0
 
     @property
     def seconds(self) -> float:
@@ -125,20 +127,23 @@ class TrlRecorder(TrainerCallback):
 
     def _generation(self, inputs: Sequence[Mapping[str, Any]], output: Mapping[str, Any]) -> Generation:
         prompts, answers = _unpadded(output, "prompt"), _unpadded(output, "completion")
+        count, ends = len(answers), self._ends()
+        semantics = "raw" if self._trainer.args.temperature == 1.0 else "temperature-scaled"
+        known = zip(self._identities(count), self._rewards_by_row(count), strict=True)
         rows = [
             {
-                **self._identity(place),
-                **self._rewarded(place),
+                **identity,
+                **rewards,
                 "prompt_hash": prompt_hash(prompt),
                 "prompt_len": len(prompt),
                 "response_len": len(answer),
-                "truncated": not answer or answer[-1] not in self._ends(),
+                "truncated": not answer or answer[-1] not in ends,
                 "advantage": advantage,
                 "token_ids": answer,
-                "logp_semantics": "raw" if self._trainer.args.temperature == 1.0 else "temperature-scaled",
+                "logp_semantics": semantics,
             }
-            for place, (prompt, answer, advantage) in enumerate(
-                zip(prompts, answers, _scalars(output["advantages"], len(answers)), strict=True)
+            for (identity, rewards), prompt, answer, advantage in zip(
+                known, prompts, answers, _scalars(output["advantages"], count), strict=True
             )
         ]
         lengths = [len(answer) for answer in answers]
@@ -149,38 +154,33 @@ class TrlRecorder(TrainerCallback):
             self._put_texts(rows, inputs, answers)
         return Generation(rows, lengths, knows_old=output.get("old_per_token_logps") is not None)
 
-    def _identity(self, place: int) -> dict[str, Any]:
+    def _identities(self, count: int) -> list[dict[str, Any]]:
         trainer, made = self._trainer, self._trainer.state.global_step
-        # The count of generations tells two of one step apart.
-        self._generations = getattr(self, "_generations", 0) + (place == 0)
-        first = trainer.accelerator.process_index * len(self._local_rewards())
-        group = (first + place) // trainer.num_generations
-        return {
-            "step": made + 1,
-            "sample_id": f"{made}/{self._generations}/{first + place}",
-            "group_id": f"{self._generations}/{group}",
-            "version_first": made,
-            "version_last": made,
-            "version_train": made,
-        }
+        self._generations += 1
+        first = trainer.accelerator.process_index * count
+        return [
+            {
+                "step": made + 1,
+                "sample_id": f"{made}/{self._generations}/{place}",
+                "group_id": f"{self._generations}/{place // trainer.num_generations}",
+                "version_first": made,
+                "version_last": made,
+                "version_train": made,
+            }
+            for place in range(first, first + count)
+        ]
 
-    def _local_rewards(self) -> torch.Tensor:
+    def _rewards_by_row(self, count: int) -> list[dict[str, Any]]:
+        """The weighted sum and the components of each sample; what a function did not score is left out."""
         assert self._rewards is not None  # rewards are made within the generation that has just ended
-        count = len(self._rewards) // self._trainer.accelerator.num_processes
-        rank = self._trainer.accelerator.process_index
-        return self._rewards[rank * count : (rank + 1) * count]
-
-    def _rewarded(self, place: int) -> dict[str, Any]:
-        values = self._local_rewards()[place].double().cpu()
-        scored = ~torch.isnan(values)
-        if not scored.any():
-            return {"reward": None, "rewards": None}
-        weights = self._trainer.reward_weights.double().cpu()
-        named = zip(self._trainer.reward_func_names, values.tolist(), scored.tolist(), strict=True)
-        return {
-            "reward": float((values * weights)[scored].sum()),
-            "rewards": [(name, value) for name, value, there in named if there],
-        }
+        first = self._trainer.accelerator.process_index * count
+        names, weights = self._trainer.reward_func_names, self._trainer.reward_weights.tolist()
+        rows = []
+        for values in self._rewards[first : first + count].tolist():
+            scored = [(n, v, w) for n, v, w in zip(names, values, weights, strict=True) if not math.isnan(v)]
+            total = sum(value * weight for _, value, weight in scored) if scored else None
+            rows.append({"reward": total, "rewards": [(name, value) for name, value, _ in scored] or None})
+        return rows
 
     def _ends(self) -> set[int]:
         tokenizer = getattr(self._trainer, "_tokenizer", self._trainer.processing_class)

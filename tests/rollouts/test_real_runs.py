@@ -13,7 +13,9 @@ from ckptaudit.rollouts.readers import open_rollouts
 from ckptaudit.rollouts.scalars import read_scalars
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "rollouts"
-FACTS = RunFacts(group_size=8, advantage="trl", max_staleness=0, max_response_length=12, clip_low=0.2, clip_high=0.2)
+FACTS = RunFacts(
+    group_size=8, advantage="trl", max_staleness=0, max_response_length=12, clip_low=0.2, clip_high=0.2
+)
 
 
 @pytest.fixture(scope="module")

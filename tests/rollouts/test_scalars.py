@@ -73,7 +73,9 @@ def test_several_runs_of_mlflow_are_refused(tmp_path: Path) -> None:
 
 
 def test_verl_and_prime_rl_json_lines(tmp_path: Path) -> None:
-    lines = [{"step": step, "data": {"actor/grad_norm": 1.0 + step, "val-core/x/acc/mean@1": 0.5}} for step in (1, 2)]
+    lines = [
+        {"step": step, "data": {"actor/grad_norm": 1.0 + step, "val-core/x/acc/mean@1": 0.5}} for step in (1, 2)
+    ]
     (tmp_path / "verl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     lines = [{"step": step, "time": 1.5, "reward/all/mean": step / 2} for step in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
