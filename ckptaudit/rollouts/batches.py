@@ -22,7 +22,9 @@ def by_step(batches: Iterable[pa.RecordBatch], split: str = "train") -> Iterator
     seen: set[int] = set()
     current: int | None = None
     for batch in batches:
-        batch = batch.filter(pc.equal(batch.column("split"), split))
+        wanted = pc.equal(batch.column("split"), split)
+        if wanted.false_count:
+            batch = batch.filter(wanted)
         steps = batch.column("step").to_numpy()
         edges = np.flatnonzero(np.diff(steps)) + 1
         for start, end in zip([0, *edges], [*edges, len(steps)], strict=True):
@@ -95,6 +97,13 @@ class StepRows:
             self._tokens[columns] = self._made(columns) if self.has(*columns) else None
         return self._tokens[columns]
 
+    def prepare(self) -> None:
+        """Make what several families share, before they work side by side."""
+        tokens = self.tokens("logp_rollout", "logp_train")
+        if tokens is not None:
+            _ = tokens.ratio
+        _ = self.names, self.response_lengths
+
     def _made(self, columns: tuple[str, ...]) -> Tokens:
         there = self.aligned.copy()
         for column in columns:
@@ -148,6 +157,11 @@ class Tokens:
     def log_ratio(self) -> Array:
         """Log pi_old - log mu of each token, in nats."""
         return self.values["logp_train"] - self.values["logp_rollout"]
+
+    @cached_property
+    def probabilities(self) -> tuple[Array, Array]:
+        """pi_old and mu of each token."""
+        return np.exp(self.values["logp_train"]), np.exp(self.values["logp_rollout"])
 
     @cached_property
     def ratio(self) -> Array:

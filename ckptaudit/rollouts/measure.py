@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.rollouts.batches import by_step
+from ckptaudit.rollouts.batches import StepRows, by_step
 from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.prefetch import read_ahead
 from ckptaudit.rollouts.quantities import Family, StepState, families, metrics
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
 from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
 
+WORKERS = 2
+SIDE_BY_SIDE = 2**18
+"""Bytes of rows from which families are given them side by side."""
 _USES = {
     "misaligned_count": ("token_ids", "loss_mask", "logp_train", "logp_ref", "logp_new", "advantages", "entropy"),
     "truncated_share": ("truncated", "response_len", "token_ids", "logp_rollout"),
@@ -146,14 +151,24 @@ def _steps(
         if hasattr(family, "begin_step") and any(metric.name in needed for metric in family.METRICS)
     ]
     states: list[StepState] = []
-    for step, rows in by_step(table.open(_columns(needed))):
-        if not run.steps or step != run.steps[-1]:
-            yield from _closed(run, states, needed)
-            run.steps.append(step)
-            states = [_begun(family, facts, needed) for family in active]
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="ckptaudit-rollouts") as pool:
+        for step, rows in by_step(read_ahead(table.open(_columns(needed)))):
+            if not run.steps or step != run.steps[-1]:
+                yield from _closed(run, states, needed)
+                run.steps.append(step)
+                states = [family.begin_step(facts, needed) for family in active]
+            _add(pool, states, rows)
+    yield from _closed(run, states, needed)
+
+
+def _add(pool: ThreadPoolExecutor, states: list[StepState], rows: StepRows) -> None:
+    """Give rows to all states; side by side where there is enough to do, as NumPy works without Python's lock."""
+    if rows.rows.nbytes < SIDE_BY_SIDE or len(states) < 2:
         for state in states:
             state.add(rows)
-    yield from _closed(run, states, needed)
+        return
+    rows.prepare()
+    list(pool.map(lambda state: state.add(rows), states))
 
 
 def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Reading]]:
@@ -167,10 +182,6 @@ def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Readin
                 yield step, unjudged(metrics()[name], subject, IDENTICAL if identical else f"logged as {value}")
             else:
                 yield step, exact(metrics()[name], subject, value, 0, (), "as the trainer logged it")
-
-
-def _begun(family: Family, facts: RunFacts, needed: frozenset[str]) -> StepState:
-    return family.begin_step(facts, needed)
 
 
 def _closed(run: RunSoFar, states: list[StepState], needed: frozenset[str]) -> Iterator[tuple[int, Reading]]:

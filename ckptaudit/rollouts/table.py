@@ -170,10 +170,9 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
     Raises RolloutError for rows that are not of the table, or where the file cannot be written.
     """
     try:
-        with replacing(path) as file:
-            with RolloutWriter(file, path.name) as writer:
-                for batch in batches:
-                    writer.write(batch)
+        with replacing(path) as file, RolloutWriter(file, path.name) as writer:
+            for batch in batches:
+                writer.write(batch)
     except OSError as error:
         raise RolloutError(
             f"{printable(path)}: cannot be written ({printable(error.strerror or error)})."
@@ -190,6 +189,28 @@ def read_table(files: Sequence[Path], columns: Iterable[str] | None = None) -> I
     wanted = [name for name in SCHEMA.names if name in asked]
     for path in regular_files(files):
         yield from _read_file(path, wanted)
+
+
+def filled_columns(files: Sequence[Path]) -> frozenset[str]:
+    """Columns with a value in any row, by the files' own counts of nulls. Raises RolloutError."""
+    filled: set[str] = set()
+    for path in regular_files(files):
+        try:
+            facts = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise RolloutError(f"{printable(path)}: cannot be read as Parquet ({_first_line(error)}).") from error
+        for index in range(facts.num_row_groups):
+            group = facts.row_group(index)
+            chunks = (group.column(place) for place in range(group.num_columns))
+            filled.update(chunk.path_in_schema.split(".")[0] for chunk in chunks if _has_values(chunk))
+    return frozenset(filled & set(SCHEMA.names))
+
+
+def _has_values(chunk: pq.ColumnChunkMetaData) -> bool:
+    counts = chunk.statistics
+    if counts is None or not counts.has_null_count:
+        return bool(chunk.num_values)
+    return bool(counts.null_count < chunk.num_values)
 
 
 def _read_file(path: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Four real runs of a tiny model: what was done to three of them shows, and in the healthy one nothing that gates."""
+"""Four real runs of a tiny model: what was done to three of them shows, and the healthy one passes the gate."""
 
 from __future__ import annotations
 

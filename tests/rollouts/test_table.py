@@ -82,7 +82,7 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = []
-    for name, steps in (("short", 4), ("long", 32)):
+    for name, steps in (("short", 3), ("long", 24)):
         write_table(tmp_path / name / "t.parquet", (_long_step(step) for step in range(steps)))
         ran = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / name)], capture_output=True, text=True, check=True,
@@ -98,7 +98,7 @@ def _long_step(step: int) -> pa.RecordBatch:
 
     rng = np.random.default_rng(step)
     rows = []
-    for sample in range(64):
+    for sample in range(32):
         train = -rng.exponential(1.0, 4000).astype(np.float32)
         rows.append(
             {

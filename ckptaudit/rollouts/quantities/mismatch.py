@@ -91,9 +91,7 @@ _VALUES = {
     K3.name: lambda tokens: tokens.ratio - tokens.log_ratio - 1.0,
     ABSOLUTE.name: lambda tokens: np.abs(tokens.log_ratio),
     MULTIPLICATIVE.name: lambda tokens: np.maximum(tokens.ratio, 1.0 / tokens.ratio),
-    PROBABILITY.name: lambda tokens: np.abs(
-        np.exp(tokens.values["logp_train"]) - np.exp(tokens.values["logp_rollout"])
-    ),
+    PROBABILITY.name: lambda tokens: np.abs(np.subtract(*tokens.probabilities)),
 }
 _ESTIMATED = (K1, K3, ABSOLUTE, MULTIPLICATIVE, PROBABILITY)
 
@@ -161,8 +159,7 @@ class Correlation:
 
     def add(self, tokens: Tokens) -> None:
         """Add some tokens."""
-        mine = np.exp(tokens.values["logp_train"]) - 0.5
-        theirs = np.exp(tokens.values["logp_rollout"]) - 0.5
+        mine, theirs = (probability - 0.5 for probability in tokens.probabilities)
         self._sums += [len(mine), mine.sum(), theirs.sum(), mine @ mine, theirs @ theirs, mine @ theirs]
 
     def reading(self, subject: str) -> Reading:

@@ -56,7 +56,10 @@ def open_rollouts(path: str | Path, facts: RunFacts | None = None) -> Rollouts:
         known = "; ".join(f"{reader.NAME} ({reader.FILES})" for reader in readers())
         raise RolloutError(f"{printable(folder)}: no log of rollouts that is known: {known}.")
     declared = facts or RunFacts()
-    there = _columns_there(reader, folder, declared)
+    known_columns = getattr(reader, "columns", None)
+    there = known_columns(folder) if known_columns else _columns_there(reader, folder, declared)
+    if not there:
+        raise RolloutError(f"{printable(folder)}: a log of {reader.NAME} without a single sample.")
     batches = partial(_selected, reader, folder, declared)
     whole = getattr(reader, "WHOLE_STEPS", True)
     return Rollouts(reader.NAME, folder.name, there, reader.MISSING, whole, batches)
@@ -66,7 +69,7 @@ def _columns_there(reader: Reader, folder: Path, facts: RunFacts) -> frozenset[s
     """The reader's columns that the log's first rows fill."""
     first = next((batch for batch in reader.open(folder, facts) if batch.num_rows), None)
     if first is None:
-        raise RolloutError(f"{printable(folder)}: a log of {reader.NAME} without a single sample.")
+        return frozenset()
     return frozenset(
         name for name in reader.COLUMNS & set(first.schema.names) if first.column(name).null_count < first.num_rows
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.table import SCHEMA, is_canonical, read_table
+from ckptaudit.rollouts.table import SCHEMA, filled_columns, is_canonical, read_table
 
 NAME = "ckptaudit"
 FILES = "Parquet of the canonical table"
@@ -31,6 +31,11 @@ def recognises(folder: Path) -> bool:
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """All columns, in the order of file names."""
     return read_table(_files(folder))
+
+
+def columns(folder: Path) -> frozenset[str]:
+    """Columns that any row fills, read off the files' ends."""
+    return filled_columns(_files(folder))
 
 
 def open_columns(folder: Path, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
