@@ -2,8 +2,8 @@
 
     python -m benchmarks.rollouts [--steps 40] [--rounds 3]
 
-It makes up a log, measures all metrics, then k3, mean ratio and mean abs(log-ratio) by step alone, with ours, DuckDB
-and Polars in turn on two threads each, and prints tokens per second and the ratio within each round. The figures of
+It makes up a log, measures all metrics, then k3, mean ratio and mean abs(log-ratio) by step alone, with ours,
+DuckDB and Polars in turn on two threads each, and prints tokens per second and the ratio within each round. The figures of
 the three are compared before anything is timed.
 """
 
@@ -22,17 +22,17 @@ THREADS = 2
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "ARROW_NUM_THREADS"):
     os.environ.setdefault(_name, str(THREADS))
 
-import duckdb
-import numpy as np
-import polars as pl
-import pyarrow as pa
+import duckdb  # noqa: E402
+import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
+import pyarrow as pa  # noqa: E402
 
-from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.measure import measure
-from ckptaudit.rollouts.quantities import metrics
-from ckptaudit.rollouts.readers import open_rollouts
-from ckptaudit.rollouts.rows import batch_of, prompt_hash
-from ckptaudit.rollouts.table import write_table
+from ckptaudit.rollouts.facts import RunFacts  # noqa: E402
+from ckptaudit.rollouts.measure import measure  # noqa: E402
+from ckptaudit.rollouts.quantities import metrics  # noqa: E402
+from ckptaudit.rollouts.readers import open_rollouts  # noqa: E402
+from ckptaudit.rollouts.rows import batch_of, prompt_hash  # noqa: E402
+from ckptaudit.rollouts.table import write_table  # noqa: E402
 
 SAMPLES, LENGTH, GROUP = 128, 2000, 8
 FACTS = RunFacts(group_size=GROUP, advantage="trl", max_staleness=1, clip_low=0.2, clip_high=0.2)
@@ -86,10 +86,10 @@ def by_duckdb(path: Path) -> Aggregates:
 
 def by_polars(path: Path) -> Aggregates:
     """The same as a lazy query."""
-    l = pl.col("logp_train").cast(pl.Float64) - pl.col("logp_rollout").cast(pl.Float64)
+    gap = pl.col("logp_train").cast(pl.Float64) - pl.col("logp_rollout").cast(pl.Float64)
     frame = (
         pl.scan_parquet(path).select("step", "logp_train", "logp_rollout").explode("logp_train", "logp_rollout")
-        .select("step", l.alias("l")).group_by("step")
+        .select("step", gap.alias("l")).group_by("step")
         .agg((pl.col("l").exp() - pl.col("l") - 1).mean().alias("k3"), (pl.col("l").exp().mean() - 1).alias("bias"),
              pl.col("l").abs().mean().alias("abs"))
         .collect(engine="streaming")

@@ -37,7 +37,7 @@ def _log_ratio(table: pa.Table, change: Callable[[Array], Array]) -> pa.Table:
 
 
 def _positions(sizes: Array) -> Array:
-    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes))
 
 
 def _progress(table: pa.Table) -> Array:

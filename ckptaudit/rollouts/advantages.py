@@ -27,7 +27,7 @@ Convention = Callable[[GroupTable, Array], Array]
 def _deviation(table: GroupTable, rewards: Array, freedom: int = 1) -> Array:
     centred = rewards - table.means(rewards)
     variance = table.sums(centred * centred) / np.maximum(table.sizes - freedom, 1)
-    return np.sqrt(variance)[table.group]
+    return np.asarray(np.sqrt(variance)[table.group])
 
 
 def _scaled(epsilon: float, single: float) -> Convention:

@@ -93,7 +93,7 @@ class GroupTable:
         last = len(values) - 1
         low = ordered[np.minimum(starts + (filled - 1) // 2, last)]
         high = ordered[np.minimum(starts + filled // 2, last)]
-        return ((low + high) / 2)[self.group]
+        return np.asarray(((low + high) / 2)[self.group])
 
     def ranks(self, values: Array) -> Array:
         """Rank of each value in its group, ties at their average."""

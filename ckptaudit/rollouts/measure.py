@@ -13,7 +13,7 @@ from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.rollouts.batches import StepRows, by_step
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.prefetch import read_ahead
-from ckptaudit.rollouts.quantities import Family, StepState, families, metrics
+from ckptaudit.rollouts.quantities import StepState, families, metrics
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
 from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar

@@ -156,6 +156,6 @@ def _array(state: Any) -> np.ndarray:
         return np.array([_plain(item, None, 1) for item in data], dtype=object)
     if kind is None or kind.kind not in _NUMBERS or not isinstance(data, bytes):
         raise ValueError("an array that does not hold numbers")
-    order = dtype.state[1] if isinstance(dtype.state, tuple) and dtype.state[1] in ("<", ">") else "="
-    values = np.frombuffer(data, dtype=kind.newbyteorder(order))
+    big = isinstance(dtype.state, tuple) and dtype.state[1] == ">"
+    values = np.frombuffer(data, dtype=kind.newbyteorder(">") if big else kind)
     return values.reshape(shape, order="F" if fortran else "C")

@@ -55,7 +55,7 @@ def text_loops(texts: list[str | None]) -> Array:
     letters = np.array([ord(letter) for end in ends for letter in end], dtype=np.int64)
     found = loops(token_tails(letters, sizes), sizes)
     packed = [not hit and _packs_well(text or "") for hit, text in zip(found, texts, strict=True)]
-    return found | np.array(packed, dtype=bool)
+    return np.logical_or(found, packed)
 
 
 def _packs_well(text: str) -> bool:

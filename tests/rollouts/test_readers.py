@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import pickle
+import pickle  # noqa: TID251  (makes files that must not be run)
 import sqlite3
 from pathlib import Path
 from types import ModuleType

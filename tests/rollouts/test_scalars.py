@@ -52,7 +52,7 @@ def test_a_run_folder_of_mlflow(tmp_path: Path) -> None:
 def mlflow_database(path: Path, runs: int = 1) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(
-            "CREATE TABLE metrics (key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INTEGER, is_nan INT)"
+            "CREATE TABLE metrics (key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INT, is_nan INT)"
         )
         rows = [("reward", step / 2, step, f"run{step % runs}", step, step == 2) for step in range(4)]
         connection.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, ?)", rows)

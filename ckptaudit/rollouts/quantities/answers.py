@@ -133,7 +133,7 @@ def _empty(rows: StepRows) -> Array:
         return empty
     texts = rows.rows.column("response").to_pylist()
     blank = np.array([np.nan if text is None else float(not text.strip()) for text in texts])
-    return np.fmax(empty, blank)
+    return np.asarray(np.fmax(empty, blank))
 
 
 def _repeated(rows: StepRows) -> Array:

@@ -121,4 +121,4 @@ def _change(steps: list[tuple[float, float, float]]) -> float | None:
     if len(means) < 2 or not width > 0:
         return None
     first, last = tenths(means)
-    return (last - first) / width
+    return float((last - first) / width)
