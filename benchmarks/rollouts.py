@@ -3,8 +3,8 @@
     python -m benchmarks.rollouts [--steps 40] [--rounds 3]
 
 It makes up a log, measures all metrics, then k3, mean ratio and mean abs(log-ratio) by step alone, with ours,
-DuckDB and Polars in turn on two threads each, and prints tokens per second and the ratio within each round. The figures of
-the three are compared before anything is timed.
+DuckDB and Polars in turn on two threads each, and prints tokens per second and the ratio within each round. The
+figures of the three are compared before anything is timed.
 """
 
 from __future__ import annotations

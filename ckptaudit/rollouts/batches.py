@@ -124,11 +124,8 @@ class Tokens:
         sizes = np.asarray(pc.list_value_length(rows.column(columns[0]))).astype(np.int64)
         keep = _under_mask(rows, sizes)
         arrays = [_in_float64(array) for array in flat]
-        finite = np.isfinite(arrays[0])
-        for array in arrays[1:]:
-            finite &= np.isfinite(array)
-        keep = finite if keep is None else keep & finite
-        if not keep.all():
+        keep = _and_finite(keep, arrays)
+        if keep is not None:
             bounds = np.concatenate(([0], np.cumsum(keep)))
             ends = np.cumsum(sizes)
             sizes = bounds[ends] - bounds[ends - sizes]
@@ -170,6 +167,16 @@ class Tokens:
             return np.exp(self.log_ratio)
 
 
+def _and_finite(keep: Array | None, arrays: list[Array]) -> Array | None:
+    """Which tokens to keep, None for all: those that were kept before and whose values are all finite."""
+    # NaN and infinity carry over into a sum, which is the quicker look.
+    with np.errstate(invalid="ignore"):
+        if all(np.isfinite(array.sum()) for array in arrays):
+            return keep
+    finite = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    return finite if keep is None else keep & finite
+
+
 def _in_float64(values: pa.Array) -> Array:
     numbers = values.to_numpy(zero_copy_only=False)  # a null becomes NaN
     return np.asarray(numbers, dtype=np.float64)
@@ -180,7 +187,10 @@ def _under_mask(rows: pa.RecordBatch, sizes: Array) -> Array | None:
     if "loss_mask" not in rows.schema.names or rows.column("loss_mask").null_count == rows.num_rows:
         return None
     masks = rows.column("loss_mask")
-    inside = pc.fill_null(masks.flatten(), False).to_numpy(zero_copy_only=False)
+    flat = masks.flatten()
+    if not masks.null_count and not flat.null_count and flat.true_count == len(flat):
+        return None
+    inside = pc.fill_null(flat, False).to_numpy(zero_copy_only=False)
     if not masks.null_count:
         return np.asarray(inside, dtype=bool)
     kept = np.ones(int(sizes.sum()), dtype=bool)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ckptaudit.errors import RolloutError, printable
+from ckptaudit.foreign_files import regular_size
 
 MAX_FILES = 1_000_000
 
@@ -22,12 +22,9 @@ def regular_files(files: Iterable[Path]) -> Iterator[Path]:
 def regular_file(path: Path) -> int:
     """Size in bytes of a regular file. Raises RolloutError if there is none of that name, or it is another kind."""
     try:
-        facts = path.stat()
+        return regular_size(path)
     except OSError as error:
-        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror)}).") from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise RolloutError(f"{printable(path)}: not a regular file; only such files are read.")
-    return facts.st_size
+        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from error
 
 
 def numbered(folder: Path, pattern: str) -> list[tuple[int, Path]]:

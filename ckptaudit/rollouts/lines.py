@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ckptaudit.errors import RolloutError, printable
-from ckptaudit.rollouts.files import regular_file
+from ckptaudit.foreign_files import open_regular
 
 MAX_LINE = 256 * 2**20
 
@@ -22,10 +23,9 @@ def json_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:
 
     Raises RolloutError naming file and line.
     """
-    regular_file(path)
     decoder = msgspec.json.Decoder(shape)
     try:
-        with path.open("rb") as file:
+        with io.BufferedReader(open_regular(path)) as file:  # type: ignore[type-var]
             number = 0
             while line := file.readline(MAX_LINE + 1):
                 number += 1
@@ -34,7 +34,7 @@ def json_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:
                 if line.strip():
                     yield from _decoded(line, decoder, path, number)
     except OSError as error:
-        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror)}).") from error
+        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from error
 
 
 def json_lines_in_order(path: Path, shape: type[Shape], order: list[int]) -> Iterator[Shape]:

@@ -170,6 +170,7 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
     Raises RolloutError for rows that are not of the table, or where the file cannot be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file, RolloutWriter(file, path.name) as writer:
             for batch in batches:
                 writer.write(batch)

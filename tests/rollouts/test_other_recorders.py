@@ -1,8 +1,9 @@
-"""Recorders for verl and OpenRLHF, on verl's own batches where it is installed and on objects of the same fields."""
+"""Recorders for verl and OpenRLHF, on verl's own batches where it is installed and on stand-ins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,8 @@ def made() -> Made:
     trainer = -torch.rand(count, WIDTH) * there
     return Made(
         prompts * padding, torch.randint(1, 90, (count, WIDTH)) * there, torch.cat([padding, there], 1).long(),
-        mask.long(), (trainer + 0.05 * torch.randn(count, WIDTH)) * there, trainer, (torch.rand(count) < 0.5).float(),
+        mask.long(), (trainer + 0.05 * torch.randn(count, WIDTH)) * there, trainer,
+        (torch.rand(count) < 0.5).float(),
         [str(group) for group in range(GROUPS) for _ in range(SIZE)],
     )  # fmt: skip
 
@@ -115,8 +117,9 @@ def test_verl_batches_are_recorded_before_the_update(made: Made, tmp_path: Path)
     assert rows[0]["loss_mask"][9:14] == [True, False, False, False, True]
 
 
+@pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed, and needs a GPU's libraries")
 def test_verls_own_batches_and_advantages(made: Made, tmp_path: Path) -> None:
-    protocol = pytest.importorskip("verl.protocol")
+    from verl import protocol
     from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
     stand_in = stand_in_batch(made)
