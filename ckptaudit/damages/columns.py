@@ -18,9 +18,9 @@ def numbers(table: pa.Table, column: str) -> Array:
 
 def lists(table: pa.Table, column: str) -> tuple[Array, Array]:
     """A column of lists, none of them null, as (all entries, number of entries of each row)."""
-    whole = table.column(column).combine_chunks()
-    flat = whole.flatten().to_numpy(zero_copy_only=False).copy()
-    sizes = np.asarray(pc.list_value_length(whole)).astype(np.int64)
+    column_of_lists = table.column(column).combine_chunks()
+    flat = column_of_lists.flatten().to_numpy(zero_copy_only=False).copy()
+    sizes = np.asarray(pc.list_value_length(column_of_lists)).astype(np.int64)
     return flat, sizes
 
 

@@ -13,198 +13,38 @@ import numpy as np
 import pyarrow as pa
 
 from ckptaudit.damages.columns import Array, lists, numbers, with_column, with_lists
+from ckptaudit.damages.log_probabilities import (
+    changed_logps,
+    drifting_prefixes,
+    few_large_ratios,
+    first_token_off,
+    growing_mismatch,
+    heavy_sequences,
+    impossible_tokens,
+    late_tokens_off,
+    long_mask,
+    low_early_tokens,
+    nan_logp,
+    one_step_off,
+    other_weights,
+    positive_logp,
+    progress,
+    renormalised_engine,
+    rng,
+    scattered_tokens,
+    sharper_sampling,
+    shifted_by_one,
+    short_logps,
+    swapped_sequences,
+    unwritten_engine_logps,
+    unwritten_logps,
+    wide_at_low_probability,
+)
 from ckptaudit.rollouts.table import SCHEMA
 
 Damage = Callable[[pa.Table], pa.Table]
 Curves = Mapping[str, Mapping[int, float]]
 CurveDamage = Callable[[Curves], Curves]
-
-
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-def _logp(table: pa.Table, side: str, change: Callable[[Array], Array]) -> pa.Table:
-    flat, sizes = lists(table, side)
-    return with_lists(table, side, change(flat.copy()), sizes)
-
-
-def _log_ratio(table: pa.Table, change: Callable[[Array], Array]) -> pa.Table:
-    """Change log pi_old - log mu by changing the trainer's side."""
-    engine, sizes = lists(table, "logp_rollout")
-    trainer, _ = lists(table, "logp_train")
-    return with_lists(table, "logp_train", engine + change(trainer - engine), sizes)
-
-
-def _positions(sizes: Array) -> Array:
-    return np.asarray(np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes))
-
-
-def _progress(table: pa.Table) -> Array:
-    """Where each row's step stands between the first, 0, and the last, 1."""
-    places = np.unique(numbers(table, "step"), return_inverse=True)[1]
-    return np.asarray(places / max(1, places.max()))
-
-
-# Log-probabilities that cannot be.
-
-
-def nan_logp(table: pa.Table) -> pa.Table:
-    """One log-probability of the trainer is NaN."""
-    return _logp(table, "logp_train", lambda flat: _set(flat, [len(flat) // 2], math.nan))
-
-
-def positive_logp(table: pa.Table) -> pa.Table:
-    """One log-probability of the engine is above 0."""
-    return _logp(table, "logp_rollout", lambda flat: _set(flat, [len(flat) // 3], 0.3))
-
-
-def unwritten_engine_logps(table: pa.Table) -> pa.Table:
-    """Two in a hundred of the engine's log-probabilities were never written, and are 0."""
-    return _logp(table, "logp_rollout", lambda flat: _set(flat, _rng().random(len(flat)) < 0.02, 0.0))
-
-
-def unwritten_logps(table: pa.Table) -> pa.Table:
-    """A third of the log-probabilities is 0 on both sides."""
-    hit = _rng().random(len(lists(table, "logp_train")[0])) < 1 / 3
-    for side in ("logp_rollout", "logp_train"):
-        table = _logp(table, side, lambda flat: _set(flat, hit, 0.0))
-    return table
-
-
-def _set(flat: Array, where: Array | list[int], value: float) -> Array:
-    flat[where] = value
-    return flat
-
-
-def short_logps(table: pa.Table) -> pa.Table:
-    """One sample has a log-probability fewer than tokens."""
-    flat, sizes = lists(table, "logp_train")
-    end = int(sizes[0])
-    return with_lists(table, "logp_train", np.delete(flat, end - 1), sizes - (np.arange(len(sizes)) == 0))
-
-
-def long_mask(table: pa.Table) -> pa.Table:
-    """One sample's loss mask is longer than its tokens."""
-    flat, sizes = lists(table, "loss_mask")
-    return with_lists(table, "loss_mask", np.insert(flat, 0, True), sizes + (np.arange(len(sizes)) == 0))
-
-
-# Engine and trainer that are apart.
-
-
-def other_weights(table: pa.Table) -> pa.Table:
-    """The engine has other weights: noise of deviation 0.4 on the log-ratio, without bias."""
-    return _log_ratio(table, lambda ratio: ratio + _rng().normal(-0.08, 0.4, len(ratio)))
-
-
-def shifted_by_one(table: pa.Table) -> pa.Table:
-    """The trainer's log-probabilities stand one token too late."""
-    return _logp(table, "logp_train", lambda flat: np.roll(flat, 1))
-
-
-def swapped_sequences(table: pa.Table) -> pa.Table:
-    """A tenth of the engine's lists belongs to other samples, as far as lengths allow."""
-
-    def change(flat: Array) -> Array:
-        hit = np.repeat(_rng().random(len(sizes)) < 0.1, sizes)
-        flat[hit] = np.roll(flat[hit], int(sizes.mean()))
-        return flat
-
-    sizes = lists(table, "logp_rollout")[1]
-    return _logp(table, "logp_rollout", change)
-
-
-def renormalised_engine(table: pa.Table) -> pa.Table:
-    """The engine's log-probabilities are those after top-p 0.95, renormalised: higher by up to log(1 / 0.95)."""
-    most = -math.log(0.95)
-    return _logp(table, "logp_rollout", lambda flat: flat + _rng().uniform(most / 3, most, len(flat)))
-
-
-def first_token_off(table: pa.Table) -> pa.Table:
-    """The trainer halves the probability of each first token."""
-    first = _positions(lists(table, "logp_train")[1]) == 0
-    return _log_ratio(table, lambda ratio: ratio - math.log(2) * first)
-
-
-def late_tokens_off(table: pa.Table) -> pa.Table:
-    """The trainer's log-probabilities are too low by 0.02 in the last third of each response."""
-    sizes = lists(table, "logp_train")[1]
-    late = 3 * _positions(sizes) >= 2 * np.repeat(sizes, sizes)
-    return _log_ratio(table, lambda ratio: ratio - 0.02 * late)
-
-
-def drifting_prefixes(table: pa.Table) -> pa.Table:
-    """Every log-ratio is too high by 0.01, which a single token hardly shows."""
-    return _log_ratio(table, lambda ratio: ratio + 0.01)
-
-
-def sharper_sampling(table: pa.Table) -> pa.Table:
-    """Tokens were sampled at temperature 0.9: of those there, the ones kept that such sampling would have kept."""
-    trainer, sizes = lists(table, "logp_train")
-    mask, _ = lists(table, "loss_mask")
-    kept = _rng().random(len(trainer)) < np.exp(trainer * (1 / 0.9 - 1))
-    return with_lists(table, "loss_mask", mask & kept, sizes)
-
-
-def growing_mismatch(table: pa.Table) -> pa.Table:
-    """The log-ratios grow to 2.1 times over the run, and k3 to 4.4 times."""
-    factor = np.repeat(1 + 1.1 * _progress(table), lists(table, "logp_train")[1])
-    return _log_ratio(table, lambda ratio: ratio * factor)
-
-
-def one_step_off(table: pa.Table) -> pa.Table:
-    """At the last step but one the log-ratios are four times as large."""
-    steps = np.unique(numbers(table, "step"))
-    hit = np.repeat(numbers(table, "step") == steps[-2], lists(table, "logp_train")[1])
-    return _log_ratio(table, lambda ratio: np.where(hit, 4 * ratio, ratio))
-
-
-def wide_at_low_probability(table: pa.Table) -> pa.Table:
-    """In the second half of the run, log-ratios of unlikely tokens are ten times as large."""
-    engine, sizes = lists(table, "logp_rollout")
-    hit = (engine < -3) & np.repeat(_progress(table) >= 0.5, sizes)
-    return _log_ratio(table, lambda ratio: np.where(hit, 10 * ratio, ratio))
-
-
-# Tails.
-
-
-def scattered_tokens(table: pa.Table) -> pa.Table:
-    """Two tokens in a hundred have a log-ratio of 1.5, up or down."""
-
-    def change(ratio: Array) -> Array:
-        rng = _rng()
-        return np.where(rng.random(len(ratio)) < 0.02, rng.choice([-1.5, 1.5], len(ratio)), ratio)
-
-    return _log_ratio(table, change)
-
-
-def few_large_ratios(table: pa.Table) -> pa.Table:
-    """One token in a hundred has a log-ratio of 4."""
-    return _log_ratio(table, lambda ratio: np.where(_rng().random(len(ratio)) < 0.01, 4.0, ratio))
-
-
-def heavy_sequences(table: pa.Table) -> pa.Table:
-    """Each sequence's log-weight is off by a normal number of deviation 3, over its tokens."""
-    sizes = lists(table, "logp_train")[1]
-    offset = _rng().normal(0, 3, len(sizes)) / np.maximum(sizes, 1)
-    return _log_ratio(table, lambda ratio: ratio + np.repeat(offset, sizes))
-
-
-def impossible_tokens(table: pa.Table) -> pa.Table:
-    """One token of every hundredth sequence has a log-ratio of -10."""
-    sizes = lists(table, "logp_train")[1]
-    hit = _positions(sizes) == np.repeat(sizes // 2, sizes)
-    hit &= np.repeat(np.arange(len(sizes)) % 100 == 0, sizes)
-    return _log_ratio(table, lambda ratio: np.where(hit, -10.0, ratio))
-
-
-def low_early_tokens(table: pa.Table) -> pa.Table:
-    """The second token of every fifth sequence has a log-ratio of -1."""
-    sizes = lists(table, "logp_train")[1]
-    hit = (_positions(sizes) == 1) & np.repeat(np.arange(len(sizes)) % 5 == 0, sizes)
-    return _log_ratio(table, lambda ratio: np.where(hit, -1.0, ratio))
 
 
 # Versions and clipping.
@@ -225,11 +65,11 @@ def one_sided_clip(table: pa.Table) -> pa.Table:
     """The policy moves up at a fifth of the tokens and down at a hundredth, whatever their advantage."""
 
     def change(flat: Array) -> Array:
-        chance = _rng().random(len(flat))
+        chance = rng().random(len(flat))
         return np.asarray(trainer + np.where(chance < 0.2, 0.5, np.where(chance > 0.99, -0.5, 0.0)))
 
     trainer, _ = lists(table, "logp_train")
-    return _logp(table, "logp_new", change)
+    return changed_logps(table, "logp_new", change)
 
 
 # Groups and advantages.
@@ -326,7 +166,7 @@ def equal_rewards(table: pa.Table) -> pa.Table:
 
 def cut_off_at_the_end(table: pa.Table) -> pa.Table:
     """In the last tenth of the steps every answer is ten times as long, and cut off."""
-    late = _progress(table) >= 0.9
+    late = progress(table) >= 0.9
     table = with_column(table, "truncated", late | (numbers(table, "truncated") > 0))
     lengths = numbers(table, "response_len")
     return with_column(table, "response_len", np.where(late, 10 * lengths, lengths).astype(int))
@@ -380,13 +220,13 @@ def exploded_entropy(table: pa.Table) -> pa.Table:
 
 def _late_entropy(table: pa.Table, factor: float) -> pa.Table:
     flat, sizes = lists(table, "entropy")
-    late = np.repeat(_progress(table) >= 0.9, sizes)
+    late = np.repeat(progress(table) >= 0.9, sizes)
     return with_lists(table, "entropy", np.where(late, factor * flat, flat), sizes)
 
 
 def format_for_accuracy(table: pa.Table) -> pa.Table:
     """Over the run the reward for form rises to 1 and that for accuracy falls to 0."""
-    rise = _progress(table)
+    rise = progress(table)
     values = [[("accuracy", float(1 - share)), ("format", float(share))] for share in rise]
     return with_column(table, "rewards", values)
 

@@ -173,8 +173,8 @@ def _and_finite(keep: Array | None, arrays: list[Array]) -> Array | None:
     with np.errstate(invalid="ignore"):
         if all(np.isfinite(array.sum()) for array in arrays):
             return keep
-    finite = np.logical_and.reduce([np.isfinite(array) for array in arrays])
-    return finite if keep is None else keep & finite
+    finite = np.asarray(np.logical_and.reduce([np.isfinite(array) for array in arrays]))
+    return finite if keep is None else np.logical_and(keep, finite)
 
 
 def _in_float64(values: pa.Array) -> Array:

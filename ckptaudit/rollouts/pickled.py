@@ -1,6 +1,6 @@
 """Arrays out of pickles that trainers write, read as data: no object is made and no code runs.
 
-Tensors of `torch.save`, whole tensors pickled with their storage inside, NumPy arrays and the attributes of a few
+Tensors of `torch.save`, tensors pickled with their storage inside, NumPy arrays and the attributes of a few
 named classes. What a reader's list does not name ends the reading.
 """
 

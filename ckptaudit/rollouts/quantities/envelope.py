@@ -98,7 +98,7 @@ def _least_likely(table: Array, wanted: float) -> Array:
 
 
 def _quantile(counts: Array, level: float) -> float:
-    """A quantile, spread evenly within its bin."""
+    """A quantile, values taken as even within their bin."""
     cumulative = np.concatenate(([0.0], np.cumsum(counts)))
     return float(np.interp(level * cumulative[-1], cumulative, EDGES))
 

@@ -61,8 +61,8 @@ def open_rollouts(path: str | Path, facts: RunFacts | None = None) -> Rollouts:
     if not there:
         raise RolloutError(f"{printable(folder)}: a log of {reader.NAME} without a single sample.")
     batches = partial(_selected, reader, folder, declared)
-    whole = getattr(reader, "WHOLE_STEPS", True)
-    return Rollouts(reader.NAME, folder.name, there, reader.MISSING, whole, batches)
+    complete = getattr(reader, "WHOLE_STEPS", True)
+    return Rollouts(reader.NAME, folder.name, there, reader.MISSING, complete, batches)
 
 
 def _columns_there(reader: Reader, folder: Path, facts: RunFacts) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """NeMo-RL: `{log_dir}/train_data_step{N}.jsonl`.
 
 One line a sample, values wrapped in lists of one and padded. Entry t of the log-probabilities belongs to token t
-of the whole sequence, the first entry is void, and only token_loss_mask says where the answer is. Rows of a group
+of the full sequence, the first entry is void, and only token_loss_mask says where the answer is. Rows of a group
 follow one another, so groups need the declared group_size: rows of different environments may share a prompt.
 """
 
