@@ -14,7 +14,7 @@ BUILT_FROM = pyproject.toml constraints.txt hatch_build.py $(wildcard ckptaudit/
 LOWEST_TESTS = tests/calibration tests/linalg tests/measurement tests/naming tests/results tests/test_atomic_write.py \
 	tests/test_sizes.py $(addprefix tests/judging/test_,check_files.py config.py effective_config.py judge.py waivers.py)
 
-.PHONY: audit test test-fast test-lowest check lint docs reference bench clean
+.PHONY: audit test test-fast test-lowest check lint docs reference fuzz bench clean
 
 audit: $(READY_AUDIT)  ## gate the bundled pair, in an environment that holds the package alone
 	$(VENV_AUDIT)/bin/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
@@ -24,6 +24,12 @@ test: $(READY)  ## the complete test suite, a process for each core
 
 test-fast: $(READY)  ## what takes under a minute: no test marked slow or gpu
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "not slow and not gpu"
+
+SECONDS ?= 600
+SEED ?= 0
+
+fuzz: $(READY)  ## damaged files for every reader; `make fuzz SECONDS=60 SEED=1` for another minute
+	$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 test-lowest: $(READY_LOWEST)  ## the core's tests with the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/pytest -n 2 -q -m "not slow and not gpu" $(LOWEST_TESTS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptaudit.cli import _parser
+from ckptaudit.cli.program import _parser
 from ckptaudit.plugin.options import add_options
 
 INTRO = """# Options

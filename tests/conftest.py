@@ -214,10 +214,10 @@ def small_pair(write_checkpoint: WriteCheckpoint) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def supervised() -> AuditResult:
     """The bundled supervised run held against the checks of reinforcement learning."""
-    return audit(FIXTURES / "base", FIXTURES / "sft")
+    return audit(FIXTURES / "base", FIXTURES / "sft", profile="rlvr")
 
 
 @pytest.fixture(scope="session")
 def gentle_result() -> AuditResult:
     """The bundled gentle run, which passes."""
-    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle")
+    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle", profile="rlvr")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ckptaudit.checkpoints import paths, safetensors_files
 from ckptaudit.checkpoints.adapters import peft
-from ckptaudit.checkpoints.json_files import read_document
+from ckptaudit.checkpoints.json_files import read_settings
 from ckptaudit.checkpoints.shards import read_shards
+from ckptaudit.checkpoints.tensor_names import refuse_strange_names
 from ckptaudit.checkpoints.tensors import Adapter, TensorHandle
 from ckptaudit.checkpoints.torch_files import dcp, fsdp_ranks, state_dicts
 from ckptaudit.errors import CheckpointError, printable
@@ -89,6 +90,7 @@ def _adapter_weights(folder: Path) -> Path | None:
 def _adapter(folder: Path, weights: Path) -> Contents:
     reader = safetensors_files.read_file if weights.suffix == ".safetensors" else state_dicts.read_file
     tensors = reader(weights)
+    refuse_strange_names(weights, tensors)
     return Contents("adapter", tensors, adapter=peft.open_adapter(folder, tensors))
 
 
@@ -96,7 +98,7 @@ def _with_config(folder: Path, contents: Contents) -> Contents:
     # verl keeps the model's configuration one folder further in.
     for path in (folder / "config.json", folder / "huggingface" / "config.json"):
         if path.is_file():
-            config = read_document(path, dict[str, object])
+            config = read_settings(path)
             return Contents(contents.format, contents.tensors, config, contents.adapter)
     return contents
 

@@ -13,6 +13,7 @@ from ckptaudit.checkpoints.json_files import MAX_DOCUMENT, clipped, file_size
 from ckptaudit.checkpoints.storage import StoredTensor, checked_shape, itemsize
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular
 
 DTYPES = {
     "F64": "float64",
@@ -63,7 +64,7 @@ def _validate(path: Path) -> None:
 def _header(path: Path) -> tuple[int, dict[str, Entry]]:
     # The library tells no offsets and lets the last of two equal names win, so the header is read once more.
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_DOCUMENT:
                 raise ValueError(f"a header of {length:,} bytes")

@@ -7,7 +7,6 @@ read is an answer. Memory stays within the tensor asked for, which the file's si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import torch
 from ckptaudit.checkpoints.json_files import clipped, file_size, reason
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ def read_bytes(path: Path, start: int, length: int) -> Tensor:
         if start < 0 or length < 0 or start + length > file_size(path):
             raise _cut_short(path, start, length)
         buffer = numpy.empty(length, dtype=numpy.uint8)
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             file.seek(start)
             _fill(memoryview(buffer.data), file.readinto, path, start)
     except OSError as error:
@@ -76,16 +76,35 @@ def read_bytes(path: Path, start: int, length: int) -> Tensor:
     return torch.from_numpy(buffer)
 
 
+MAX_AXES = 64
+MAX_INTEGER = 2**63
+
+
+def checked_sizes(path: Path, name: str, sizes: object) -> tuple[int, ...]:
+    """Sizes, strides or offsets: a short list of whole numbers from 0 that fit 63 bits. Raises CheckpointError."""
+    # The length first: one long list may stand in for a thousand tensors, and must not be copied for each.
+    if not isinstance(sizes, list | tuple) or len(sizes) > MAX_AXES or not all(map(is_size, sizes)):
+        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged.")
+    return tuple(sizes)
+
+
+def is_size(value: object) -> bool:
+    """Whether a number from a file is a whole one that torch takes: no truth value, no float, not negative."""
+    return type(value) is int and 0 <= value < MAX_INTEGER
+
+
 def checked_shape(path: Path, name: str, shape: object) -> tuple[int, ...]:
     """The shape, if it is a short list of sizes whose product a file could hold."""
-    sizes = tuple(shape) if isinstance(shape, list | tuple) else None
-    if sizes is None or len(sizes) > 64 or not all(type(s) is int and 0 <= s < 2**63 for s in sizes):
-        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged.")
-    if prod(sizes) >= 2**63:
-        raise CheckpointError(
-            f"{printable(path)}: tensor {clipped(name)} claims a shape of {prod(sizes):.1e} entries; the "
-            "file is damaged."
-        )
+    sizes = checked_sizes(path, name, shape)
+    # Of an empty tensor too: torch multiplies the other sizes to get at its strides.
+    entries = 1
+    for size in sizes:
+        entries *= max(size, 1)
+        if entries >= MAX_INTEGER:
+            raise CheckpointError(
+                f"{printable(path)}: tensor {clipped(name)} claims a shape of 2**63 entries or more; the file is "
+                "damaged."
+            )
     return sizes
 
 

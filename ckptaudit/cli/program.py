@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 from ckptaudit import __version__
 from ckptaudit.cli import audit, cache, calibrate, checks, collect, diff, explain, inspect, report
+from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
 CANNOT_BE_JUDGED = 4
@@ -27,9 +28,6 @@ class Command(Protocol):
     def run(self, options: argparse.Namespace) -> int:
         """Do it."""
 
-
-OPTIONS = {("collect", "probes"): "--data", ("cache", "cache"): "--audit-cache"}
-"""Parameters that a command has under another name than the library."""
 
 COMMANDS = {
     "inspect": inspect,
@@ -52,13 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return cast(Command, COMMANDS[options.command]).run(options)
     except CkptAuditError as error:
-        print(f"ERROR: {error.spelled(partial(_option, options.command))}", file=sys.stderr)
+        print(f"ERROR: {error.spelled(partial(option, options.command))}", file=sys.stderr)
         return CANNOT_BE_JUDGED
-
-
-def _option(command: str, name: str) -> str:
-    """How the users of a command write a parameter."""
-    return OPTIONS.get((command, name), f"--{name.replace('_', '-')}")
 
 
 class _Parser(argparse.ArgumentParser):

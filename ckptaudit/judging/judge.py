@@ -64,8 +64,9 @@ def rows_of(planned: PlannedVerdict, measurements: Measured) -> list[Measurement
 
 
 def respelled(verdict: Verdict, spelling: Spelling) -> Verdict:
-    """The verdict with the parameters in its reason written as a front end's users know them."""
-    return structs.replace(verdict, reason=spelled(verdict.reason, spelling))
+    """The verdict with the parameters in its words written as a front end's users know them."""
+    ranking = tuple(structs.replace(row, remark=spelled(row.remark, spelling)) for row in verdict.ranking)
+    return structs.replace(verdict, reason=spelled(verdict.reason, spelling), ranking=ranking)
 
 
 def admitted(

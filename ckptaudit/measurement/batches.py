@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.measurement.jobs import Computing, Job, SufficientBounds, applies
 from ckptaudit.metrics import (
     NARROW,
@@ -45,7 +46,20 @@ def is_large(tensor: AlignedTensor) -> bool:
 
 
 def read(job: Job) -> tuple[Tensor, Tensor]:
-    return job.tensor.base.read(), job.tensor.tuned.read()
+    """Both sides as stored. Raises MeasurementError where they are no numbers of one kind."""
+    base, tuned = job.tensor.base, job.tensor.tuned
+    kinds = {_number_kind(side.dtype) for side in (base, tuned)}
+    if len(kinds) > 1 or kinds == {"complex"}:
+        raise MeasurementError(
+            f"{printable(job.tensor.name)} is stored as {base.dtype} in the base and as {tuned.dtype} in the tuned "
+            "checkpoint, which are no numbers to be compared"
+        )
+    return base.read(), tuned.read()
+
+
+def _number_kind(dtype: str) -> str:
+    """`float`, `complex`, `int` or `bool`, of whatever width and sign."""
+    return next((kind for kind in ("float", "complex", "int") if kind in dtype), dtype)
 
 
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:

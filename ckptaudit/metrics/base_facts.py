@@ -84,6 +84,8 @@ def _recalled(
 
 
 def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    if not within(math.sqrt(square_sum(stored)), ORDINARY):
+        return NOTHING  # before anything is squared in float32
     top = leading(stored, min(k + 1, *stored.shape))
     if top is None or not within(float(top.s[0]), ORDINARY):
         return NOTHING
@@ -98,6 +100,8 @@ def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
 
 
 def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    if not within(math.sqrt(square_sum(stored)), ORDINARY):
+        return NOTHING
     found = spectrum(stored, min(k + 1, *stored.shape))
     if found is None or not within(float(found.s[0]), ORDINARY):
         return NOTHING

@@ -20,6 +20,9 @@ ALPHA = 0.5
 MAX_SUBSPACE = 512
 MAX_MASK_RANK = 64
 
+SQUARABLE = (1e-30, 1e30)
+"""Sizes of float64 entries that bf16 holds as well, and whose fourth powers float64 sums with all digits."""
+
 SHIFT_ERROR = 5e-3
 """Largest certified relative error of a spectral shift with which the cheap route is taken."""
 
@@ -65,13 +68,32 @@ class PairBatch:
 
     @cached_property
     def base(self) -> Float[Tensor, "batch m n"]:
-        """W0 in float64."""
-        return self.stored_base.double()
+        """W0 in float64, in units of `unit`."""
+        return self._in_units(self.stored_base)
 
     @cached_property
     def tuned(self) -> Float[Tensor, "batch m n"]:
-        """W1 in float64."""
-        return self.stored_tuned.double()
+        """W1 in float64, in units of `unit`."""
+        return self._in_units(self.stored_tuned)
+
+    @cached_property
+    def unit(self) -> Float64[Tensor, "batch"]:
+        """The power of two that `base` and `tuned` are counted in: 1, but for float64 of uncommon size.
+
+        Squares of what is stored in a narrower type float64 holds; those of 1e200 it does not, and those of 1e-200
+        it takes for 0. A metric that depends on the size of both sides together must multiply by this.
+        """
+        largest = torch.ones(len(self.stored_base), dtype=torch.float64, device=self.stored_base.device)
+        if torch.float64 in (self.stored_base.dtype, self.stored_tuned.dtype) and self.m * self.n:
+            sides = (side.double().abs().amax(dim=(1, 2)) for side in (self.stored_base, self.stored_tuned))
+            largest = torch.maximum(*sides)
+        ordinary = ((largest > SQUARABLE[0]) & (largest < SQUARABLE[1])) | (largest == 0) | ~largest.isfinite()
+        exponents = torch.frexp(largest).exponent.clamp(min=-1021)
+        return torch.where(ordinary, torch.ones_like(largest), torch.ldexp(torch.ones_like(largest), exponents - 1))
+
+    def _in_units(self, stored: Shaped[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
+        wide = stored.double()
+        return wide if bool((self.unit == 1.0).all()) else wide / self.unit[:, None, None]
 
     @cached_property
     def update(self) -> Float[Tensor, "batch m n"]:
@@ -93,7 +115,10 @@ class PairBatch:
     @cached_property
     def changed(self) -> Bool[Tensor, "batch m n"]:
         """The bf16-visible update mask."""
-        return visibly_changed(self.stored_base, self.stored_tuned, eta=ETA)
+        # bf16 has another range than float64: what only lies out of it has changed as well.
+        ordinary = bool((self.unit == 1.0).all())
+        before, after = (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
+        return visibly_changed(before, after, eta=ETA)
 
     @cached_property
     def changed_count(self) -> Float64[Tensor, "batch"]:
@@ -104,12 +129,17 @@ class PairBatch:
     def differing_count(self) -> Float64[Tensor, "batch"]:
         """Number of entries whose stored values differ; NaN differs from everything."""
         # By value: the two sides may be stored in types that cannot be compared with each other.
-        return (self.tuned != self.base).sum(dim=(1, 2)).double()
+        return (self.stored_tuned.double() != self.stored_base.double()).sum(dim=(1, 2)).double()
 
     @cached_property
     def nonfinite_count(self) -> Float64[Tensor, "batch"]:
         """Number of NaN and infinite entries on the tuned side."""
-        return (~torch.isfinite(self.tuned)).sum(dim=(1, 2)).double()
+        return (~torch.isfinite(self.stored_tuned)).sum(dim=(1, 2)).double()
+
+    @cached_property
+    def base_nonfinite_count(self) -> Float64[Tensor, "batch"]:
+        """Number of NaN and infinite entries on the base side."""
+        return (~torch.isfinite(self.stored_base)).sum(dim=(1, 2)).double()
 
     @cached_property
     def low_magnitude_share(self) -> Float64[Tensor, "batch"]:

@@ -41,6 +41,8 @@ SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
 LEAST_UPDATE = 1e-25
+GREATEST_UPDATE = 1e18
+"""Past it, squares overflow in float32."""
 
 
 class LargePair(PairBatch):
@@ -121,7 +123,7 @@ class LargePair(PairBatch):
     @cached_property
     def norm_floor(self) -> float:
         """Lower bound on norm_2(D)."""
-        if not self.size > LEAST_UPDATE:
+        if not within(self.size, (LEAST_UPDATE, GREATEST_UPDATE)):
             return 0.0
         return bounds.norm_floor(self.difference.update, size=self.size)
 
@@ -144,6 +146,11 @@ class LargePair(PairBatch):
     def nonfinite_count(self) -> Float64[Tensor, "batch"]:
         """Number of NaN and infinite entries on the tuned side."""
         return self._one(0.0) if self.is_finite else super().nonfinite_count
+
+    @cached_property
+    def base_nonfinite_count(self) -> Float64[Tensor, "batch"]:
+        """Number of NaN and infinite entries on the base side."""
+        return self._one(0.0) if self.is_finite else super().base_nonfinite_count
 
     @cached_property
     def update_norm(self) -> Float64[Tensor, "batch"]:

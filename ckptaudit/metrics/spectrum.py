@@ -55,7 +55,7 @@ def normalized_spectral_shift(batch: PairBatch) -> Tensor:
 )
 def update_spectral_norm(batch: PairBatch) -> Tensor:
     """Largest singular value of the update, in units of the weights."""
-    return batch.update_s[:, 0]
+    return batch.update_s[:, 0] * batch.unit
 
 
 @metric(

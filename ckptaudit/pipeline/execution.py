@@ -96,7 +96,7 @@ class _Executor:
         try:
             return self._other(unit)
         except CkptAuditError as error:
-            return [_without_value(unit, str(error))]
+            return [_without_value(unit, error.sentence)]
         except Exception as error:
             logger.debug("a measurement failed", exc_info=True)
             return [_without_value(unit, f"{type(error).__name__}: {printable(error)[:300]}")]

@@ -11,6 +11,7 @@ from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.coverage_text import left_out
+from ckptaudit.report.escaping import block
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
 
@@ -90,8 +91,17 @@ def junit(result: AuditResult, *, strict: bool = False) -> bytes:
     _mend(suite, result, strict=strict)
     root = Element("testsuites", name=SUITE)
     root.append(suite)
+    _escape(root)
     content: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
     return content + b"\n"
+
+
+def _escape(root: Element) -> None:
+    """No character that XML cannot hold, and none that is not seen, wherever the text came from."""
+    for element in root.iter():
+        element.text = element.text and block(element.text)
+        for name, value in element.attrib.items():
+            element.set(name, block(value))
 
 
 def _case(verdict: Verdict, check: CheckRecord | None, *, strict: bool) -> TestCase:

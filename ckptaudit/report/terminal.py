@@ -14,6 +14,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import margin_of
 from ckptaudit.report.coverage_text import coverage_lines
+from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.table import check_lines
@@ -36,7 +37,7 @@ def render_summary(
     # Lines come at their final width; the console only turns styles into codes.
     console = Console(file=stream, width=10_000, force_terminal=colour, color_system=system, no_color=not colour)
     for line in _lines(result, width, verbosity, exit_code):
-        console.print(line, soft_wrap=True)
+        console.print(styled_line(line), soft_wrap=True)
     return stream.getvalue().rstrip("\n")
 
 

@@ -337,7 +337,7 @@ class TestWhere:
 
     def test_a_file_in_its_place_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(CacheError, match=r"--audit-cache .*file: not a folder"):
+        with pytest.raises(CacheError, match=r"^cache= .*file: not a folder"):
             open_cache(str(tmp_path / "file"))
         monkeypatch.setenv("CKPTAUDIT_CACHE", str(tmp_path / "file" / "below"))
         with pytest.raises(CacheError, match=r"CKPTAUDIT_CACHE .*below: not a folder"):

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from ckptaudit.metrics import REGISTRY, LargePair
+from ckptaudit.metrics import LargePair, matrix_metrics
 from tests.metrics.adversarial import KINDS, UPDATES, Matrix, base_of, stored, update_of
 
-BOUNDED = sorted(name for name, metric in REGISTRY.items() if metric.bound is not None)
+BOUNDED = sorted(name for name, metric in matrix_metrics().items() if metric.bound is not None)
 
 
 def exact(w0: Matrix, w1: Matrix) -> dict[str, float]:
@@ -62,7 +62,7 @@ def test_no_exact_value_lies_beyond_its_bound(
     pair = LargePair(base, tuned)
     seen = exact(base.double().numpy(), tuned.double().numpy())
     for name in BOUNDED:
-        metric = REGISTRY[name]
+        metric = matrix_metrics()[name]
         assert metric.bound is not None
         found = metric.bound(pair)
         if found is None:
@@ -85,7 +85,7 @@ def test_at_the_scale_of_reinforcement_learning_the_bounds_say_something(shape: 
     base, tuned = stored(before, before + 3e-4 * (noise + low), torch.float32)
     pair = LargePair(base, tuned)
     seen = exact(base.double().numpy(), tuned.double().numpy())
-    bounds = {name: REGISTRY[name].bound(pair).item() for name in BOUNDED}  # type: ignore[misc, union-attr]
+    bounds = {name: matrix_metrics()[name].bound(pair).item() for name in BOUNDED}  # type: ignore[misc, union-attr]
     assert bounds["principal_rotation_left"] < 1
     assert bounds["update_stable_rank"] == pytest.approx(seen["update_stable_rank"], rel=0.05)
     assert bounds["update_spectral_norm"] == pytest.approx(seen["update_spectral_norm"], rel=0.05)
@@ -98,7 +98,7 @@ def test_beyond_the_range_of_float32_products_nothing_is_bounded(scale: float) -
     random = np.random.default_rng(0)
     before = scale * base_of("heavy", (16, 24), random)
     pair = LargePair(*stored(before, 1.001 * before, torch.float32))
-    bound = REGISTRY["principal_rotation_left"].bound
+    bound = matrix_metrics()["principal_rotation_left"].bound
     assert bound is not None
     assert bound(pair) is None
-    assert math.isfinite(REGISTRY["principal_rotation_left"].compute(pair).item())
+    assert math.isfinite(matrix_metrics()["principal_rotation_left"].compute(pair).item())

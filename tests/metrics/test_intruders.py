@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 from torch import Tensor
 
-from ckptaudit.metrics import REGISTRY, PairBatch
+from ckptaudit.metrics import PairBatch, matrix_metrics
 
 COUNTS = ("intruder_dimensions_left", "intruder_dimensions_right")
 
 
 def value(name: str, base: Tensor, tuned: Tensor) -> float:
-    return float(REGISTRY[name].compute(PairBatch(base[None], tuned[None])).item())
+    return float(matrix_metrics()[name].compute(PairBatch(base[None], tuned[None])).item())
 
 
 def descending(n: int = 64) -> Tensor:

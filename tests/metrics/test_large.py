@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from ckptaudit.linalg import leading
 from ckptaudit.linalg.fast import compiled
-from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, base_facts, large
+from ckptaudit.metrics import LargePair, PairBatch, Tensors, base_facts, large, matrix_metrics
 from tests.metrics.adversarial import KINDS, UPDATES, base_of, stored, update_of
 
-ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
+ENTRYWISE = [name for name, metric in matrix_metrics().items() if metric.cost != "spectrum"]
 
 
 @pytest.fixture(scope="module", autouse=True, params=["by its Gram matrix", "followed", "without a compiler"])
@@ -30,7 +30,7 @@ def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def values(pair: PairBatch) -> dict[str, float]:
-    return {name: float(metric.compute(pair)) for name, metric in REGISTRY.items()}
+    return {name: float(metric.compute(pair)) for name, metric in matrix_metrics().items()}
 
 
 SHARE_ERROR = 2 * (200 + 2) * 2.0**-24
@@ -89,7 +89,7 @@ def test_whatever_cannot_be_followed_is_decomposed(
     expected = values(PairBatch(base[None], tuned[None]))
     # Within ties and below rounding the directions themselves are arbitrary, and so is what rests on them.
     defined = kind in ("heavy", "random") and expected["principal_gap"] > 1e-2
-    names = list(REGISTRY) if defined else [*ENTRYWISE, "normalized_spectral_shift"]
+    names = list(matrix_metrics()) if defined else [*ENTRYWISE, "normalized_spectral_shift"]
     skipped = {"update_hill_alpha"} if change != "noise" else set()
     seen = values(LargePair(base, tuned, exact=True))
     close(
@@ -128,7 +128,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_facts, "spectrum", None)
         assert values(LargePair(base, tuned, recall, exact=True)) == first
-    rotation = REGISTRY["principal_rotation_left"]
+    rotation = matrix_metrics()["principal_rotation_left"]
     assert rotation.bound is not None
     assert rotation.bound(LargePair(base, tuned, recall)) is not None
     assert [name.partition("/")[0] for name in kept] == ["whole", "leading"]

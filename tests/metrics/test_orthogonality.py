@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 from torch import Tensor
 
-from ckptaudit.metrics import REGISTRY, PairBatch
+from ckptaudit.metrics import PairBatch, matrix_metrics
 
 
 def value(name: str, tuned: Tensor, base: Tensor | None = None) -> float:
     before = torch.zeros_like(tuned) if base is None else base
-    return float(REGISTRY[name].compute(PairBatch(before[None], tuned[None])).item())
+    return float(matrix_metrics()[name].compute(PairBatch(before[None], tuned[None])).item())
 
 
 def orthogonal(n: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ckptaudit.pipeline.session import AuditSession
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,18 +17,20 @@ from transformers import AutoModelForCausalLM
 
 from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
-from ckptaudit.metrics import GROUP_METRICS
+from ckptaudit.metrics import group_metric_of
 from ckptaudit.metrics.groups import measure_group
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline import open_audit
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore::Warning:{name}.*") for name in ("peft", "transformers")]
 
 
 def value(name: str, base: Path, adapter: Path, initial: Path | None) -> float | None:
     inputs = {} if initial is None else {"adapter_init": str(initial)}
-    session = AuditSession(str(base), [str(adapter)], inputs=inputs)
-    pair = session.runs[0].pair
+    opened = open_audit(AuditOptions(base=str(base), tuned=(str(adapter),), auxiliary=inputs))
+    run = opened.runs[0]
     row = measure_group(
-        GROUP_METRICS[name], "model", ("all",), pair, pair.aligned, session.inputs, torch.device("cpu")
+        group_metric_of(name), "model", ("all",), run, run.pair.aligned, opened.auxiliary, torch.device("cpu")
     )
     return row.value
 
@@ -164,7 +165,7 @@ def test_a_randomised_start_is_refused_without_the_initial_adapter(
     if "niter" not in str(adapter):
         pytest.skip("an exact decomposition can be repeated")
     base = open_checkpoint(fixture_pairs / "base")
-    with pytest.raises(CheckpointError, match="--audit-adapter-init PATH"):
+    with pytest.raises(CheckpointError, match="adapter_init= PATH"):
         merge_adapter(base, open_checkpoint(adapter))
     other = open_checkpoint(fixture_pairs / "pissa-init")
     assert other.adapter is not None

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ckptaudit.linalg.subspaces import SEPARATION
-from ckptaudit.metrics import REGISTRY, PairBatch
+from ckptaudit.metrics import PairBatch, matrix_metrics
 
 
 def value(name: str, base: Tensor, tuned: Tensor) -> float:
-    return float(REGISTRY[name].compute(PairBatch(base[None], tuned[None])).item())
+    return float(matrix_metrics()[name].compute(PairBatch(base[None], tuned[None])).item())
 
 
 def orthonormal(n: int, seed: int) -> Tensor:

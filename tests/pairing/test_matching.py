@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from ckptaudit.pipeline.session import AuditSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -19,13 +18,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 from ckptaudit.behavior.loss_path import loss_path
 from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.damages.weights import PERTURBATIONS
+from ckptaudit.damages.weights import DAMAGES
 from ckptaudit.errors import MeasurementError
-from ckptaudit.metrics import GROUP_METRICS
+from ckptaudit.metrics import group_metric_of
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
+from ckptaudit.pairing.runs import Run
 
 Weights = dict[str, Tensor]
 
@@ -117,10 +118,9 @@ def test_a_shuffled_network_computes_the_same(shuffled_pair: ModelPair, fixture_
 
 
 def measured(pair: ModelPair, name: str) -> float | None:
-    session = AuditSession(pair.base.path, [pair.base.path])
     chosen = [t for tensors in pair.select(("attention", "mlp")).values() for t in tensors]
-    device = torch.device("cpu")
-    return measure_group(GROUP_METRICS[name], "model", ("all",), pair, chosen, session.inputs, device).value
+    run, device = Run("", pair.tuned.path, pair), torch.device("cpu")
+    return measure_group(group_metric_of(name), "model", ("all",), run, chosen, Auxiliary(), device).value
 
 
 def test_singular_values_stay_and_vectors_meet(shuffled_pair: ModelPair) -> None:
@@ -190,7 +190,7 @@ def test_other_architectures_of_the_table_are_put_back_too(kind: str, tmp_path: 
 @pytest.mark.parametrize("damage", ["permute_units", "negate_units"])
 def test_damages_that_keep_the_function_keep_it(damage: str, fixture_pairs: Path) -> None:
     sft = open_checkpoint(fixture_pairs / "sft")
-    damaged = read(PERTURBATIONS[damage](open_checkpoint(fixture_pairs / "base"), sft))
+    damaged = read(DAMAGES[damage](open_checkpoint(fixture_pairs / "base"), sft))
     model = AutoModelForCausalLM.from_pretrained(fixture_pairs / "sft", dtype=torch.float64)
     ids = torch.arange(4, 44)[None]
     with torch.no_grad():
@@ -249,6 +249,6 @@ def test_an_architecture_without_a_table_is_not_guessed_at(shuffled_pair: ModelP
 
 
 def test_a_weight_that_is_not_finite_cannot_be_matched(shuffled_pair: ModelPair) -> None:
-    broken = PERTURBATIONS["poison_with_nan"](shuffled_pair.base, shuffled_pair.tuned)
+    broken = DAMAGES["poison_with_nan"](shuffled_pair.base, shuffled_pair.tuned)
     with pytest.raises(MeasurementError, match="NaN or infinite"):
         matching_of(pair_checkpoints(shuffled_pair.base, broken))

@@ -76,8 +76,8 @@ def test_what_only_warns_is_a_warning_and_comes_after() -> None:
         ]
     )
     assert [(x.split()[0], x.split("title=")[1].split()[0]) for x in annotation_lines(found)] == [
-        ("::error", "unknown"),
         ("::error", "hard"),
+        ("::error", "unknown"),
         ("::warning", "soft"),
         ("::notice", "softer"),
     ]

@@ -44,7 +44,7 @@ def test_the_page_begins_with_the_verdict_the_worst_check_and_where(small_result
     text = words_of(render_html(small_result))
     assert text.index("Gate closed") < text.index("checks are broken") < text.index("Claim")
     assert grown.value is not None
-    assert f"spectral-drift {grown.value / grown.limit:.3g}× over" in text
+    assert f"spectral-drift x{grown.value / grown.limit:.3g} over" in text
     # No weight of that layer is what it was: there is no finite factor, so the two numbers are told.
     assert "the worst is update-sparsity, 0 where ≥ 0.275 is asked, in layers.1" in text
 
@@ -160,7 +160,7 @@ def test_the_margin_is_a_factor_over_one_exactly_when_broken(
 
 def _rows(values: dict[str, float], kind: str = "exact") -> AuditResult:
     rows = tuple(
-        Measurement("t", f"model.layers.{i}.mlp.up_proj.weight", i, "up_proj", (8, 8), metric, value, kind)  # type: ignore[arg-type]
+        Measurement(f"model.layers.{i}.mlp.up_proj.weight", i, "up_proj", (8, 8), metric, value, kind, tuned="t")  # type: ignore[arg-type]
         for i in range(2)
         for metric, value in values.items()
     )
