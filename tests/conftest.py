@@ -64,7 +64,7 @@ SLOW = (
     "metrics/test_properties.py",
     "pairing/test_auxiliary.py",
     "pairing/test_matching.py",
-    "pipeline/test_session.py",
+    "pipeline/test_audit.py",
     "plugin/test_bad_requests.py",
     "plugin/test_fixtures.py",
     "plugin/test_gate.py",
@@ -80,7 +80,7 @@ SLOW = (
     "results/test_baseline.py",
     "results/test_diff.py",
 )
-"""Folders, files and tests that `make test-fast` leaves out, by how their ids begin; a test elsewhere is marked itself."""
+"""Folders, files and tests that `make test-fast` leaves out, by how their ids begin."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,6 +35,12 @@ def pipe(path: Path) -> Path:
     return path
 
 
+def stretched(path: Path) -> Path:
+    path.touch()
+    os.truncate(path, 2**40)
+    return path
+
+
 def link(target: str) -> Callable[[Path], Path]:
     def make(path: Path) -> Path:
         path.symlink_to(target)
@@ -88,7 +94,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "NULs": filled(bytes(1000)),
     "a lone surrogate": filled(b'a = "\xed\xa0\x80"'),
     "nothing in it": filled(b""),
-    "a terabyte": lambda path: [filled(b"")(path), os.truncate(path, 2**40)][0],
+    "a terabyte": stretched,
 }
 
 

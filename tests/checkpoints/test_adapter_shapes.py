@@ -48,7 +48,7 @@ MISFITS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
     "a factor with one axis": (factors((16, 4), (64,)), {}),
     "factors of integers": ({name: value.int() for name, value in factors().items()}, {}),
     "factors of truth values": ({name: value.bool() for name, value in factors().items()}, {}),
-    "complex factors": ({name: value.cfloat() for name, value in factors().items()}, {}),
+    "complex factors": ({name: value.to(torch.complex64) for name, value in factors().items()}, {}),
     "an update larger than the weight": (conv((8, 4, 9, 9), (4, 3, 2, 2)), {}),
     "another kernel": (conv((8, 4, 1, 1), (4, 3, 5, 5)), {}),
     "an axis more than the kernel": (conv((8, 4, 1, 1, 1), (4, 3, 2, 2, 1)), {}),

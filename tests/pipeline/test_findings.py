@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,6 @@ def test_a_finding_is_reported_under_its_tensors_name_and_its_waiver_fits(
     assert judged(waiver).outcome == "waived"
 
 
-def _verdicts(folder: Path) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads((folder / "audit.json").read_text())["verdicts"]
+def _verdicts(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "audit.json").read_text())["verdicts"]
     return found

@@ -68,7 +68,8 @@ def _verdicts(run: str, tensors: list[str]) -> Iterator[dict[str, Any]]:
 def _check(name: str) -> dict[str, Any]:
     return {"id": name, "file": "ours.toml", "claim": "A claim.", "metric": "normalized_spectral_shift",
             "unit": "1", "sign": "<=", "limit": 0.001, "per": "layer", "judge_by": "worst", "severity": "gate",
-            "source": "ours", "published": "a figure", "note": "a note", "remedy": "Look.", "roles": ["matrix"]}  # fmt: skip
+            "source": "ours", "published": "a figure", "note": "a note", "remedy": "Look.",
+            "roles": ["matrix"]}  # fmt: skip
 
 
 def poisoned(poison: str) -> dict[str, Any]:

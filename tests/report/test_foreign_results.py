@@ -93,7 +93,9 @@ def test_the_comparison(hostile):
 
 def test_annotations_are_the_only_commands(hostile):
     for line in annotation_lines(hostile):
-        level, title, message = re.fullmatch(r"::(\w+) title=([^:,]*)::(.*)", line, re.DOTALL).groups()
+        found = re.fullmatch(r"::(\w+) title=([^:,]*)::(.*)", line, re.DOTALL)
+        assert found is not None
+        level, title, message = found.groups()
         assert level in ("error", "warning", "notice")
         assert not UNSEEN.search(title + message)
         assert "\n" not in title + message
@@ -132,7 +134,8 @@ def test_the_page(hostile):
     "content",
     ["", "[]", "{}", "null", '"x"', "1", "{", '{"schema": 1}', '{"schema": "ckptaudit/1"}',
      '{"schema": "ckptaudit/9"}', '{"schema": "\\u001b[2J\\n::error::x"}', '{"schema": "\\ud800"}', "[" * 100_000,
-     '{"a":' * 100_000, '{"schema": "' + "x" * 10_000 + '"}', "\xff", "\ufeff{}", '{"schema": "ckptaudit/1", "base": NaN}'],
+     '{"a":' * 100_000, '{"schema": "' + "x" * 10_000 + '"}', "\xff", "\ufeff{}",
+     '{"schema": "ckptaudit/1", "base": NaN}'],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_a_json_of_another_shape_is_one_line(content, tmp_path):

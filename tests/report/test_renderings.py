@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ckptaudit.report.failure import SENTENCE_LENGTH, explain, in_one_line, number
+from ckptaudit.report.appearance import number
+from ckptaudit.report.failure import SENTENCE_LENGTH, explain, in_one_line
 from ckptaudit.results.records import AuditResult
 from tests.synthetic import check, verdict
 
