@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptaudit.errors import CheckDefinitionError, parameter
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config, check_files
@@ -16,6 +17,7 @@ from ckptaudit.judging.selection import parts, selected, subjects
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, RunsMetric
+from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline, load_baseline
@@ -122,12 +124,22 @@ def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
 def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     """Why there is nothing to judge by: an input that was not given, or that holds none of the weights."""
     if check.counts_findings:
+        _refuse_without(opened, check)
         return ""
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NOTHING_OF.format(", ".join(check.roles)) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _refuse_without(opened: OpenedAudit, check: Check) -> None:
+    """What compares files is no claim about a pair alone: without the other files there is nothing to ask."""
+    given = {*opened.auxiliary.given, *(("adapter",) if opened.base.merged_from is not None else ())}
+    for name in METRICS[check.metric].needs:
+        if name not in given:
+            wanted = f"{parameter(name)} {AUXILIARY[name].metavar}"
+            raise CheckDefinitionError(f"check {check.id}: needs {wanted}, {AUXILIARY[name].help}.")
 
 
 def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:

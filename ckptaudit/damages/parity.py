@@ -1,0 +1,54 @@
+"""Named damages to what is claimed to be made of other files: conversions, merges of adapters and of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptaudit.checkpoints import Checkpoint, TensorHandle
+from ckptaudit.damages.weights import DESCRIPTIONS, damage, damage_to_inputs, is_matrix
+from ckptaudit.pairing.auxiliary import Auxiliary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["DESCRIPTIONS"]
+
+
+@damage
+def halve_adapter_update(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """Every update is half as large, as a merge with the wrong scale makes it."""
+    return _updated(base, tuned, lambda before, after: before + 0.5 * (after - before))
+
+
+@damage_to_inputs
+def shrink_adapter(inputs: Auxiliary) -> Auxiliary:
+    """The adapter is a billionth of what was trained, and no number of the base's type moves."""
+    given = inputs["adapter"]
+    adapter = given.checkpoints[0]
+    assert adapter.adapter is not None  # the input was opened as one
+    factors = {module: replace(own, scale=1e-9 * own.scale) for module, own in adapter.adapter.factors.items()}
+    small = replace(adapter, adapter=replace(adapter.adapter, factors=factors))
+    return Auxiliary({**inputs.given, "adapter": replace(given, checkpoints=(small,))})
+
+
+def _updated(base: Checkpoint, tuned: Checkpoint, change: Callable[[Tensor, Tensor], Tensor]) -> Checkpoint:
+    # A base that is BASE+ADAPTER holds the update already.
+    origin = base if base.merged_from is None else base.merged_from[0]
+    changed = {
+        name: _with_change(origin.tensors[name], handle, change)
+        for name, handle in tuned.tensors.items()
+        if name in origin.tensors and is_matrix(handle)
+    }
+    return replace(tuned, tensors={**tuned.tensors, **changed})
+
+
+def _with_change(
+    base: TensorHandle, tuned: TensorHandle, change: Callable[[Tensor, Tensor], Tensor]
+) -> TensorHandle:
+    def load() -> Tensor:
+        before, after = base.read(), tuned.read()
+        return change(before.double(), after.double()).to(after.dtype)
+
+    return replace(tuned, load=load, low_rank=None, product=None)
