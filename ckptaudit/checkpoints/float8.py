@@ -93,7 +93,7 @@ def _widened(path: object, plan: Widened) -> TensorHandle:
             "which does not fit "
             f"{list(weight.shape)} in blocks of {list(plan.block)}; dequantise the model to bfloat16 first."
         )
-    return replace(weight, dtype=plan.dtype, load=plan.load)
+    return replace(weight, dtype=plan.dtype, load=plan.load, stored=weight.dtype)
 
 
 def _fits(weight: tuple[int, ...], scales: TensorHandle, block: tuple[int, int]) -> bool:

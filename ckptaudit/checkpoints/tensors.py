@@ -40,7 +40,8 @@ class TensorHandle:
     """One tensor of a checkpoint: its header facts, and the way to its bytes.
 
     `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update; `product`
-    also where the adapter's product was added to what PiSSA left of the weight, and so is not its update.
+    also where the adapter's product was added to what PiSSA left of the weight, and so is not its update. `stored`
+    is the type in the file where reading widens it: `dtype` is what `read` returns.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TensorHandle:
     load: Callable[[], Tensor] = field(repr=False, compare=False)
     low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
     product: LowRankUpdate | None = field(default=None, repr=False, compare=False)
+    stored: str = ""
 
     @property
     def parameters(self) -> int:
@@ -69,6 +71,7 @@ class TensorHandle:
             load=lambda: tensor,
             low_rank=None,
             product=None,
+            stored="",
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.damages.weights import DESCRIPTIONS, damage, damage_to_inputs, is_matrix
+from ckptaudit.naming import Naming
 from ckptaudit.pairing.auxiliary import Auxiliary
 
 if TYPE_CHECKING:
@@ -52,3 +53,35 @@ def _with_change(
         return change(before.double(), after.double()).to(after.dtype)
 
     return replace(tuned, load=load, low_rank=None, product=None)
+
+
+@damage
+def exchange_two_layers(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """Each matrix of the first role that two layers have is stored under the other's name."""
+    naming = Naming(tuned.config)
+    seen: dict[tuple[str, tuple[int, ...]], str] = {}
+    for name, handle in tuned.tensors.items():
+        key = (naming.place(name).role, handle.shape)
+        if is_matrix(handle) and naming.place(name).layer is not None and key in seen:
+            other = seen[key]
+            return replace(tuned, tensors={**tuned.tensors, name: tuned.tensors[other], other: handle})
+        seen[key] = name
+    return tuned
+
+
+@damage
+def quantise_to_float8(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """Every matrix goes through float8_e4m3 with one scale a tensor, and is stored in it."""
+    narrow = {name: _quantised(handle) for name, handle in tuned.tensors.items() if is_matrix(handle)}
+    return replace(tuned, tensors={**tuned.tensors, **narrow})
+
+
+def _quantised(handle: TensorHandle) -> TensorHandle:
+    def load() -> Tensor:
+        import torch
+
+        own = handle.read()
+        scale = own.float().abs().max().clamp_min(1e-12) / 448
+        return ((own.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(own.dtype)
+
+    return replace(handle, load=load, stored="float8_e4m3fn", low_rank=None, product=None)

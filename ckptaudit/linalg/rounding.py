@@ -27,7 +27,7 @@ class Interval:
         return (self.low + self.high) / 2
 
 
-def spacing(values: Float[Tensor, "n"], dtype: torch.dtype) -> Float[Tensor, "n"]:
+def spacing(values: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
     """The distance between neighbours of `dtype` at each value: eps 2^floor(log2 |x|), at least that of subnormals.
 
     Values are float64. Source: IEEE 754-2019, 3.3.

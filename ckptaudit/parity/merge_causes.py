@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -154,17 +154,16 @@ def _other_module(merge: Merge, weights: MergedWeights) -> str | None:
     if not _is_plain(weights):
         return None
     shape = weights.tensor.exact.shape
-    best, found = max(0.7, _cosine(weights.moved, lambda: weights.update)), None
+    best, found = max(0.7, _cosine(weights.moved, weights.update)), None
     for name, factors in islice(merge.others(weights.tensor), MOST):
         up, down, moved = _oriented(factors, weights.moved.view(shape))
         if tuple(moved.shape) == (up.shape[0], down.shape[1]) and factors.scale:
-            cosine = _cosine(moved, lambda up=up, down=down, scale=factors.scale: scale * up @ down)
+            cosine = _cosine(moved, factors.scale * up @ down)
             if cosine > best:
                 best, found = cosine, name
     return found
 
 
-def _cosine(moved: Tensor, update: Callable[[], Tensor]) -> float:
-    other = update()
+def _cosine(moved: Tensor, other: Tensor) -> float:
     size = float(moved.norm() * other.norm())
     return float((moved * other).sum()) / size if size else 0.0

@@ -59,7 +59,7 @@ class Merge:
 
     @cached_property
     def pair(self) -> ModelPair:
-        """peft's merge against the file."""
+        """The merge by peft against the file."""
         return pair_checkpoints(self.merged, self.stored)
 
     def is_touched(self, name: str) -> bool:
@@ -77,16 +77,8 @@ class Merge:
         modules = self._modules
         for t in (t for t in self.pair.aligned if self.is_touched(t.name)):
             factors = modules.get(t.name.partition("[")[0])
-            yield MergedTensor(
-                t.name,
-                t.place.role,
-                t.tuned,
-                t.base,
-                exact[t.name],
-                base.get(t.name),
-                factors,
-                self._roundings(factors),
-            )
+            place, also = t.place.role, (exact[t.name], base.get(t.name))
+            yield MergedTensor(t.name, place, t.tuned, t.base, *also, factors, self._roundings(factors))
 
     def missing(self) -> Iterator[Finding]:
         """Weights that the adapter changes and the file does not have in this shape."""

@@ -141,9 +141,8 @@ def test_another_adapter_is_named(lora: Merged) -> None:
 def test_another_base_is_named_by_the_weights_that_no_adapter_touches(lora: Merged) -> None:
     merged = load_file(lora.merged / "model.safetensors")
     random = torch.Generator().manual_seed(3)
-    other = {
-        n: (w.float() * (1 + 0.02 * torch.randn(w.shape, generator=random))).bfloat16() for n, w in merged.items()
-    }
+    noise = {name: 1 + 0.02 * torch.randn(w.shape, generator=random) for name, w in merged.items()}
+    other = {name: (w.float() * noise[name]).bfloat16() for name, w in merged.items()}
     found = {f.tensor: f.fault for f in lora.faults(other)}
     assert found[Q] == found[V] == "merged on another base"
     assert found["model.embed_tokens.weight"] == "changed without an adapter"
