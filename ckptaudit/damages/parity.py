@@ -85,3 +85,25 @@ def _quantised(handle: TensorHandle) -> TensorHandle:
         return ((own.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(own.dtype)
 
     return replace(handle, load=load, stored="float8_e4m3fn", low_rank=None, product=None)
+
+
+@damage
+def add_noise_to_merge(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """Every matrix gains noise of a twentieth of its size, which no parent has."""
+
+    def noisy(before: Tensor, after: Tensor) -> Tensor:
+        import torch
+
+        noise = torch.randn(after.shape, generator=torch.Generator().manual_seed(0), dtype=after.dtype)
+        return after + 0.05 * after.square().mean().sqrt() * noise
+
+    return _updated(base, tuned, noisy)
+
+
+@damage
+def leave_matrix_at_base(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The first matrix that the merge changed is the base's."""
+    for name, handle in tuned.tensors.items():
+        if is_matrix(handle) and name in base.tensors and not base.tensors[name].read().equal(handle.read()):
+            return replace(tuned, tensors={**tuned.tensors, name: base.tensors[name]})
+    return tuned

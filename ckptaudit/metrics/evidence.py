@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ckptaudit.findings import Finding
 from ckptaudit.pairing import ModelPair
 from ckptaudit.pairing.auxiliary import Auxiliary
 
@@ -35,4 +34,4 @@ class ParityEvidence:
 
     pair: ModelPair
     auxiliary: Auxiliary
-    found: dict[str, Mapping[str, tuple[Finding, ...]]] = field(default_factory=dict)
+    found: dict[str, object] = field(default_factory=dict)

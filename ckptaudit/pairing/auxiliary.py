@@ -133,7 +133,7 @@ def _parents(kind: AuxiliaryKind, text: str, base: Checkpoint) -> tuple[Checkpoi
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint
     from ckptaudit.pairing import pair_checkpoints
 
-    paths = [text] if Path(text).exists() else [path for path in text.split(",") if path]
+    paths = [text] if text and Path(text).exists() else [path for path in text.split(",") if path]
     if not paths:
         raise CheckpointError(f"{parameter(kind.name)}: names no checkpoint; give {kind.metavar}.")
     places = [Path(path).resolve() for path in paths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import ckptaudit
@@ -252,8 +253,12 @@ def test_the_profile_opens_for_an_equal_copy_and_closes_for_one_changed_entry(tm
     ]
 
 
-def test_the_bundled_base_equals_itself(fixture_pairs: Path) -> None:
-    base = fixture_pairs / "base"
-    result = ckptaudit.audit(base, base, profile="equal", cache="off", device="cpu", complete=False)
+def test_the_bundled_base_equals_its_copy_and_is_refused_against_itself(
+    fixture_pairs: Path, tmp_path: Path
+) -> None:
+    base, copy = fixture_pairs / "base", tmp_path / "copy"
+    shutil.copytree(base, copy)
+    result = ckptaudit.audit(base, copy, profile="equal", cache="off", device="cpu", complete=False)
     assert {v.outcome for v in result.verdicts} <= {"passed", "skipped"}
-    assert load_file(base / "model.safetensors").keys() == open_checkpoint(base).tensors.keys()
+    with pytest.raises(ckptaudit.CkptAuditError, match="are one path"):
+        ckptaudit.audit(base, base, profile="equal", cache="off", device="cpu", complete=False)
