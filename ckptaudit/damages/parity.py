@@ -107,3 +107,9 @@ def leave_matrix_at_base(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
         if is_matrix(handle) and name in base.tensors and not base.tensors[name].read().equal(handle.read()):
             return replace(tuned, tensors={**tuned.tensors, name: base.tensors[name]})
     return tuned
+
+
+@damage
+def flip_update(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """Every matrix moved the other way: W0 - D in place of W0 + D."""
+    return _updated(base, tuned, lambda before, after: 2 * before - after)

@@ -43,6 +43,18 @@ def uncommon_coefficients(evidence: ParityEvidence) -> list[Finding]:
     return list(_judged(evidence).uncommon())
 
 
+@findings_metric(
+    scope="parity",
+    unit="parents",
+    formula="#{i: median of c_i over all tensors < -0.02}",
+    source="definition",
+    needs=("parents",),
+)
+def subtracted_parents(evidence: ParityEvidence) -> list[Finding]:
+    """Parents whose update was subtracted, as in task negation, or by a wrong sign."""
+    return list(_judged(evidence).subtracted())
+
+
 @group_metric(
     unit="1",
     scale="share",

@@ -82,11 +82,10 @@ def _flipped_bits(weight: Converted) -> Cause | None:
 
 
 def _cast_twice(weight: Converted) -> Cause | None:
-    for between in THROUGH:
-        if between not in (weight.original.dtype, weight.stored.dtype):
-            if same_bits(weight.original.to(between).to(weight.stored.dtype), weight.stored):
-                kind = str(between).removeprefix("torch.")
-                return "cast twice", f"it went through {kind}; convert from {weight.tensor.base.dtype} at once"
+    for between in (dtype for dtype in THROUGH if dtype not in (weight.original.dtype, weight.stored.dtype)):
+        if same_bits(weight.original.to(between).to(weight.stored.dtype), weight.stored):
+            kind = str(between).removeprefix("torch.")
+            return "cast twice", f"it went through {kind}; convert from {weight.tensor.base.dtype} at once"
     return None
 
 

@@ -123,17 +123,20 @@ def merge_faults(merge: Merge) -> Iterator[Finding]:
 def vanished_updates(merge: Merge) -> Iterator[Finding]:
     """Weights whose adapter is too small for the base's type: the right merge is the base."""
     for tensor in merge.adapted():
-        if tensor.base is not None and tensor.factors is not None:
-            if same_bits(tensor.merged.read(), tensor.base.read()) and _is_trained(tensor):
-                detail = (
-                    f"merged in {tensor.base.dtype}, every entry rounds back to the base; merge into a wider type"
-                )
-                yield Finding(tensor.name, "update lost in rounding", detail)
+        if _is_trained(tensor) and _is_base(tensor):
+            detail = (
+                f"merged in {tensor.merged.dtype}, every entry rounds back to the base; merge into a wider type"
+            )
+            yield Finding(tensor.name, "update lost in rounding", detail)
+
+
+def _is_base(tensor: MergedTensor) -> bool:
+    return tensor.base is not None and same_bits(tensor.merged.read(), tensor.base.read())
 
 
 def _is_trained(tensor: MergedTensor) -> bool:
-    assert tensor.factors is not None
-    return bool(tensor.factors.up.read().any()) and bool(tensor.factors.down.read().any())
+    factors = tensor.factors
+    return factors is not None and bool(factors.up.read().any()) and bool(factors.down.read().any())
 
 
 def _changed_outside(merge: Merge) -> Iterator[Finding]:

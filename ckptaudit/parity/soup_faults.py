@@ -69,6 +69,13 @@ class JudgedSoup:
                 fault = _held_alone(self.soup, fit)
                 yield Finding(tensor.name, fault, f"{self.soup.words(fit.coefficients)}; the others {expected}")
 
+    def subtracted(self) -> Iterator[Finding]:
+        """Parents whose common coefficient is negative."""
+        if self.common is not None:
+            for parent, label, c in zip(self.soup.parents, self.soup.labels, self.common.tolist(), strict=True):
+                if c < -CLOSE:
+                    yield Finding(parent.path, "subtracted", f"coefficient {c:.4g} of {label}")
+
     def _floating(self) -> list[AlignedTensor]:
         return [tensor for tensor in self.soup.pair.aligned if _is_floating(tensor)]
 

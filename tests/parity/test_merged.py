@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import ckptaudit
 from ckptaudit.results.gate import answer
-from tests.parity.conftest import Merged, made, rewritten
+from tests.parity.adapters import Merged, made, rewritten
 
 # peft and transformers warn of each other's plans; a warning of our own stays an error.
 pytestmark = [

@@ -1,4 +1,4 @@
-"""Merges as mergekit computes them, written in NumPy: what is linear in its parents passes, what is not is named."""
+"""Merges as mergekit computes them, written in NumPy: what is linear in its parents passes, the rest is named."""
 
 from __future__ import annotations
 
