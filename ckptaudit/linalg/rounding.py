@@ -10,6 +10,8 @@ from torch import Tensor
 
 WIDTH = {torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
+EXPONENT = 0x7FF << 52
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -33,8 +35,9 @@ def spacing(values: Float[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor
     Values are float64. Source: IEEE 754-2019, 3.3.
     """
     info = torch.finfo(dtype)
-    _, exponent = torch.frexp(values.abs())
-    return (torch.exp2((exponent - 1).double()) * info.eps).clamp_min(info.eps * info.tiny)
+    # The exponent bits of a float64 alone are the power of two below it.
+    power = (values.contiguous().view(torch.int64) & EXPONENT).view(torch.float64)
+    return (power * info.eps).clamp_min(info.eps * info.tiny)
 
 
 def coarser(*dtypes: torch.dtype) -> torch.dtype:

@@ -45,8 +45,8 @@ def findings_metric(
     """Register the decorated function under its own name."""
 
     def register_function(function: Find) -> Find:
-        facts = {"needs": needs, "rests_on": rests_on, "covers": covers}
-        register(FindingsMetric(function.__name__, unit, formula, source, scope, function, **facts))
+        about = (function.__name__, unit, formula, source, scope, function)
+        register(FindingsMetric(*about, needs=needs, rests_on=rests_on, covers=covers))
         return function
 
     return register_function

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.findings import Finding
+from ckptaudit.linalg.rounding import Interval
 from ckptaudit.parity.merge_faults import MergedWeights, share_of
 from ckptaudit.parity.merges import Merge
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 NEAR = 0.02
 """How near a fitted factor lies to the one it is named for, relative to it."""
+
+BLUR = 0.1
+"""What is left of a change beside a multiple of the update, relative to it, where several roundings blur it."""
 
 LOW, HIGH = 0.9, 1.1
 """The share of the adapter's update at which a weight holds the adapter, whatever else it holds."""
@@ -53,11 +57,16 @@ def _scaled(weights: MergedWeights) -> Cause | None:
         return None
     fitted = share_of(weights.moved, weights.update)
     factor = min(max(fitted, found.low), found.high)
+    return _named_factor(weights, factor, found)
+
+
+def _named_factor(weights: MergedWeights, factor: float, found: Interval) -> Cause:
+    """The mistake that multiplies the update by this factor, or by any in the interval."""
     for named, fault, mend in _known_factors(weights):
         if named in found or abs(factor / named - 1) <= NEAR:
             return fault, f"holds {named:.4g} times the update; {mend}"
-    if 1.0 in found:
-        return "rounded another way", "each entry is within rounding, and too few of them moved; merge in float32"
+    if 1.0 in found or abs(factor - 1) <= NEAR:
+        return "rounded another way", "it holds the update, and rounding once does not explain it; merge in float32"
     return "update scaled", f"holds {factor:.4g} times the update; check lora_alpha, r and use_rslora"
 
 
@@ -142,10 +151,15 @@ def _otherwise(merge: Merge, weights: MergedWeights, *, on_other_base: bool) -> 
     share = share_of(weights.moved, weights.update)
     left = float((weights.moved - share * weights.update).norm() / weights.update.norm().clamp_min(1e-300))
     seen = f"share of the update {share:.3g}, the rest {left:.3g} of its norm"
+    if on_other_base and LOW <= share <= HIGH:
+        return "merged on another base", f"{seen}; merge on the base named here, or name the one that was used"
+    if left <= BLUR * abs(share):
+        # Rounded more than once: no factor explains each entry, and one explains nearly all of the change.
+        return _named_factor(weights, share, Interval(share, share))
     if other := _other_module(merge, weights):
         return "update of another module", f"holds the update of {other}; {seen}"
     if on_other_base or LOW <= share <= HIGH:
-        return "merged on another base", f"{seen}; merge on the base named here, or name the one that was used"
+        return "holds more than the adapter", f"{seen}; merge on the base named here, with this adapter alone"
     return "not this adapter", f"{seen}; check the adapter's path and step"
 
 

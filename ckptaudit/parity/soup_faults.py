@@ -129,7 +129,8 @@ def _sum_of_weights(weight: SoupWeight) -> float | None:
     start = least_squares((_with_base(piece) for piece in weight.pieces()), len(weight.parents) + 1)
     found = within_rounding([_with_base(piece) for piece in weight.sample()], start)
     pieces = map(_with_base, weight.pieces())
-    inside = not any(bool(piece.beyond(piece.residual(found)).any()) for piece in pieces)
+    # One step in place of half of one: this names a cause and decides nothing.
+    inside = not any(bool((piece.residual(found).abs() > 2 * piece.half).any()) for piece in pieces)
     return 1 + float(found[0]) if inside else None
 
 

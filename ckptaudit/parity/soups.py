@@ -21,7 +21,7 @@ STEPS = 20
 HALVINGS = 8
 """Newton steps of a fit, and how often one is halved; a few suffice."""
 
-SAMPLE = 2**21
+SAMPLE = 2**19
 """Entries of a weight that a fit looks at; the weight is then judged with all of them."""
 
 SLACK = 1.05
@@ -33,20 +33,31 @@ NOISE = 2.0**-20
 Vector = Float[Tensor, "k"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Piece:
-    """A run of entries: the merge's update U = T - W0, the parents' updates, and half a step of T's type."""
+    """A run of entries: the merge's update U = T - W0, the parents' updates, and the base; `dtype` is T's."""
 
     update: Float[Tensor, "n"]
     parents: Float[Tensor, "n k"]
-    half: Float[Tensor, "n"]
-    coarse: Float[Tensor, "n"]
     base: Float[Tensor, "n"]
+    dtype: torch.dtype
+
+    @cached_property
+    def half(self) -> Float[Tensor, "n"]:
+        """Half a step of T's type, and what float32 sums may lose."""
+        lost = self.base.abs() + self.parents.abs().sum(dim=1)
+        return spacing(self.update + self.base, self.dtype) / 2 + NOISE * lost
+
+    @cached_property
+    def coarse(self) -> Float[Tensor, "n"]:
+        """Half a step for each rounding of arithmetic in T's type."""
+        largest = (self.update + self.base).abs().maximum(self.base.abs() + self.parents.abs().amax(dim=1))
+        return (self.parents.shape[1] + 2) * spacing(largest, self.dtype) / 2
 
     def every(self, count: int) -> Piece:
         """One entry of each `count` in a row."""
         cut = slice(None, None, count)
-        return Piece(self.update[cut], self.parents[cut], self.half[cut], self.coarse[cut], self.base[cut])
+        return Piece(self.update[cut], self.parents[cut], self.base[cut], self.dtype)
 
     def beyond(self, left: Float[Tensor, "n"]) -> Tensor:
         """Where a residual is farther off than rounding takes it; SLACK is for the coefficients' own error."""
@@ -119,10 +130,7 @@ class SoupWeight:
             cut = slice(start, start + ENTRIES)
             after, before = merged[cut].double(), base[cut].double()
             apart = torch.stack([parent[cut].double() - before for parent in parents], dim=1)
-            largest = torch.maximum(after.abs(), before.abs() + apart.abs().amax(dim=1))
-            half = spacing(after, merged.dtype) / 2 + NOISE * before.abs() + NOISE * apart.abs().sum(dim=1)
-            coarse = (len(parents) + 2) * spacing(largest, merged.dtype) / 2
-            yield Piece(after - before, apart, half, coarse, before)
+            yield Piece(after - before, apart, before, merged.dtype)
 
     def fitted(self) -> Fit:
         """Least squares first; where rounding does not explain what is left, the least excess over rounding."""
@@ -144,8 +152,9 @@ class SoupWeight:
             left = piece.residual(coefficients)
             update += float(piece.update.square().sum())
             residual += float(left.square().sum())
-            beyond += int(piece.beyond(left).sum())
-            far += int((left.abs() > piece.coarse).sum())
+            off = int(piece.beyond(left).sum())
+            beyond += off
+            far += int((left.abs() > piece.coarse).sum()) if off else 0
         return Fit(coefficients, update, residual, beyond, far)
 
 

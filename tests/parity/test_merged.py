@@ -103,6 +103,15 @@ def test_a_wrong_scale_is_named(factor: float, fault: str, words: str, lora: Mer
     assert words in found.detail
 
 
+@pytest.mark.parametrize(
+    ("factor", "fault"), [(0.5, "half applied"), (-1.0, "sign flipped"), (1.5, "update scaled")]
+)
+def test_a_scale_is_named_though_it_was_applied_to_rounded_weights(factor: float, fault: str, lora: Merged) -> None:
+    base, merged = (load_file(path / "model.safetensors")[Q].float() for path in (lora.base, lora.merged))
+    (found,) = lora.faults({Q: (base + factor * (merged - base)).bfloat16()})
+    assert found.fault == fault
+
+
 def test_a_transposed_update_is_named(lora: Merged) -> None:
     weight, up, down = parts(lora)
     (found,) = lora.faults({Q: (weight + 2 * (up @ down).T).bfloat16()})
