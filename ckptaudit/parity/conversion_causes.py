@@ -11,7 +11,7 @@ from ckptaudit.findings import Finding
 from ckptaudit.linalg.rounding import factor_interval, spacing
 from ckptaudit.pairing import AlignedTensor, ModelPair
 from ckptaudit.parity.bits import bits_of, digest, same_bits
-from ckptaudit.parity.conversions import Converted
+from ckptaudit.parity.converted import Converted
 from ckptaudit.parity.orders import order_of_columns, order_of_rows, order_words
 
 THROUGH = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)

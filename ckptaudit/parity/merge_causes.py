@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ckptaudit.findings import Finding
 from ckptaudit.linalg.rounding import Interval
-from ckptaudit.parity.merge_faults import MergedWeights, share_of
+from ckptaudit.parity.merged_weights import MergedWeights, share_of
 from ckptaudit.parity.merges import Merge
 
 if TYPE_CHECKING:

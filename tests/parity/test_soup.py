@@ -204,7 +204,7 @@ def test_a_long_weight_is_fitted_piece_by_piece_alike(opened: Checkpoint, monkey
     assert (cut.beyond, cut.is_inside) == (complete.beyond, True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     coefficients=st.lists(st.floats(-1.5, 1.5), min_size=1, max_size=4),
     size=st.sampled_from([1.0, 0.1, 0.01, 0.004]),
@@ -325,6 +325,14 @@ def test_the_profile_opens_for_merges_of_real_runs(
     assert result.coverage[0].share == 1.0
     remarks = [r.remark for v in result.verdicts if v.check == "soup-residual" for r in v.ranking]
     assert all("of rlvr" in remark and "of sft" in remark for remark in remarks)
+
+
+def test_the_profile_closes_for_an_update_with_the_opposite_sign(
+    fixture_pairs: Path, runs: list[Path], tmp_path: Path
+) -> None:
+    tuned = real(fixture_pairs, runs[:1], task_arithmetic([-1.0]), tmp_path / "flipped")
+    result = audited(fixture_pairs / "base", tuned, str(runs[0]))
+    assert [v.check for v in result.verdicts if v.outcome == "failed" and v.severity == "gate"] == ["soup-sign"]
 
 
 def test_the_profile_closes_for_a_run_that_is_no_merge(fixture_pairs: Path, runs: list[Path]) -> None:
