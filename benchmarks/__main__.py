@@ -18,7 +18,7 @@ from benchmarks.installed import gate_python, modeldelta
 from benchmarks.limits import least_work
 from benchmarks.modes import IMPORT_TORCH, Mode, Place, modes
 from benchmarks.timing import Run, timed
-from ckptaudit.judging.profiles import DEFAULT_MEMORY
+from ckptaudit.options import DEFAULT_MEMORY
 from ckptaudit.sizes import parse_size
 
 ROOT = Path(__file__).parent.parent

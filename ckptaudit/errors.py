@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
+# Printable by their Unicode category, and yet drawn as nothing: fillers, joiners, variation selectors.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
 Spelling = Callable[[str], str]
 """How a front end writes a parameter: `memory` is `--audit-memory` for pytest and `memory=` in Python."""
 
@@ -40,9 +45,14 @@ class CkptAuditError(Exception):
     def __str__(self) -> str:
         return self.spelled(python_spelling)
 
+    @property
+    def sentence(self) -> str:
+        """The bare text, its parameters as `parameter` wrote them: for a record that a front end spells later."""
+        return super().__str__()
+
     def spelled(self, spelling: Spelling) -> str:
         """The text for one front end, ending with the page that explains more."""
-        text = spelled(super().__str__(), spelling)
+        text = spelled(self.sentence, spelling)
         return f"{text} See {self.page}." if self.page else text
 
 
@@ -102,18 +112,30 @@ class CollectionError(CkptAuditError):
     page = "docs/claims.md"
 
 
+class RolloutError(CkptAuditError):
+    """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
+
+
 def ended(text: str) -> str:
     """A sentence with its full stop, unless it ends in a question."""
     return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def printable(text: object) -> str:
-    """The text with control characters escaped, so that a hostile name cannot drive a terminal.
+    """The text with everything escaped that is not seen as it is, so that a hostile name cannot drive a terminal.
 
-    Tensor names and paths come from files that somebody else wrote; a newline or an escape
-    sequence in one would otherwise forge lines of the report.
+    Control characters, directional and zero-width ones, line separators, lone surrogates, blanks other than the
+    space, and letters that are drawn as nothing. Tensor names and paths come from files that somebody else wrote;
+    a newline or an escape sequence in one would otherwise forge lines of the report.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    clean = str(text)
+    if not clean.isprintable():
+        clean = "".join(c if c.isprintable() else _escaped(c) for c in clean)
+    return _UNSEEN.sub(lambda found: _escaped(found[0]), clean)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,18 +1,26 @@
-"""Write docs/metrics.md and docs/checks.md from the registry and the check files, so that they cannot go stale."""
+"""Write the reference pages from the code itself, so that they cannot go stale: metrics, checks, options, API."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import get_args
 
-from ckptaudit.damages.runs import RUN_DAMAGES, RUN_DESCRIPTIONS
-from ckptaudit.damages.weights import PERTURBATIONS
+import ckptaudit
+from ckptaudit.damages import damages_of
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Check
-from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_checks
-from ckptaudit.metrics import GROUP_METRICS, PAIR_FACTS, REGISTRY, RUNS_METRICS
-from ckptaudit.pairing.auxiliary import INPUTS
+from ckptaudit.judging.profiles import profiles
+from ckptaudit.metrics import MatrixMetric, RunsMetric, of_scope
+from ckptaudit.metrics.metric import Metric, Scope
+from ckptaudit.options import AUXILIARY
+from ckptaudit.plugin.spelling import option
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from option_pages import options_page  # noqa: E402  # beside this file, wherever it is run from
+
 DAMAGES = "| name | what it does to the tuned side |"
 BLANK = "\n\n"
 
@@ -37,6 +45,16 @@ One number for a matrix, a layer or the whole model as one vector, from inputs b
 explains them.
 """
 
+SECTIONS = {
+    "matrix": METRICS_INTRO,
+    "group": GROUPS_INTRO,
+    "pair": "# Facts about the pair\n",
+    "runs": "# Several runs\n",
+    "artifact": "# The files beside the weights\n",
+    "plan": "# The audit itself\n",
+}
+"""How the metrics of a scope are introduced, in the order of the page; others follow under their scope's name."""
+
 CHECKS_INTRO = """# Checks
 
 A check is a claim, a metric and a limit. Each names the damage under which it must fail (`breaks_when`); a test proves
@@ -45,58 +63,83 @@ note says so. "Published" figures are of models of some billion parameters.
 """
 
 
+API_INTRO = """# Python API
+
+The public names of the package, all of them importable from `ckptaudit`. Anything else may change without notice.
+Importing the package loads no torch; a name is loaded when it is first used.
+"""
+
+
 def metrics_page() -> str:
-    """The page of every metric."""
-    rows = [METRICS_INTRO]
-    for metric in REGISTRY.values():
-        rows += [f"## {metric.name}\n", f"{metric.compute.__doc__}\n"]
-        rows += [f"- unit: {metric.unit}", f"- formula: `{metric.formula}`", f"- source: {metric.source}"]
-        if metric.bound is not None:
-            words, kind = metric.bound_kind.replace("_", " "), metric.bound_kind
-            rows.append(f"- has a rigorous {words} ([how](fast-paths.md)); `kind` is then `{kind}`")
-        rows.append("")
-    rows.append(GROUPS_INTRO)
-    for whole in GROUP_METRICS.values():
-        needs = ", ".join(f"`{INPUTS[name].usage}`" for name in whole.inputs)
-        rows += [f"## {whole.name}\n", f"{whole.compute.__doc__}\n", f"- unit: {whole.unit}"]
-        rows += [f"- formula: `{whole.formula}`", f"- source: {whole.source}", f"- needs: {needs}", ""]
-    rows.append("# Facts about the pair\n")
-    for fact in PAIR_FACTS.values():
-        rows += [f"## {fact.name}\n", f"{fact.findings.__doc__}\n", f"- unit: {fact.unit}"]
-        rows += [f"- formula: `{fact.formula}`", ""]
-    rows.append("# Several runs\n")
-    for across in RUNS_METRICS.values():
-        rows += [f"## {across.name}\n", f"{across.compute.__doc__}\n", f"- over: {across.over}"]
-        rows += [f"- formula: `{across.formula}`", f"- source: {across.source}", ""]
+    """The page of every metric, by what one value is about."""
+    rows: list[str] = []
+    for scope in sorted(get_args(Scope), key=_position):
+        if metrics := of_scope(scope):
+            rows.append(SECTIONS.get(scope, f"# Metrics of {scope}\n"))
+            rows += [line for metric in metrics.values() for line in _metric(metric)]
     return "\n".join(rows)
+
+
+def _position(scope: str) -> int:
+    known = list(SECTIONS)
+    return known.index(scope) if scope in known else len(known)
+
+
+def _metric(metric: Metric) -> list[str]:
+    function = getattr(metric, "compute", None) or getattr(metric, "find", None)
+    rows = [f"## {metric.name}\n", f"{getattr(function, '__doc__', '')}\n"]
+    rows.append(f"- over: {metric.over}" if isinstance(metric, RunsMetric) else f"- unit: {metric.unit}")
+    rows.append(f"- formula: `{metric.formula}`")
+    if metric.scope != "pair":
+        rows.append(f"- source: {metric.source}")
+    if metric.needs:
+        rows.append(f"- needs: {', '.join(f'`{option(n)} {AUXILIARY[n].metavar}`' for n in metric.needs)}")
+    if isinstance(metric, MatrixMetric) and metric.bound is not None:
+        words, kind = metric.bound_kind.replace("_", " "), metric.bound_kind
+        rows.append(f"- has a rigorous {words} ([how](fast-paths.md)); `kind` is then `{kind}`")
+    return [*rows, ""]
 
 
 def checks_page() -> str:
     """The page of every check, profile by profile, and how the bundled pairs fall."""
     rows = [CHECKS_INTRO]
-    for profile, name in PROFILES.items():
-        own = load_checks(bundled_checks() / name).checks
-        rows.append(f"## Profile `{profile}`\n")
-        rows += [line for check in own for line in _check(check)]
-    for profile, joining in COMPANIONS.items():
-        for over, name in joining.items():
-            rows.append(f"## Joining profile `{profile}` where --tuned names several {_OVER[over]}\n")
-            rows += [line for check in load_checks(bundled_checks() / name).checks for line in _check(check)]
+    for profile in profiles().values():
+        rows.append(f"## Profile `{profile.name}`\n")
+        rows += [line for path in profile.checks for line in _checks(path)]
+    for profile in profiles().values():
+        for over, paths in profile.companions.items():
+            if paths:
+                rows.append(f"## Joining profile `{profile.name}` where --tuned names several {_OVER[over]}\n")
+                rows += [line for path in paths for line in _checks(path)]
     rows.append((HERE / "falls.md").read_text(encoding="utf-8"))
     return "\n".join(rows)
 
 
+def _checks(path: Path) -> list[str]:
+    return [line for check in load_checks(path).checks for line in _check(check)]
+
+
+def api_page() -> str:
+    """The page of the public names; the site's generator fills in signatures and docstrings."""
+    return "\n".join([API_INTRO, *(f"::: ckptaudit.{name}\n" for name in ckptaudit.__all__)])
+
+
+def pages() -> dict[str, str]:
+    """Every generated page, by file name."""
+    return {
+        "metrics.md": metrics_page(),
+        "checks.md": checks_page(),
+        "options.md": options_page(),
+        "api.md": api_page(),
+    }
+
+
 def damages_table() -> str:
     """The named damages, as a table."""
-    rows = [DAMAGES, "|---|---|"]
-    return "\n".join([*rows, *(f"| `{name}` | {_what(name)} |" for name in (*PERTURBATIONS, *RUN_DAMAGES))])
-
-
-def _what(name: str) -> str:
-    from ckptaudit.damages import weights as perturbations
-
-    text: str = (perturbations.DESCRIPTIONS | RUN_DESCRIPTIONS)[name]
-    return text
+    described: dict[str, str] = {}
+    for scope in get_args(Scope):
+        described |= damages_of(scope)
+    return "\n".join([DAMAGES, "|---|---|", *(f"| `{name}` | {text} |" for name, text in described.items())])
 
 
 def _check(check: Check) -> list[str]:
@@ -117,9 +160,9 @@ def _origins(check: Check) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write both pages, and the table of damages in a third."""
-    (HERE / "metrics.md").write_text(metrics_page(), encoding="utf-8")
-    (HERE / "checks.md").write_text(checks_page(), encoding="utf-8")
+    """Write the pages, and the table of damages in another."""
+    for name, content in pages().items():
+        (HERE / name).write_text(content, encoding="utf-8")
     writing = HERE / "writing-checks.md"
     before, _, rest = writing.read_text(encoding="utf-8").partition(DAMAGES)
     writing.write_text(f"{before}{damages_table()}{BLANK}{rest.partition(BLANK)[2]}", encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["ckptaudit", "pickletools", "zipfile"]):
-    from ckptaudit.checkpoints import open_checkpoint, recognise  # noqa: F401  instrumented on import
+    from ckptaudit.checkpoints import formats, open_checkpoint  # noqa: F401  instrumented on import
 
 import torch
 import torch.distributed.checkpoint as dcp

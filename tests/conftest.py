@@ -1,26 +1,125 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
+from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from training import learn_rotation, train_by_muon
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
 import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
-import ckptaudit.plugin.scheduling  # noqa: F401
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult
+from tests.training import learn_rotation, train_by_muon
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 WriteCheckpoint = Callable[..., Path]
+
+# A gate that is started in the repository loads this file too, where the package alone may be installed.
+if find_spec("xdist") is not None:
+    import ckptaudit.plugin.scheduling  # noqa: F401
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # How long an example takes says more about the machine and its other users than about the code.
+    settings.register_profile("ckptaudit", deadline=None)
+    settings.load_profile("ckptaudit")
+
+
+SLOW = (
+    "artifact/test_damaged_releases.py",
+    "behavior",
+    "calibration/test_calibration.py::test_real_runs",
+    "checkpoints/test_dcp.py",
+    "checkpoints/test_fuzz.py",
+    "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "cli/test_cli.py::test_audit_is_the_pytest_command",
+    "docs/test_site.py",
+    "end_to_end",
+    "families/test_every_family.py",
+    "integrations",
+    "judging/test_every_check.py",
+    "judging/test_run_group_checks.py",
+    "linalg/test_threads.py",
+    "measurement/test_base_cache.py::TestProcessesAtOnce",
+    "measurement/test_scheduler.py::test_a_batch_measures",
+    "measurement/test_scheduler.py::test_the_whole_fixture_pair",
+    "measurement/test_store.py",
+    "metrics/test_against_oracle.py::test_the_bundled_pairs",
+    "metrics/test_bounds.py",
+    "metrics/test_large.py",
+    "metrics/test_pissa.py",
+    "metrics/test_properties.py",
+    "pairing/test_auxiliary.py",
+    "pairing/test_matching.py",
+    "pipeline/test_audit.py",
+    "plugin/test_bad_requests.py",
+    "plugin/test_fixtures.py",
+    "plugin/test_gate.py",
+    "plugin/test_gate_cache.py",
+    "plugin/test_html_option.py",
+    "plugin/test_many_runs.py",
+    "plugin/test_settings.py",
+    "plugin/test_summary.py",
+    "plugin/test_xdist.py",
+    "report/test_html.py::test_experts_are_summed_up",
+    "report/test_html_in_a_browser.py",
+    "report/test_junit.py",
+    "results/test_baseline.py",
+    "results/test_diff.py",
+)
+"""Folders, files and tests that `make test-fast` leaves out, by how their ids begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow."""
+    begins = tuple(f"tests/{name}" for name in SLOW)
+    for item in items:
+        if item.nodeid.startswith(begins):
+            item.add_marker(pytest.mark.slow)
+
+
+def missing(what: str) -> None:
+    """Skip a test, or all of a file, for something that is not installed; in continuous integration it fails."""
+    reason = f"needs {what}, which is not installed"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}: continuous integration skips nothing", pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def package(name: str) -> ModuleType:
+    """A package that only some tests need; see `missing`."""
+    if find_spec(name) is None:
+        missing(f"the package {name}")
+    return import_module(name)
+
+
+def program(name: str) -> str:
+    """The path of a program that only some tests need; see `missing`."""
+    path = which(name)
+    if path is None:
+        missing(f"the program {name}")
+    return str(path)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that there is."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,7 +169,7 @@ def orthogonal_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What claims need beside the pair, by name: really collected from the bundled base, or bundled."""
     folder = tmp_path_factory.mktemp("inputs")
-    wanted = {
+    wanted: dict[str, tuple[Literal["gradients", "fisher"], str]] = {
         "gradients": ("gradients", "task.jsonl"),
         "retain_gradients": ("gradients", "retain.jsonl"),
         "fisher": ("fisher", "retain.jsonl"),
@@ -115,10 +214,10 @@ def small_pair(write_checkpoint: WriteCheckpoint) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def supervised() -> AuditResult:
     """The bundled supervised run held against the checks of reinforcement learning."""
-    return audit(FIXTURES / "base", FIXTURES / "sft")
+    return audit(FIXTURES / "base", FIXTURES / "sft", profile="rlvr")
 
 
 @pytest.fixture(scope="session")
 def gentle_result() -> AuditResult:
     """The bundled gentle run, which passes."""
-    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle")
+    return audit(FIXTURES / "base", FIXTURES / "rlvr-gentle", profile="rlvr")

@@ -33,7 +33,7 @@ def check(
 
 
 def measured(tensor: str, layer: int | None, role: str, value: float | None) -> Measurement:
-    return Measurement("tuned", tensor, layer, role, (8, 8), METRIC, value, "exact")
+    return Measurement(tensor, layer, role, (8, 8), METRIC, value, "exact", tuned="tuned")
 
 
 def verdict(
@@ -50,15 +50,15 @@ def verdict(
 ) -> Verdict:
     ended = outcome or ("error" if value is None else "passed" if value <= limit else "failed")
     return Verdict(
-        tuned,
-        name,
-        subject,
-        ended,  # type: ignore[arg-type]
-        worst,
-        value,
-        "exact" if value is not None else None,
-        limit,
-        "ours",
+        tuned=tuned,
+        check=name,
+        subject=subject,
+        outcome=ended,  # type: ignore[arg-type]
+        worst=worst,
+        value=value,
+        kind="exact" if value is not None else None,
+        limit=limit,
+        source="ours",
         metric=METRIC,
         sign="<=",
         severity=severity,  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def result(
     return AuditResult(
         base="base",
         tuned=tuned,
-        summary=Summary.of(verdicts),  # type: ignore[arg-type]  # it asks for outcome and closes alone
+        summary=Summary.of(verdicts),
         unaligned=(),
         measurements=tuple(measurements or ()),
         verdicts=tuple(verdicts),

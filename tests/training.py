@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def learn_rotation(source: Tensor, target: Tensor, *, steps: int = 30) -> tuple[
     """An orthogonal layer before and after it learned to map the rows of `source` near those of `target`."""
     torch.manual_seed(0)
     size = source.shape[1]
-    layer = orthogonal(nn.Linear(size, size, bias=False))
+    layer: Any = orthogonal(nn.Linear(size, size, bias=False))
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
     first = layer.weight.detach().clone()
     for _ in range(steps):

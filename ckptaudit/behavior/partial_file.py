@@ -1,4 +1,4 @@
-"""Results that grow on the disk, so that an interrupted collection goes on; the final file appears whole or never.
+"""Results that grow on the disk, so that an interrupted collection continues; the final file is complete or absent.
 
 `FILE.part` holds the numbers and `FILE.part.json` how many samples they are of.
 """
@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import CollectionError, printable
 
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -77,10 +78,10 @@ class _Files:
         self.key, self.done, self.loss, self.size = key, state.done, state.loss, state.size
 
     def commit(self) -> None:
-        _replace(self._state, msgspec.json.encode(self._now()))
+        write_bytes(self._state, msgspec.json.encode(self._now()), durable=True)
 
     def finish(self) -> None:
-        os.replace(self.part, self.output)
+        self.part.replace(self.output)
         self._state.unlink(missing_ok=True)
 
     def _now(self) -> State:
@@ -162,7 +163,7 @@ class _Squares(_Files):
     def _save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         from safetensors.torch import save
 
-        _replace(self.part, save(tensors, metadata))
+        write_bytes(self.part, save(tensors, metadata), durable=True)
 
 
 def _header(shapes: Shapes, samples: int, dtype: str, sizes: Mapping[str, int]) -> tuple[bytes, dict[str, int]]:
@@ -176,13 +177,3 @@ def _header(shapes: Shapes, samples: int, dtype: str, sizes: Mapping[str, int]) 
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + offset for name, offset in offsets.items()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_name(f"{path.name}.aside")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)

@@ -8,6 +8,10 @@ from pathlib import Path
 import msgspec
 
 from ckptaudit.errors import CollectionError, parameter, printable
+from ckptaudit.foreign_files import read_text
+
+MAX_PROBES = 2**30
+"""Bytes of a file of probes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def read_probes(path: Path) -> list[Probe]:
     Raises CollectionError.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, MAX_PROBES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or "cannot be read")
         raise CollectionError(f"{parameter('probes')} {printable(path)}: {why}.") from None

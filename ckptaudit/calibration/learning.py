@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptaudit.calibration.tolerance import upper_tolerance
-from ckptaudit.errors import CalibrationError, printable
+from ckptaudit.errors import CalibrationError, parameter, printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.judge import Measured, admitted, judge, rows_of
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
@@ -160,7 +160,7 @@ def _learned(check: Check, values: Values, settings: Settings, problems: list[st
             whole = _limit(check, scope, values[scope], settings)
             found += [whole, *_layers(check, scope, values, whole, settings)]
         except CalibrationError as error:
-            problems.append(str(error))
+            problems.append(error.sentence)
     return found
 
 
@@ -221,7 +221,7 @@ def _past_separation(check: Check, worst: Seen) -> str:
     return (
         f"{check.id}: {printable(worst.run)} has {worst.value:.4g} at {printable(worst.where)}, past "
         f"{check.never_beyond.value:g} ({check.never_beyond.source}); leave the run out, or loosen the limit "
-        "all the same with --force"
+        f"all the same with {parameter('force')}"
     )
 
 

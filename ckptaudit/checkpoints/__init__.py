@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 from ckptaudit.checkpoints.fingerprint import fingerprint
 from ckptaudit.checkpoints.json_files import clipped, reason
+from ckptaudit.checkpoints.tensor_names import refuse_strange_names
 from ckptaudit.checkpoints.tensors import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
 __all__ = ["Checkpoint", "LowRankUpdate", "TensorHandle", "fingerprint", "merge_adapter", "open_checkpoint"]
 
-MAX_NAME = 1000
+MAX_HOLLOW = 2**24
+"""Entries that the other sizes of an empty tensor may come to: each row of one still has a norm."""
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -57,7 +60,8 @@ def _open(text: str) -> Checkpoint:
     contents = read_contents(place)
     if not contents.tensors:
         raise CheckpointError(f"{printable(place)}: the checkpoint holds no tensor; save it again.")
-    _refuse_strange_names(place, contents.tensors)
+    refuse_strange_names(place, contents.tensors)
+    _refuse_hollow(place, contents.tensors)
     return Checkpoint(
         path=text if Path(text) == place else str(place),
         format=contents.format,
@@ -67,11 +71,10 @@ def _open(text: str) -> Checkpoint:
     )
 
 
-def _refuse_strange_names(place: Path, tensors: Mapping[str, TensorHandle]) -> None:
-    # Names end up in terminals, XML and web pages. No real one needs what would be markup or control there.
-    for name in tensors:
-        if not name or len(name) > MAX_NAME or not name.isprintable() or any(c in name for c in "<>&\"'"):
+def _refuse_hollow(place: Path, tensors: Mapping[str, TensorHandle]) -> None:
+    for name, handle in tensors.items():
+        if not handle.parameters and prod(filter(None, handle.shape)) > MAX_HOLLOW:
             raise CheckpointError(
-                f"{printable(place)}: {clipped(name)!r} is no name that a model gives a tensor; the file is "
-                "damaged or hostile."
+                f"{printable(place)}: tensor {clipped(name)} is empty and claims a shape of {list(handle.shape)}; "
+                "the file is damaged."
             )

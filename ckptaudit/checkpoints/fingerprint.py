@@ -9,6 +9,7 @@ from pathlib import Path
 from ckptaudit.checkpoints.json_files import reason
 from ckptaudit.checkpoints.tensors import Checkpoint
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular
 
 BLOCK = 4096
 BLOCKS = 256
@@ -34,7 +35,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 def _samples(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
             yield size.to_bytes(8, "little")
             for start, length in ((0, ENDS), (max(0, size - ENDS), ENDS), *_spread(size)):

@@ -93,7 +93,7 @@ def _widened(path: object, plan: Widened) -> TensorHandle:
             "which does not fit "
             f"{list(weight.shape)} in blocks of {list(plan.block)}; dequantise the model to bfloat16 first."
         )
-    return replace(weight, dtype=plan.dtype, load=plan.load, stored=weight.dtype)
+    return replace(weight, dtype=plan.dtype, load=plan.load, quantised=weight.dtype)
 
 
 def _fits(weight: tuple[int, ...], scales: TensorHandle, block: tuple[int, int]) -> bool:
@@ -123,7 +123,7 @@ def _wide_dtype(config: Mapping[str, object]) -> str:
 def _refuse_packed(path: object, tensors: Mapping[str, TensorHandle], settings: Mapping[str, object]) -> None:
     method = settings.get("quant_method")
     packed = next((name for name, handle in tensors.items() if _is_packed(tensors, name, handle)), None)
-    if packed is None and (method is None or method in FLOAT8_METHODS):
+    if packed is None and (method is None or (isinstance(method, str) and method in FLOAT8_METHODS)):
         return
     what = f"quantised with {clipped(method)}" if method else f"quantised (it holds {clipped(packed)})"
     raise CheckpointError(

@@ -8,16 +8,19 @@ from pathlib import Path
 
 from ckptaudit.checkpoints import paths, safetensors_files
 from ckptaudit.checkpoints.adapters import peft
-from ckptaudit.checkpoints.json_files import read_document
+from ckptaudit.checkpoints.json_files import read_settings
 from ckptaudit.checkpoints.shards import read_shards
+from ckptaudit.checkpoints.tensor_names import refuse_strange_names
 from ckptaudit.checkpoints.tensors import Adapter, TensorHandle
 from ckptaudit.checkpoints.torch_files import dcp, fsdp_ranks, state_dicts
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular
 
 Reader = Callable[[Path], dict[str, TensorHandle]]
 
-# Folders inside a trainer's save that hold its weights: accelerate's FSDP, verl's workers.
-INNER = ("pytorch_model_fsdp_0", "actor")
+# Folders inside a trainer's checkpoint that hold its weights: accelerate's FSDP, verl's workers, NeMo-RL's policy.
+INNER = ("pytorch_model_fsdp_0", "actor", "policy/weights")
+POINTER, LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 NOT_WEIGHTS = (
     "optimizer",
     "scheduler",
@@ -53,7 +56,8 @@ def _file(path: Path) -> Contents:
         if path.name.endswith(ending):
             return Contents(label, reader(path))
     raise CheckpointError(
-        f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt or .pth file, "
+        f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt, .pth or .ckpt "
+        "file, "
         "or the folder of the checkpoint."
     )
 
@@ -89,6 +93,7 @@ def _adapter_weights(folder: Path) -> Path | None:
 def _adapter(folder: Path, weights: Path) -> Contents:
     reader = safetensors_files.read_file if weights.suffix == ".safetensors" else state_dicts.read_file
     tensors = reader(weights)
+    refuse_strange_names(weights, tensors)
     return Contents("adapter", tensors, adapter=peft.open_adapter(folder, tensors))
 
 
@@ -96,7 +101,7 @@ def _with_config(folder: Path, contents: Contents) -> Contents:
     # verl keeps the model's configuration one folder further in.
     for path in (folder / "config.json", folder / "huggingface" / "config.json"):
         if path.is_file():
-            config = read_document(path, dict[str, object])
+            config = read_settings(path)
             return Contents(contents.format, contents.tensors, config, contents.adapter)
     return contents
 
@@ -108,7 +113,7 @@ def _lone(folder: Path) -> Contents:
         (".safetensors.index.json",),
         (".safetensors",),
         (".bin.index.json",),
-        (".bin", ".pt", ".pth"),
+        (".bin", ".pt", ".pth", ".ckpt"),
     ):
         found = [name for name in names if name.endswith(endings) and (folder / name).is_file()]
         if len(found) == 1:
@@ -143,26 +148,52 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 
 def _refuse_known(folder: Path, names: list[str]) -> None:
+    if any((folder / name / "model_optim_rng.pt").is_file() for name in names):
+        raise CheckpointError(
+            f"{printable(folder)}: a Megatron-LM checkpoint, one file for each tensor-parallel rank; export it to "
+            "Hugging Face with Megatron-Bridge, or save it as torch_dist, and pass that."
+        )
     for marks, what in _KNOWN:
         if any(name.startswith(marks) or name.endswith(marks) for name in names):
             raise CheckpointError(f"{printable(folder)}: {what}.")
 
 
+def _read_safetensors(path: Path) -> dict[str, TensorHandle]:
+    _refuse_pointer(path)
+    return safetensors_files.read_file(path)
+
+
+def _read_torch(path: Path) -> dict[str, TensorHandle]:
+    _refuse_pointer(path)
+    return state_dicts.read_file(path)
+
+
+def _refuse_pointer(path: Path) -> None:
+    """What Git leaves in place of a large file that was never fetched."""
+    if path.stat().st_size <= LARGEST_POINTER:
+        with open_regular(path) as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise CheckpointError(
+                    f"{printable(path)}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`."
+                )
+
+
 def _read_safetensors_shards(index: Path) -> dict[str, TensorHandle]:
-    return read_shards(index, safetensors_files.read_file)
+    return read_shards(index, _read_safetensors)
 
 
 def _read_torch_shards(index: Path) -> dict[str, TensorHandle]:
-    return read_shards(index, state_dicts.read_file)
+    return read_shards(index, _read_torch)
 
 
 _FILES: dict[str, tuple[str, Reader]] = {
     ".safetensors.index.json": ("safetensors", _read_safetensors_shards),
-    ".safetensors": ("safetensors", safetensors_files.read_file),
+    ".safetensors": ("safetensors", _read_safetensors),
     ".bin.index.json": ("torch", _read_torch_shards),
-    ".bin": ("torch", state_dicts.read_file),
-    ".pt": ("torch", state_dicts.read_file),
-    ".pth": ("torch", state_dicts.read_file),
+    ".bin": ("torch", _read_torch),
+    ".pt": ("torch", _read_torch),
+    ".pth": ("torch", _read_torch),
+    ".ckpt": ("torch", _read_torch),
 }
 _NAMED = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",

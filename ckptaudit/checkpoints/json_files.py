@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import NotRegularError, is_regular, read_regular, regular_size
 
 MAX_DOCUMENT = 100_000_000  # the limit that the safetensors library sets on its own headers
+MAX_SETTINGS = 16 * 2**20
+MAX_DEPTH = 64
 
 Document = TypeVar("Document")
 
 
 def read_document(path: Path, shape: type[Document]) -> Document:
     """The JSON document decoded as `shape`. Raises CheckpointError, naming the file and the mend."""
-    try:
-        return msgspec.json.decode(_bounded_bytes(path), type=shape)
-    except (OSError, RecursionError, msgspec.DecodeError, UnicodeError) as error:
+    return _decoded(path, shape, MAX_DOCUMENT)
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """A configuration: a JSON object of moderate size and depth. Raises CheckpointError as `read_document` does."""
+    settings = _decoded(path, dict[str, object], MAX_SETTINGS)
+    if _is_deeper(settings, MAX_DEPTH):
         raise CheckpointError(
-            f"{printable(path)}: this JSON file cannot be read ({reason(error)}); save or download it again."
-        ) from error
+            f"{printable(path)}: nested more than {MAX_DEPTH} deep, which no configuration is; "
+            "save or download it again."
+        )
+    return settings
 
 
 def sibling(listing: Path, name: str) -> Path:
@@ -36,7 +44,7 @@ def sibling(listing: Path, name: str) -> Path:
             "folder; only files beside it are read."
         )
     path = listing.parent / name
-    if not path.is_file():
+    if not is_regular(path):
         raise CheckpointError(
             f"{printable(listing)}: shard {clipped(name)} is missing from {printable(listing.parent)}; "
             "finish the download or copy it."
@@ -57,18 +65,34 @@ def reason(error: Exception) -> str:
 
 def file_size(path: Path) -> int:
     """Size in bytes of a regular file; a pipe or a device could block or never end, so those are refused."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode):
-        raise CheckpointError(f"{printable(path)}: not a regular file; pass the file that holds the weights.")
-    return facts.st_size
-
-
-def _bounded_bytes(path: Path) -> bytes:
-    if file_size(path) > MAX_DOCUMENT:
+    try:
+        return regular_size(path)
+    except NotRegularError as error:
         raise CheckpointError(
-            f"{printable(path)}: {file_size(path):,} bytes of JSON, more than the {MAX_DOCUMENT:,} that "
-            "are read; "
-            "this is no index or configuration."
-        )
-    with path.open("rb") as file:
-        return file.read(min(MAX_DOCUMENT, file_size(path)))
+            f"{printable(path)}: {error.strerror}; pass the file that holds the weights."
+        ) from error
+
+
+def _decoded(path: Path, shape: type[Document], limit: int) -> Document:
+    try:
+        return msgspec.json.decode(read_regular(path, limit), type=shape)
+    except (OSError, RecursionError, ValueError, msgspec.DecodeError) as error:
+        raise CheckpointError(
+            f"{printable(path)}: this JSON file cannot be read ({reason(error)}); save or download it again."
+        ) from error
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether lists and objects stand within each other more than `depth` times; breadth first, so no recursion."""
+    level: list[object] = [value]
+    for _ in range(depth):
+        level = [inner for outer in level for inner in _inner(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inner(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

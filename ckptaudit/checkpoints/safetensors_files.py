@@ -13,6 +13,7 @@ from ckptaudit.checkpoints.json_files import MAX_DOCUMENT, clipped, file_size
 from ckptaudit.checkpoints.storage import StoredTensor, checked_shape, itemsize
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular, stamp_of
 
 DTYPES = {
     "F64": "float64",
@@ -46,8 +47,9 @@ class Entry(msgspec.Struct):
 def read_file(path: Path) -> dict[str, TensorHandle]:
     """Handles of one safetensors file. Raises CheckpointError, naming the file and the mend."""
     _validate(path)
+    seen = stamp_of(path)
     start, header = _header(path)
-    return {name: _stored(path, start, name, header[name]).handle(name) for name in sorted(header)}
+    return {name: _stored(path, start, name, header[name], seen).handle(name) for name in sorted(header)}
 
 
 def _validate(path: Path) -> None:
@@ -63,7 +65,7 @@ def _validate(path: Path) -> None:
 def _header(path: Path) -> tuple[int, dict[str, Entry]]:
     # The library tells no offsets and lets the last of two equal names win, so the header is read once more.
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_DOCUMENT:
                 raise ValueError(f"a header of {length:,} bytes")
@@ -81,7 +83,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _stored(path: Path, start: int, name: str, entry: Entry) -> StoredTensor:
+def _stored(path: Path, start: int, name: str, entry: Entry, seen: tuple[int, int]) -> StoredTensor:
     if entry.dtype not in DTYPES:
         raise CheckpointError(
             f"{printable(path)}: tensor {clipped(name)} is stored as {clipped(entry.dtype)}, which is not "
@@ -90,7 +92,7 @@ def _stored(path: Path, start: int, name: str, entry: Entry) -> StoredTensor:
         )
     dtype, shape = DTYPES[entry.dtype], checked_shape(path, name, entry.shape)
     begin, end = entry.data_offsets
-    return StoredTensor(path, start + begin, (end - begin) // itemsize(dtype), dtype, shape)
+    return StoredTensor(path, start + begin, (end - begin) // itemsize(dtype), dtype, shape, stamp=seen)
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

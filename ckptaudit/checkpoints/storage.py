@@ -6,10 +6,11 @@ read is an answer. Memory stays within the tensor asked for, which the file's si
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+import os
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy
 import torch
@@ -17,6 +18,7 @@ import torch
 from ckptaudit.checkpoints.json_files import clipped, file_size, reason
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular, stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +44,15 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None = None
+    stamp: tuple[int, int] | None = field(default=None, compare=False)
+    """Size and time of the file when it was opened; another file in its place is not read."""
 
     def load(self) -> Tensor:
-        """The tensor on the CPU. Raises CheckpointError if the file no longer holds it."""
+        """The tensor on the CPU. Raises CheckpointError if the file changed or no longer holds it."""
         if not self.count:
             return torch.empty(self.shape, dtype=DTYPES[self.dtype])
-        flat = read_bytes(self.file, self.start, self.count * itemsize(self.dtype)).view(DTYPES[self.dtype])
+        length = self.count * itemsize(self.dtype)
+        flat = read_bytes(self.file, self.start, length, self.stamp).view(DTYPES[self.dtype])
         if self.stride is None:
             return flat.view(self.shape)
         return flat.as_strided(self.shape, self.stride)
@@ -62,30 +67,57 @@ def itemsize(dtype: str) -> int:
     return int(DTYPES[dtype].itemsize)
 
 
-def read_bytes(path: Path, start: int, length: int) -> Tensor:
-    """`length` bytes from `start` as a uint8 tensor. Nothing is allocated for bytes that the file lacks."""
+def read_bytes(path: Path, start: int, length: int, expected: tuple[int, int] | None = None) -> Tensor:
+    """`length` bytes from `start` as a uint8 tensor. Nothing is allocated for bytes that the file lacks.
+
+    Raises CheckpointError also where the file has not the `expected` size and time.
+    """
     try:
         if start < 0 or length < 0 or start + length > file_size(path):
             raise _cut_short(path, start, length)
         buffer = numpy.empty(length, dtype=numpy.uint8)
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
+            if expected not in (None, stamp(os.fstat(file.fileno()))):
+                raise CheckpointError(
+                    f"{printable(path)}: the file changed while it was audited; wait until it is complete, and "
+                    "audit again."
+                )
             file.seek(start)
-            _fill(memoryview(buffer.data), file.readinto, path, start)
+            _fill(memoryview(buffer.data), cast(FileIO, file).readinto, path, start)
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     return torch.from_numpy(buffer)
 
 
+MAX_AXES = 64
+MAX_INTEGER = 2**63
+
+
+def checked_sizes(path: Path, name: str, sizes: object) -> tuple[int, ...]:
+    """Sizes, strides or offsets: a short list of whole numbers from 0 that fit 63 bits. Raises CheckpointError."""
+    # The length first: one long list may stand in for a thousand tensors, and must not be copied for each.
+    if not isinstance(sizes, list | tuple) or len(sizes) > MAX_AXES or not all(map(is_size, sizes)):
+        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged.")
+    return tuple(sizes)
+
+
+def is_size(value: object) -> bool:
+    """Whether a number from a file is a whole one that torch takes: no truth value, no float, not negative."""
+    return type(value) is int and 0 <= value < MAX_INTEGER
+
+
 def checked_shape(path: Path, name: str, shape: object) -> tuple[int, ...]:
     """The shape, if it is a short list of sizes whose product a file could hold."""
-    sizes = tuple(shape) if isinstance(shape, list | tuple) else None
-    if sizes is None or len(sizes) > 64 or not all(type(s) is int and 0 <= s < 2**63 for s in sizes):
-        raise CheckpointError(f"{printable(path)}: tensor {clipped(name)} has no valid shape; the file is damaged.")
-    if prod(sizes) >= 2**63:
-        raise CheckpointError(
-            f"{printable(path)}: tensor {clipped(name)} claims a shape of {prod(sizes):.1e} entries; the "
-            "file is damaged."
-        )
+    sizes = checked_sizes(path, name, shape)
+    # Of an empty tensor too: torch multiplies the other sizes to get at its strides.
+    entries = 1
+    for size in sizes:
+        entries *= max(size, 1)
+        if entries >= MAX_INTEGER:
+            raise CheckpointError(
+                f"{printable(path)}: tensor {clipped(name)} claims a shape of 2**63 entries or more; the file is "
+                "damaged."
+            )
     return sizes
 
 

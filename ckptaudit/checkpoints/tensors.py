@@ -40,8 +40,8 @@ class TensorHandle:
     """One tensor of a checkpoint: its header facts, and the way to its bytes.
 
     `low_rank` is there where a merged adapter changed the tensor by nothing but a low-rank update; `product`
-    also where the adapter's product was added to what PiSSA left of the weight, and so is not its update. `stored`
-    is the type in the file where reading widens it: `dtype` is what `read` returns.
+    also where the adapter's product was added to what PiSSA left of the weight, and so is not its update.
+    `quantised` is the eight-bit type that is widened to `dtype` when the tensor is read.
     """
 
     name: str
@@ -51,7 +51,12 @@ class TensorHandle:
     load: Callable[[], Tensor] = field(repr=False, compare=False)
     low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
     product: LowRankUpdate | None = field(default=None, repr=False, compare=False)
-    stored: str = ""
+    quantised: str = ""
+
+    @property
+    def precision(self) -> str:
+        """The type that the tensor was rounded to before it was stored."""
+        return self.quantised or self.dtype
 
     @property
     def parameters(self) -> int:
@@ -71,7 +76,7 @@ class TensorHandle:
             load=lambda: tensor,
             low_rank=None,
             product=None,
-            stored="",
+            quantised="",
         )
 
 

@@ -1,79 +1,12 @@
-"""The `ckptaudit` program. One module for each command: HELP, its arguments, and what it does."""
+"""The `ckptaudit` program. Importing this costs nothing: commands are loaded when one is run."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol, cast
-
-from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, calibrate, checks, collect, diff, explain, inspect, report
-from ckptaudit.errors import CkptAuditError, printable
-
-CANNOT_BE_JUDGED = 4
-"""pytest's exit code for a request it cannot act on; every command here uses it alike."""
-
-
-class Command(Protocol):
-    """What a module of this package offers. `run` returns the exit code and may raise CkptAuditError."""
-
-    HELP: str
-
-    def arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's own arguments."""
-
-    def run(self, options: argparse.Namespace) -> int:
-        """Do it."""
-
-
-OPTIONS = {("collect", "probes"): "--data", ("cache", "cache"): "--audit-cache"}
-"""Parameters that a command has under another name than the library."""
-
-COMMANDS = {
-    "inspect": inspect,
-    "checks": checks,
-    "explain": explain,
-    "calibrate": calibrate,
-    "cache": cache,
-    "report": report,
-    "diff": diff,
-    "collect": collect,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit code. Errors end in one line on stderr and code 4."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["audit"]:
-        return audit.run(given[1:])
-    options = _parser().parse_args(given)
-    try:
-        return cast(Command, COMMANDS[options.command]).run(options)
-    except CkptAuditError as error:
-        print(f"ERROR: {error.spelled(partial(_option, options.command))}", file=sys.stderr)
-        return CANNOT_BE_JUDGED
+    """Run the program; returns the exit code."""
+    from ckptaudit.cli.program import main
 
-
-def _option(command: str, name: str) -> str:
-    """How the users of a command write a parameter."""
-    return OPTIONS.get((command, name), f"--{name.replace('_', '-')}")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Exit as pytest does on wrong usage, not with argparse's 2."""
-        print(f"ERROR: {printable(message)}; see {self.prog} --help.", file=sys.stderr)
-        sys.exit(CANNOT_BE_JUDGED)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ckptaudit", description="Audit model checkpoints against the base they came from.")
-    parser.add_argument("--version", action="version", version=f"ckptaudit {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        command = cast(Command, module)
-        command.arguments(commands.add_parser(name, help=command.HELP))
-    commands.add_parser("audit", help=audit.HELP)
-    return parser
+    return main(arguments)

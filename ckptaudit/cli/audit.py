@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
+
+from ckptaudit.cli.pytest_words import is_audit, settled
 
 HELP = "run the audit: takes every option of pytest, --base and --tuned first"
 
@@ -14,17 +17,23 @@ def run(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         print("usage: ckptaudit audit --base PATH --tuned PATH [any pytest option]")
         return 0
-    joined = list(_joined(arguments))
-    if not any(a.startswith(("--base=", "--tuned=")) for a in joined):
+    words = settled(arguments, Path.cwd())
+    if not is_audit(words):
         print("ERROR: an audit needs two checkpoints; give --base PATH and --tuned PATH.", file=sys.stderr)
         return 4
+    words = [*_settings_of_here(words), *words]
     # A process of its own: pytest rewrites this package's modules as it imports them, so none may be
     # loaded yet. -P keeps the current folder off the import path, as the pytest command does.
-    return subprocess.call([sys.executable, "-P", "-m", "pytest", *joined])
+    return subprocess.call([sys.executable, "-P", "-m", "pytest", *words])
 
 
-def _joined(arguments: list[str]) -> Iterator[str]:
-    """`--base X` as `--base=X`, so that pytest does not take X for a place to look for its settings."""
-    rest = iter(arguments)
-    for argument in rest:
-        yield f"{argument}={next(rest, '')}" if argument in ("--base", "--tuned") else argument
+def _settings_of_here(words: list[str]) -> list[str]:
+    """Root and settings that pytest finds from the current folder alone, so that no word has a say in them."""
+    if any(word.startswith(("-c", "--config-file", "--rootdir")) for word in words):
+        return []
+    from _pytest.config.findpaths import determine_setup
+
+    found = determine_setup(
+        inifile=None, override_ini=None, args=[], rootdir_cmd_arg=None, invocation_dir=Path.cwd()
+    )
+    return [f"--rootdir={found[0]}", f"--config-file={found[1] or os.devnull}"]

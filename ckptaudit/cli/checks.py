@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptaudit.errors import CheckDefinitionError, printable
+from ckptaudit.cli.spelling import option
+from ckptaudit.errors import CheckDefinitionError, printable, spelled
+from ckptaudit.options import AUXILIARY
 
 if TYPE_CHECKING:
     from ckptaudit.pipeline.proving import Proof
@@ -26,6 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--base", metavar="PATH", help="base of the good pair, for --prove")
     parser.add_argument("--tuned", metavar="PATH", action="append", help="tuned side of the good pair; repeatable")
+    for kind in AUXILIARY.values():
+        parser.add_argument(option("checks", kind.name), metavar=kind.metavar, help=f"{kind.help}, for --prove")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,7 +51,10 @@ def _prove(options: argparse.Namespace) -> int:
     from ckptaudit.pipeline import open_audit
     from ckptaudit.pipeline.proving import prove
 
-    opened = open_audit(AuditOptions(base=options.base, tuned=tuple(options.tuned), complete=False))
+    given = {name: path for name in AUXILIARY if (path := getattr(options, name)) is not None}
+    opened = open_audit(
+        AuditOptions(base=options.base, tuned=tuple(options.tuned), auxiliary=given, complete=False)
+    )
     proofs = [prove(opened, check, file) for file in map(load_checks, options.file) for check in file.checks]
     print("\n".join(line for proof in proofs for line in _proof_lines(proof)))
     return 0 if all(proof.breaks or proof.needs for proof in proofs) else BROKEN_PROOF
@@ -55,7 +63,7 @@ def _prove(options: argparse.Namespace) -> int:
 def _proof_lines(proof: Proof) -> Iterator[str]:
     check = proof.check
     if proof.needs:
-        yield f"{check.id}: cannot be tried here: {printable(proof.needs)}"
+        yield f"{check.id}: cannot be tried here: {printable(spelled(proof.needs, partial(option, 'checks')))}"
         return
     failed = [v for v in proof.intact if v.outcome == "failed"]
     if failed:

@@ -84,7 +84,7 @@ def _quantised(handle: TensorHandle) -> TensorHandle:
         scale = own.float().abs().max().clamp_min(1e-12) / 448
         return ((own.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(own.dtype)
 
-    return replace(handle, load=load, stored="float8_e4m3fn", low_rank=None, product=None)
+    return replace(handle, load=load, quantised="float8_e4m3fn", low_rank=None, product=None)
 
 
 @damage

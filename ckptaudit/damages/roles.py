@@ -69,7 +69,7 @@ def cut_vocabulary(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 
 
 def _rewritten(tuned: Checkpoint, groups: tuple[str, ...], rewrite: Rewrite) -> Checkpoint:
-    naming = Naming(tuned.config)
+    naming = Naming(tuned.config, tuned.tensors)
     handles = {
         name: handle.with_tensor(rewrite(handle.read().clone()))
         for name, handle in tuned.tensors.items()

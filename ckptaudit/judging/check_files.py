@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from ckptaudit.damages import damages_of
 from ckptaudit.errors import CheckDefinitionError, nearest, printable
 from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
-from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, matrix_metrics
-from ckptaudit.toml_files import read_toml
+from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, Scope, matrix_metrics
+from ckptaudit.toml_files import glance, read_toml
 
 FILE_KEYS = ("check", "include", "exclude")
 
@@ -41,10 +40,8 @@ class CheckFile:
 
 def holds_checks(path: Path) -> bool:
     """Whether a TOML file is meant as a check file; one that is and cannot be parsed must not be passed over."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        content = tomllib.loads(text)
-    except (ValueError, RecursionError):
+    content, text = glance(path)
+    if content is None:
         return "[[check]]" in text
     return "check" in content or ("include" in content and set(content) <= set(FILE_KEYS))
 
@@ -136,10 +133,16 @@ def _check_problems(check: Check) -> Iterable[str]:
     yield from _metric_problems(check)
     if not check.roles or not all(check.roles):
         yield "key roles: at least one group or role name is required"
-    damages = damages_of(check.scope) if check.metric in METRICS else {}
+    damages = _damages(check)
     if damages and check.breaks_when not in damages:
         meant = nearest(check.breaks_when, sorted(damages))
         yield f"key breaks_when: unknown damage {check.breaks_when!r}; {meant}"
+
+
+def _damages(check: Check) -> Mapping[str, str]:
+    """The damages that may break it; of whatever scope, where its metric is unknown."""
+    scopes = [check.scope] if check.metric in METRICS else get_args(Scope)
+    return {damage: text for scope in scopes for damage, text in damages_of(scope).items()}
 
 
 def _metric_problems(check: Check) -> Iterable[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
+from ckptaudit.foreign_files import is_regular
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Severity
 from ckptaudit.judging.profiles import default_profile, profile_named, profiles
-from ckptaudit.toml_files import read_toml
+from ckptaudit.toml_files import glance, read_toml
 
 FILE_NAME = "ckptaudit.toml"
 KEYS = ("profile", "checks", "frozen", "override", "waiver")
@@ -91,10 +91,10 @@ class Config:
 def find_config(folders: Iterable[Path]) -> Path | None:
     """The first configuration of these folders: `ckptaudit.toml`, or a pyproject.toml with a [tool.ckptaudit]."""
     for folder in folders:
-        if (folder / FILE_NAME).is_file():
+        if is_regular(folder / FILE_NAME):
             return folder / FILE_NAME
         project = folder / "pyproject.toml"
-        if project.is_file() and _is_ours(project):
+        if _is_ours(project):
             return project
     return None
 
@@ -112,7 +112,7 @@ def load_config(path: Path) -> Config:
     if profile and profile not in profiles():
         problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(profiles())}")
     checks = tuple(path.parent / file for file in found.value(content, "checks", tuple[str, ...], ()))
-    problems += (f"key checks: {printable(file)}: no such check file" for file in checks if not file.is_file())
+    problems += (f"key checks: {printable(file)}: no such check file" for file in checks if not is_regular(file))
     frozen = found.value(content, "frozen", tuple[str, ...], ())
     overrides = found.tables(content, "override", Override, path.name)
     waivers = found.tables(content, "waiver", Waiver, path.name)
@@ -142,11 +142,10 @@ def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
 
 
 def _is_ours(project: Path) -> bool:
-    text = project.read_text(encoding="utf-8", errors="replace")
-    try:
-        return _our_table(tomllib.loads(text)) is not None
-    except (ValueError, RecursionError):
+    content, text = glance(project)
+    if content is None:
         return "[tool.ckptaudit" in text  # meant for us and broken: to be refused, not passed over
+    return _our_table(content) is not None
 
 
 def _our_table(project: dict[str, Any]) -> Any:

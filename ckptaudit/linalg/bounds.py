@@ -123,6 +123,28 @@ def _over_blocks(found: Images, base: Leading, k: int, parts: int, threshold: fl
     return math.sqrt(total) * GAP_SLACK
 
 
+def turned_rms(found: Images, base: Leading, *, k: int, share: float) -> tuple[float, float]:
+    """Bounds on the root mean square sine from the base's top k directions, left and right, to the same tuned ones.
+
+    The same residuals, column by column and with each column's own singular value s: with r = norm(D v) and
+    q = norm(D' u), the left part satisfies s y <= t x + r and the right one s x <= t y + q, hence
+    y <= (s r + t q) / (s^2 - t^2), and x likewise. The squared sines of a subspace sum to those of its columns.
+    """
+    s = base.s[:k]
+    threshold = share * float(s[-1])
+    gap = (s.square() - threshold**2) / GAP_SLACK
+    right, left = (
+        (g.diagonal()[:k].clamp(min=0) * (1 + GRAM_SLACK)).sqrt() + found.slack + base.error
+        for g in (found.right, found.left)
+    )
+    doubt = uncertainty(base, k)
+    rest = found.size / (float(s[-1]) - threshold) / math.sqrt(k) * GAP_SLACK
+    sines = ((s * near + threshold * far) / gap for near, far in ((right, left), (left, right)))
+    rms = (math.sqrt(float(sine.square().sum()) / k) * SLACK + doubt for sine in sines)
+    on_left, on_right = (min(value, rest, 1.0) for value in rms)
+    return on_left, on_right
+
+
 def angle_sines(found: Images, base: Leading, *, k: int) -> tuple[float, float]:
     """Bounds on the largest sine between the top-k subspaces, left or right, and on the root mean square of all k.
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-Keys = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+Keys = np.ndarray[Any, np.dtype[np.signedinteger]]
 
 SAMPLE = 2**14
 """Entries, about, among which a threshold is sought before it is sought among all."""
@@ -32,6 +32,11 @@ def packed(mask: Bool[Tensor, "e"]) -> UInt8[Tensor, "_"]:
         return torch.from_numpy(np.packbits(mask.numpy(), bitorder="little"))
     padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -len(mask) % 8)).view(-1, 8)
     return (padded << _places(mask.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def members(bits: UInt8[Tensor, "b"], places: Int[Tensor, "p"]) -> Bool[Tensor, "p"]:
+    """Which of the entries at these places are in a set."""
+    return (bits[places >> 3].to(torch.int64) >> (places & 7)) & 1 == 1
 
 
 def count_common(one: UInt8[Tensor, "b"], other: UInt8[Tensor, "b"]) -> int:

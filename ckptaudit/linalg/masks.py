@@ -19,24 +19,28 @@ def visibly_changed(
     return (after - before).abs() > eta * torch.maximum(before.abs(), after.abs())
 
 
-def count_in_top(
-    values: Float[Tensor, "batch e"], marked: Bool[Tensor, "batch e"], *, count: int
-) -> Int[Tensor, "batch"]:
-    """How many marked entries are among the `count` largest values of their row.
+def in_top(values: Float[Tensor, "batch e"], *, count: int) -> Bool[Tensor, "batch e"]:
+    """The `count` largest values of each row.
 
     The set has exactly `count` members: entries tied at the threshold enter in order of position,
     row-major, as with `numpy.argsort(-values, kind="stable")[:count]`. Ties are the rule, not the
     exception, among bf16 magnitudes.
     """
     if count <= 0:
-        return marked.new_zeros(marked.shape[0], dtype=torch.int64)
+        return torch.zeros_like(values, dtype=torch.bool)
     size = values.shape[1]
     threshold = values.kthvalue(size - count + 1, dim=1, keepdim=True).values
     above = values > threshold
     tied = values == threshold
     room = count - above.sum(dim=1, keepdim=True)
-    admitted = tied & (tied.cumsum(dim=1) <= room)
-    return ((above | admitted) & marked).sum(dim=1)
+    return above | (tied & (tied.cumsum(dim=1) <= room))
+
+
+def count_in_top(
+    values: Float[Tensor, "batch e"], marked: Bool[Tensor, "batch e"], *, count: int
+) -> Int[Tensor, "batch"]:
+    """How many marked entries are among the `count` largest values of their row, ties as in `in_top`."""
+    return (in_top(values, count=count) & marked).sum(dim=1)
 
 
 def share_in_top(

@@ -38,8 +38,9 @@ def top_angles(
     base_rank: Int[Tensor, "batch"],
     tuned_size: Int[Tensor, "batch"],
     k: int,
-) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
-    """Largest and mean angle from the base's leading min(k, rank) vectors to the tuned's leading `tuned_size`.
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Largest, mean and root mean square angle from the base's leading min(k, rank) vectors to the tuned's leading
+    `tuned_size`; the last is the angle whose squared sine is the mean of theirs.
 
     Singular vectors beyond the rank are arbitrary, hence left out on both sides; a direction that
     the tuned matrix lost reads 90 degrees. A zero base has no direction to rotate and reads 0.
@@ -50,7 +51,9 @@ def top_angles(
     for width in sorted(set(columns.tolist()) - {0}):
         rows = columns == width
         angles[rows, :width] = principal_angles(base[rows, :, :width], kept[rows])
-    return angles.amax(dim=1), angles.sum(dim=1) / columns.clamp(min=1)
+    columns = columns.clamp(min=1)
+    squares = torch.deg2rad(angles).sin().square().sum(dim=1) / columns
+    return angles.amax(dim=1), angles.sum(dim=1) / columns, torch.rad2deg(squares.sqrt().clamp(max=1.0).asin())
 
 
 def separated_size(

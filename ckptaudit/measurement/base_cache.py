@@ -9,10 +9,10 @@ Looking after the folder takes no torch, so it is imported only where tensors ar
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from ckptaudit.atomic_write import PART, replacing
 from ckptaudit.errors import CacheError, parameter, printable
+from ckptaudit.foreign_files import read_regular
 from ckptaudit.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
 LOCATION = "CKPTAUDIT_CACHE"
 LIMIT = "CKPTAUDIT_CACHE_LIMIT"
 OFF = "off"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What costs a cache, and no audit: a full disk, or one that takes nothing."""
 DEFAULT_LIMIT = 20 * 2**30
 
 ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
-PART = re.compile(r"[0-9a-f]{64}\.\w+\.part")
+UNFINISHED = re.compile(rf"{PART}|[0-9a-f]{{64}}\.\w+\.part")
+"""A half-written file; the second form is that of earlier releases."""
 ABANDONED_S = 3600
 """Age at which a half-written file is taken for the leftover of a process that died."""
 
@@ -76,13 +81,17 @@ def open_cache(given: str | None = None) -> FactorCache | None:
         return None
     limit = _limit()
     if asked is not None:
-        return FactorCache(
-            Path(asked).expanduser(), limit=limit, asked_by=parameter("cache") if given else LOCATION
-        )
+        asked_by = parameter("cache") if given else LOCATION
+        return FactorCache(_expanded(asked, asked_by), limit=limit, asked_by=asked_by)
+    # Nobody asked for one: without a home, or room in it, there is simply no cache.
+    folder = _default_folder()
+    if folder is None:
+        return None
     try:
-        return FactorCache(_default_folder(), limit=limit)
+        cache = FactorCache(folder, limit=limit)
     except CacheError:
-        return None  # nobody asked for one: without a home there is simply no cache
+        return None
+    return None if cache.trouble else cache
 
 
 class FactorCache:
@@ -97,7 +106,17 @@ class FactorCache:
         self.limit = limit
         self.trouble: str | None = None
         self._room = 0  # bytes that may be written before the folder has to be looked over again
-        _make_folder(folder, asked_by)
+        try:
+            _make_folder(self.folder)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            if getattr(error, "errno", None) in NO_ROOM:
+                self.trouble = f"{printable(self.folder)}: {why}"
+                return
+            raise CacheError(
+                f"{asked_by} {printable(folder)}: not a folder, nor can it be made one ({printable(why)}); "
+                f"name another one, or {OFF}."
+            ) from error
 
     def read(self, key: str) -> dict[str, Tensor] | None:
         """The entry as it was written; None if there is none. A damaged one is removed.
@@ -106,7 +125,7 @@ class FactorCache:
         """
         path = self._path(key)
         try:
-            raw = path.read_bytes()
+            raw = read_regular(path, self.limit)
         except OSError:
             return None
         tensors = _unseal(raw, key)
@@ -149,16 +168,9 @@ class FactorCache:
         return self.folder / f"{key}.safetensors"
 
     def _put(self, key: str, parts: tuple[memoryview | bytes, ...]) -> None:
-        handle, name = tempfile.mkstemp(prefix=f"{key}.", suffix=".part", dir=self.folder)  # mode 0600
-        aside = Path(name)
-        try:
-            # Not forced to the disk: what a power cut leaves of it, the digest tells.
-            with open(handle, "wb") as file:
-                file.writelines(parts)
-            aside.replace(self._path(key))
-        except BaseException:
-            _remove(aside)
-            raise
+        # Not forced to the disk: what a power cut leaves of it, the digest tells.
+        with replacing(self._path(key), mode=0o600) as file:
+            file.writelines(parts)
 
     def _make_room(self, size: int) -> bool:
         """Whether `size` bytes may be written now, if need be after others went.
@@ -196,7 +208,7 @@ class FactorCache:
         """What the cache itself has put into the folder, recognised by name; other files are never touched."""
         with os.scandir(self.folder) as found:
             for item in found:
-                if ENTRY.fullmatch(item.name) or PART.fullmatch(item.name):
+                if ENTRY.fullmatch(item.name) or UNFINISHED.fullmatch(item.name):
                     with suppress(FileNotFoundError):  # another process evicts too
                         yield Path(item.path), item.stat(follow_symlinks=False)
 
@@ -243,22 +255,29 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _make_folder(folder: Path, asked_by: str) -> None:
-    try:
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(OSError):  # it only tells backups what need not be kept
             (folder / "CACHEDIR.TAG").write_text(TAG)
-    except OSError as error:
-        raise CacheError(
-            f"{asked_by} {printable(folder)}: not a folder, nor can it be made one ({error.strerror}); "
-            f"name another one, or {OFF}."
-        ) from error
 
 
-def _default_folder() -> Path:
+def _expanded(asked: str, asked_by: str) -> Path:
+    try:
+        return Path(asked).expanduser()
+    except RuntimeError as error:
+        raise CacheError(f"{asked_by} {printable(asked)}: this user has no home; name another folder.") from error
+
+
+def _default_folder() -> Path | None:
     from platformdirs import user_cache_path
 
-    return user_cache_path("ckptaudit", appauthor=False)
+    try:
+        folder = user_cache_path("ckptaudit", appauthor=False)
+    except RuntimeError:  # no home is set, and the system does not know this user
+        return None
+    # Earlier releases give a path that begins with a tilde instead.
+    return folder if folder.is_absolute() else None
 
 
 def _limit() -> int:

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.measurement.jobs import Computing, Job, SufficientBounds, applies
 from ckptaudit.metrics import (
     NARROW,
@@ -45,7 +46,20 @@ def is_large(tensor: AlignedTensor) -> bool:
 
 
 def read(job: Job) -> tuple[Tensor, Tensor]:
-    return job.tensor.base.read(), job.tensor.tuned.read()
+    """Both sides as stored. Raises MeasurementError where they are no numbers of one kind."""
+    base, tuned = job.tensor.base, job.tensor.tuned
+    kinds = {_number_kind(side.dtype) for side in (base, tuned)}
+    if len(kinds) > 1 or kinds == {"complex"}:
+        raise MeasurementError(
+            f"{printable(job.tensor.name)} is stored as {base.dtype} in the base and as {tuned.dtype} in the tuned "
+            "checkpoint, which are no numbers to be compared"
+        )
+    return base.read(), tuned.read()
+
+
+def _number_kind(dtype: str) -> str:
+    """`float`, `complex`, `int` or `bool`, of whatever width and sign."""
+    return next((kind for kind in ("float", "complex", "int") if kind in dtype), dtype)
 
 
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:
@@ -76,7 +90,8 @@ def _measure_one(
             yield _record(matrix, metric.name, bounds[metric.name], metric.bound_kind)
         else:
             (value,) = _values(metric.compute, pair, chunk, computing)
-            yield _record(matrix, metric.name, value, "exact")
+            (error,) = _errors(metric, pair, chunk, computing)
+            yield _record(matrix, metric.name, value, "exact", error)
 
 
 def _needs_base(metric: MatrixMetric, computing: Computing) -> bool:
@@ -167,7 +182,9 @@ def _evaluate(
     for metric in metrics:
         kind: Kind = metric.bound_kind if metric.name in bounded else "exact"
         values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, computing)
-        yield from (_record(x, metric.name, value, kind) for x, value in zip(chunk, values, strict=True))
+        errors = _errors(metric, batch, chunk, computing)
+        found = zip(chunk, values, errors, strict=True)
+        yield from (_record(x, metric.name, value, kind, error) for x, value, error in found)
 
 
 def _batch(chunk: list[StoredMatrix], computing: Computing) -> PairBatch:
@@ -201,9 +218,29 @@ def _values(
         return [value for x in chunk for value in _values(compute, _batch([x], computing), [x], computing)]
 
 
-def _record(matrix: StoredMatrix, metric: str, value: float | None, kind: Kind) -> Measurement:
+def _errors(
+    metric: MatrixMetric, batch: PairBatch, chunk: list[StoredMatrix], computing: Computing
+) -> list[float | None]:
+    """The standard errors of a metric's values, where it has any."""
+    if metric.standard_error is None:
+        return [None] * len(chunk)
+    return _values(metric.standard_error, batch, chunk, computing)
+
+
+def _record(
+    matrix: StoredMatrix, metric: str, value: float | None, kind: Kind, error: float | None = None
+) -> Measurement:
     finite = value if value is not None and math.isfinite(value) else None
-    return Measurement(matrix.name, *_facts(matrix.tensor), metric, finite, kind, tuned=matrix.run)
+    facts = _facts(matrix.tensor)
+    return Measurement(
+        matrix.name,
+        *facts,
+        metric,
+        finite,
+        kind,
+        tuned=matrix.run,
+        standard_error=None if finite is None else error,
+    )
 
 
 def _facts(tensor: AlignedTensor) -> tuple[int | None, str, tuple[int, ...]]:

@@ -94,7 +94,7 @@ def by_unit(
     found: dict[Unit, list[Measurement]] = {unit: [] for unit in jobs_of}
     for measured, outcome in outcomes(jobs, computing):
         if isinstance(outcome, CkptAuditError):
-            outcome = [m for job in measured for m in failed(job, printable(outcome))]
+            outcome = [m for job in measured for m in failed(job, printable(outcome.sentence))]
         unit_of = {name: job.unit for job in measured for name in job.tensor.matrix_names()}
         for m in outcome:
             found[unit_of[m.tensor]].append(m)

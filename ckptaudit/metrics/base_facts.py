@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
+from ckptaudit.linalg.blind_updates import Census, census, census_among, sample
 from ckptaudit.linalg.differences import square_sum
-from ckptaudit.linalg.entry_sets import largest, smallest
+from ckptaudit.linalg.entry_sets import largest, members, smallest
 from ckptaudit.linalg.leading import Leading, Spectrum, leading, part, spectrum
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.metrics.batch import ALPHA
 
-FACTS_VERSION = f"{version('ckptaudit')}/4"
+FACTS_VERSION = f"{version('ckptaudit')}/5"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
@@ -38,13 +39,18 @@ def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tens
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """Leading directions or all singular values, two sets of entries, and norm_F."""
+    """Leading directions or all singular values, two sets of entries, norm_F, and counts by binade.
+
+    The counts are of a sample of the weights: of all of them, and of those in the principal set.
+    """
 
     top: Leading | None
     spectrum: Spectrum | None
     principal: UInt8[Tensor, "_"]
     low_magnitude: UInt8[Tensor, "_"]
     norm: float
+    census: Census
+    principal_binades: Int64[Tensor, "binades"]
 
 
 def led(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> BaseFacts | None:
@@ -53,7 +59,7 @@ def led(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> 
     if kept is None:
         return None
     top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]), float(kept["blur"]))
-    return BaseFacts(top, None, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
+    return _facts(top, None, kept, stored)
 
 
 def whole(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> BaseFacts | None:
@@ -63,7 +69,13 @@ def whole(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -
         return None
     gram = from_triangle(kept["gram"], len(kept["s"])) if len(kept["gram"]) else None
     found = Spectrum(kept["s"], kept["short"], gram)
-    return BaseFacts(None, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]))
+    return _facts(None, found, kept, stored)
+
+
+def _facts(top: Leading | None, found: Spectrum | None, kept: Tensors, stored: Shaped[Tensor, "m n"]) -> BaseFacts:
+    every, principal = kept["binades"].cpu()
+    known = Census(every, bool(kept["on_grid"]), sampled=sample(*stored.shape).step > 1)
+    return BaseFacts(top, found, kept["principal"], kept["low_magnitude"], float(kept["norm"]), known, principal)
 
 
 def within(size: float, limits: tuple[float, float]) -> bool:
@@ -84,6 +96,8 @@ def _recalled(
 
 
 def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    if not within(math.sqrt(square_sum(stored)), ORDINARY):
+        return NOTHING  # before anything is squared in float32
     top = leading(stored, min(k + 1, *stored.shape))
     if top is None or not within(float(top.s[0]), ORDINARY):
         return NOTHING
@@ -98,6 +112,8 @@ def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
 
 
 def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    if not within(math.sqrt(square_sum(stored)), ORDINARY):
+        return NOTHING
     found = spectrum(stored, min(k + 1, *stored.shape))
     if found is None or not within(float(found.s[0]), ORDINARY):
         return NOTHING
@@ -110,8 +126,13 @@ def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
 
 
 def _make_masks(stored: Shaped[Tensor, "m n"], reconstructed: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
+    principal = largest(reconstructed.abs_().flatten(), int(ALPHA * stored.numel()))
+    seen = census(stored)
+    places = torch.arange(0, stored.numel(), sample(*stored.shape).step, device=stored.device)
     return {
         "norm": torch.tensor(math.sqrt(square_sum(stored)), dtype=torch.float64),
-        "principal": largest(reconstructed.abs_().flatten(), int(ALPHA * stored.numel())),
+        "binades": torch.stack([seen.every, census_among(stored, members(principal, places))]),
+        "on_grid": torch.tensor(seen.on_grid),
+        "principal": principal,
         "low_magnitude": low_magnitude(stored),
     }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
+from ckptaudit.linalg.blind_updates import BlindUpdate, Census, census, census_among, sample
 from ckptaudit.linalg.factors import Factors, direct_values, singular_values
-from ckptaudit.linalg.masks import share_in_top, visibly_changed
+from ckptaudit.linalg.masks import in_top, share_in_top, visibly_changed
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.spectra import relative_gap
 from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
@@ -20,12 +21,23 @@ ALPHA = 0.5
 MAX_SUBSPACE = 512
 MAX_MASK_RANK = 64
 
+SQUARABLE = (1e-30, 1e30)
+"""Sizes of float64 entries that bf16 holds as well, and whose fourth powers float64 sums with all digits."""
+
 SHIFT_ERROR = 5e-3
 """Largest certified relative error of a spectral shift with which the cheap route is taken."""
 
 Side = Literal["left", "right"]
-Angles = tuple[Tensor, Tensor]
-"""The largest and the mean angle, in degrees, of each matrix of the batch."""
+Result = TypeVar("Result")
+Angles = tuple[Tensor, Tensor, Tensor]
+"""The largest, the mean and the root mean square angle, in degrees, of each matrix of the batch."""
+
+Leverages = tuple[Tensor, Tensor]
+"""How much of each of some rows and columns lies in the top-k subspaces: squared norms of rows of U0k and V0k."""
+
+PRECISION = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
+GRID = (64, 256)
+"""Rows and columns, at most, of the entries that stand for all where their size is set against their place."""
 
 
 class PairBatch:
@@ -65,13 +77,32 @@ class PairBatch:
 
     @cached_property
     def base(self) -> Float[Tensor, "batch m n"]:
-        """W0 in float64."""
-        return self.stored_base.double()
+        """W0 in float64, in units of `unit`."""
+        return self._in_units(self.stored_base)
 
     @cached_property
     def tuned(self) -> Float[Tensor, "batch m n"]:
-        """W1 in float64."""
-        return self.stored_tuned.double()
+        """W1 in float64, in units of `unit`."""
+        return self._in_units(self.stored_tuned)
+
+    @cached_property
+    def unit(self) -> Float64[Tensor, "batch"]:
+        """The power of two that `base` and `tuned` are counted in: 1, but for float64 of uncommon size.
+
+        Squares of what is stored in a narrower type float64 holds; those of 1e200 it does not, and those of 1e-200
+        it takes for 0. A metric that depends on the size of both sides together must multiply by this.
+        """
+        largest = torch.ones(len(self.stored_base), dtype=torch.float64, device=self.stored_base.device)
+        if torch.float64 in (self.stored_base.dtype, self.stored_tuned.dtype) and self.m * self.n:
+            sides = (side.double().abs().amax(dim=(1, 2)) for side in (self.stored_base, self.stored_tuned))
+            largest = torch.maximum(*sides)
+        ordinary = ((largest > SQUARABLE[0]) & (largest < SQUARABLE[1])) | (largest == 0) | ~largest.isfinite()
+        exponents = torch.frexp(largest).exponent.clamp(min=-1021)
+        return torch.where(ordinary, torch.ones_like(largest), torch.ldexp(torch.ones_like(largest), exponents - 1))
+
+    def _in_units(self, stored: Shaped[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
+        wide = stored.double()
+        return wide if bool((self.unit == 1.0).all()) else wide / self.unit[:, None, None]
 
     @cached_property
     def update(self) -> Float[Tensor, "batch m n"]:
@@ -93,7 +124,10 @@ class PairBatch:
     @cached_property
     def changed(self) -> Bool[Tensor, "batch m n"]:
         """The bf16-visible update mask."""
-        return visibly_changed(self.stored_base, self.stored_tuned, eta=ETA)
+        # bf16 has another range than float64: what only lies out of it has changed as well.
+        ordinary = bool((self.unit == 1.0).all())
+        before, after = (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
+        return visibly_changed(before, after, eta=ETA)
 
     @cached_property
     def changed_count(self) -> Float64[Tensor, "batch"]:
@@ -104,12 +138,17 @@ class PairBatch:
     def differing_count(self) -> Float64[Tensor, "batch"]:
         """Number of entries whose stored values differ; NaN differs from everything."""
         # By value: the two sides may be stored in types that cannot be compared with each other.
-        return (self.tuned != self.base).sum(dim=(1, 2)).double()
+        return (self.stored_tuned.double() != self.stored_base.double()).sum(dim=(1, 2)).double()
 
     @cached_property
     def nonfinite_count(self) -> Float64[Tensor, "batch"]:
         """Number of NaN and infinite entries on the tuned side."""
-        return (~torch.isfinite(self.tuned)).sum(dim=(1, 2)).double()
+        return (~torch.isfinite(self.stored_tuned)).sum(dim=(1, 2)).double()
+
+    @cached_property
+    def base_nonfinite_count(self) -> Float64[Tensor, "batch"]:
+        """Number of NaN and infinite entries on the base side."""
+        return (~torch.isfinite(self.stored_base)).sum(dim=(1, 2)).double()
 
     @cached_property
     def low_magnitude_share(self) -> Float64[Tensor, "batch"]:
@@ -167,12 +206,50 @@ class PairBatch:
             k=self.k,
         )
 
-    def shared(self, key: str, compute: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """A pair of results that two metrics read off one computation."""
+    def shared(self, key: str, compute: Callable[[], Result]) -> Result:
+        """Results that several metrics read off one computation."""
         if key not in self.__dict__:
             self.__dict__[key] = compute()
-        result: tuple[Tensor, Tensor] = self.__dict__[key]
+        result: Result = self.__dict__[key]
         return result
+
+    @cached_property
+    def censuses(self) -> tuple[Census, ...]:
+        """Of each matrix, how many weights of W0 lie in each binade."""
+        return tuple(census(weight) for weight in self.stored_base)
+
+    @cached_property
+    def principal_binades(self) -> tuple[Tensor, ...]:
+        """The same of the weights in the principal mask, of the same sample."""
+        part = self.base_factors.part(self.mask_rank).abs().flatten(1)
+        marked = in_top(part, count=int(ALPHA * part.shape[1]))[:, sample(self.m, self.n)]
+        return tuple(census_among(w, marks) for w, marks in zip(self.stored_base, marked, strict=True))
+
+    @cached_property
+    def blind(self) -> tuple[BlindUpdate, ...]:
+        """Of each matrix, the blind update of the same norm that changes as many of its entries visibly."""
+        entries = max(1, self.m * self.n)
+        visible, energy = self.changed_count / entries, self.update_norm.square() / entries
+        facts = zip(self.censuses, visible.tolist(), energy.tolist(), self.precisions, strict=True)
+        return tuple(BlindUpdate(*known) for known in facts)
+
+    @cached_property
+    def precisions(self) -> tuple[int, ...]:
+        """Of each matrix, the bits of precision that W1 was rounded to; a bf16 matrix may be stored as another."""
+        bits = PRECISION.get(self.stored_tuned.dtype, 53)
+        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.stored_tuned)
+
+    @property
+    def grid(self) -> tuple[slice, slice]:
+        """Rows and columns that stand for all."""
+        return slice(None, None, -(-self.m // GRID[0])), slice(None, None, -(-self.n // GRID[1]))
+
+    @cached_property
+    def leverages(self) -> Leverages:
+        """Of the grid's rows and columns."""
+        (rows, columns), factors = self.grid, self.base_factors
+        left, right = factors.left(self.k)[:, rows], factors.right(self.k)[:, columns]
+        return left.square().sum(dim=2), right.square().sum(dim=2)
 
     @cached_property
     def base_factors(self) -> Factors:

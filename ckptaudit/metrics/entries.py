@@ -72,6 +72,20 @@ def nonfinite_entries(batch: PairBatch) -> Tensor:
 
 
 @metric(
+    unit="entries",
+    scale="count",
+    formula="#{ij : w0 is NaN or infinite}",
+    source="definition",
+    needs="entries",
+    tolerates_nonfinite=True,
+    standing=False,
+)
+def base_nonfinite_entries(batch: PairBatch) -> Tensor:
+    """Number of NaN and infinite entries on the base side, against which nothing can be held."""
+    return batch.base_nonfinite_count
+
+
+@metric(
     unit="1",
     scale="share",
     formula="|L & M| / |M|, L = the floor(alpha m n) smallest |w0|, alpha = 0.5; alpha where M is empty",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +19,15 @@ GIST = "arXiv:2602.18584, abstract: the task subspace is recovered from validati
 NO_GRADIENT = "every sample's gradient is zero here"
 
 
+SQUARED = (1e-200, 1e200)
+
+
+def unit_of(largest: Iterable[float]) -> float:
+    """The power of two next to the largest of these, by which all can be divided exactly; 1 if all are 0."""
+    most = max(largest, default=0.0)
+    return 2.0 ** max(math.frexp(most)[1] - 1, -1021) if most > 0 else 1.0
+
+
 @dataclass(slots=True)
 class Moments:
     """Inner products of `s` samples with each other and with the update, summed over a group."""
@@ -24,22 +35,40 @@ class Moments:
     gram: Tensor
     inner: Tensor
     square: float = 0.0
+    sample_unit: float = 1.0
+    update_unit: float = 1.0
+    """What samples and update are counted in."""
     inner_of: dict[str, Tensor] = field(default_factory=dict)
     """By weight, its part of `inner`."""
 
     @classmethod
     def of(cls, group: WeightGroup, name: str) -> Moments:
-        """One pass over the group."""
+        """One pass over the group; three where the numbers are of a size whose squares float64 does not hold."""
+        total = cls._counted(group, name, 1.0, 1.0)
+        if total._is_sound:
+            return total
+        sample_unit = unit_of(float(piece.samples[name].abs().max()) for piece in group.pieces())
+        update_unit = unit_of(float(piece.update.abs().max()) for piece in group.pieces())
+        return cls._counted(group, name, sample_unit, update_unit)
+
+    @classmethod
+    def _counted(cls, group: WeightGroup, name: str, sample_unit: float, update_unit: float) -> Moments:
         s = group.inputs[name].samples
-        total = cls(torch.zeros(s, s, dtype=torch.float64), torch.zeros(s, dtype=torch.float64))
+        gram, inner = torch.zeros(s, s, dtype=torch.float64), torch.zeros(s, dtype=torch.float64)
+        total = cls(gram, inner, sample_unit=sample_unit, update_unit=update_unit)
         for piece in group.pieces():
-            samples, update = piece.samples[name], piece.update
+            samples, update = piece.samples[name] / sample_unit, piece.update / update_unit
             inner = (samples @ update).cpu()
             total.gram += (samples @ samples.mT).cpu()
             total.inner += inner
             total.square += float(update @ update)
             total.inner_of[piece.tensor] = total.inner_of.get(piece.tensor, 0) + inner
         return total
+
+    @property
+    def _is_sound(self) -> bool:
+        """Whether nothing overflowed, and nothing may have come out as 0 that is not."""
+        return all(SQUARED[0] < size < SQUARED[1] for size in (float(self.gram.trace()), self.square))
 
     @property
     def leading(self) -> int:
@@ -82,7 +111,8 @@ def retain_loss_change(group: WeightGroup) -> Reading:
     """First-order change of the mean retain loss; parts add up to the whole, and a fall is negative."""
     moments = Moments.of(group, "retain_gradients")
     parts = {name: float(inner.mean()) for name, inner in moments.inner_of.items()}
-    return Reading(float(moments.inner.mean()), max(parts, key=lambda name: parts[name]))
+    unit = moments.sample_unit * moments.update_unit
+    return Reading(float(moments.inner.mean()) * unit, max(parts, key=lambda name: parts[name]))
 
 
 @group_metric(

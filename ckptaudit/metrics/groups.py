@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.metrics.measurement import Measurement
@@ -192,7 +193,10 @@ def measure_group(
     try:
         reading = metric.compute(group) if chosen else Reading(None, remark="no weight here has all inputs")
     except MeasurementError as error:
-        reading = Reading(None, remark=str(error).rstrip("."))
+        reading = Reading(None, remark=error.sentence.rstrip("."))
+    except (ArithmeticError, LinAlgError) as error:
+        # Python's own floats raise where a square leaves their range, and LAPACK where it meets the result.
+        reading = Reading(None, remark=f"the numbers are too large or too small to be multiplied ({error})")
     missing = len(tensors) - len(covered)
     blind = f"{missing} of {len(tensors)} weights left out: an input lacks them" if missing else ""
     single = chosen[0].tensor if len(chosen) == 1 else None

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
 from torch import Tensor
 
 from ckptaudit.linalg import bounds
+from ckptaudit.linalg.blind_updates import Census
 from ckptaudit.linalg.changes import Turn, change_error, own_product, products, update_values
 from ckptaudit.linalg.differences import Difference, difference, square_sum
 from ckptaudit.linalg.entry_sets import count_common, packed
@@ -21,7 +22,7 @@ from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.linalg.tuned_gram import TunedGram
 from ckptaudit.metrics import base_facts
 from ckptaudit.metrics.base_facts import BaseFacts, Recall, afresh, low_magnitude, within
-from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, PairBatch, Side
+from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, Leverages, PairBatch, Side
 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
@@ -41,6 +42,8 @@ SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
 LEAST_UPDATE = 1e-25
+GREATEST_UPDATE = 1e18
+"""Past it, squares overflow in float32."""
 
 
 class LargePair(PairBatch):
@@ -109,6 +112,13 @@ class LargePair(PairBatch):
             return None
         return bounds.turned(self.images, self._top, k=self.k, share=1.0 - SEPARATION)
 
+    @cached_property
+    def turned_rms(self) -> tuple[float, float] | None:
+        """Bounds on the root mean square sine of the rotation of the left and the right side."""
+        if self._top is None or self.images is None:
+            return None
+        return bounds.turned_rms(self.images, self._top, k=self.k, share=1.0 - SEPARATION)
+
     @property
     def _top(self) -> Leading | None:
         return self.facts.top if self.facts is not None else None
@@ -121,7 +131,7 @@ class LargePair(PairBatch):
     @cached_property
     def norm_floor(self) -> float:
         """Lower bound on norm_2(D)."""
-        if not self.size > LEAST_UPDATE:
+        if not within(self.size, (LEAST_UPDATE, GREATEST_UPDATE)):
             return 0.0
         return bounds.norm_floor(self.difference.update, size=self.size)
 
@@ -146,6 +156,11 @@ class LargePair(PairBatch):
         return self._one(0.0) if self.is_finite else super().nonfinite_count
 
     @cached_property
+    def base_nonfinite_count(self) -> Float64[Tensor, "batch"]:
+        """Number of NaN and infinite entries on the base side."""
+        return self._one(0.0) if self.is_finite else super().base_nonfinite_count
+
+    @cached_property
     def update_norm(self) -> Float64[Tensor, "batch"]:
         """norm_F(D), of the difference rounded to float32."""
         return self._one(math.sqrt(self.difference.square_sum))
@@ -167,6 +182,38 @@ class LargePair(PairBatch):
     def principal_share(self) -> Float64[Tensor, "batch"]:
         """Of the changed entries, the share among the floor(alpha m n) largest of the base's leading part."""
         return super().principal_share if self.facts is None else self._share(self.facts.principal)
+
+    @cached_property
+    def censuses(self) -> tuple[Census, ...]:
+        """How many weights of W0 lie in each binade."""
+        known = self.__dict__.get("facts")
+        return (known.census,) if known is not None else super().censuses
+
+    @cached_property
+    def principal_binades(self) -> tuple[Tensor, ...]:
+        """The same of the weights in the principal mask."""
+        return super().principal_binades if self.facts is None else (self.facts.principal_binades,)
+
+    @cached_property
+    def leverages(self) -> Leverages:
+        """Of the grid's rows and columns."""
+        if self.facts is None:
+            return super().leverages
+        (rows, columns), top = self.grid, self.facts.top
+        if top is not None:
+            left, right = top.left[rows, : self.k], top.right[columns, : self.k]
+            return left.double().square().sum(dim=1)[None], right.double().square().sum(dim=1)[None]
+        return self._leverages_of_short(rows, columns)
+
+    def _leverages_of_short(self, rows: slice, columns: slice) -> Leverages:
+        assert self.facts is not None
+        assert self.facts.spectrum is not None  # one of the two is known
+        known = self.facts.spectrum
+        long, short = (rows, columns) if self.m >= self.n else (columns, rows)
+        vectors = known.short[:, : self.k].double()
+        images = self._tall(self.stored_base[0])[long].double() @ vectors / known.s[: self.k]
+        found = (images.square().sum(dim=1)[None], vectors[short].square().sum(dim=1)[None])
+        return found if self.m >= self.n else found[::-1]
 
     @cached_property
     def captured(self) -> Float64[Tensor, "batch"]:
@@ -268,7 +315,8 @@ class LargePair(PairBatch):
     def _turned(self, turn: Turn, side: Side) -> Angles:
         # The right vectors are those of a tall matrix, which a wide one is when transposed.
         found = turn.right if (side == "right") is (self.m >= self.n) else turn.left
-        return found[-1:], found.mean()[None]
+        rms = torch.deg2rad(found).sin().square().mean().sqrt().clamp(max=1.0)
+        return found[-1:], found.mean()[None], torch.rad2deg(rms.asin())[None]
 
     def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
         return matrix if self.m >= self.n else matrix.mT

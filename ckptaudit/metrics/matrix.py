@@ -24,7 +24,8 @@ class MatrixMetric:
     `cost` is "entries" for what a pass over the entries gives, of vectors too; "matrix" for what a
     pass gives but matrices alone have; "spectrum" for what takes a decomposition. `upper_bound` and
     `lower_bound`, where there is one, are cheap and theorems: value <= upper_bound for every input. They
-    return None for a batch of which they have nothing to say. What is not `standing` is measured only where
+    return None for a batch of which they have nothing to say. `standard_error` gives that of a value which rests
+    on an estimate. What is not `standing` is measured only where
     a check asks for it, and no full audit reports it.
     """
 
@@ -38,6 +39,7 @@ class MatrixMetric:
     upper_bound: BoundFunction | None = None
     lower_bound: BoundFunction | None = None
     bound_cost: Cost = "spectrum"
+    standard_error: Function | None = None
     tolerates_nonfinite: bool = False
     standing: bool = True
     scope: Scope = "matrix"
@@ -68,6 +70,7 @@ def metric(
     upper_bound: BoundFunction | None = None,
     lower_bound: BoundFunction | None = None,
     bound_needs: Cost = "spectrum",
+    standard_error: Function | None = None,
     tolerates_nonfinite: bool = False,
     standing: bool = True,
 ) -> Callable[[Function], Function]:
@@ -86,6 +89,7 @@ def metric(
                 upper_bound=upper_bound,
                 lower_bound=lower_bound,
                 bound_cost=bound_needs,
+                standard_error=standard_error,
                 tolerates_nonfinite=tolerates_nonfinite,
                 standing=standing,
             )

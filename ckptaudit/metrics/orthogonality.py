@@ -66,7 +66,9 @@ def orthogonality_defect(batch: PairBatch) -> Tensor:
 
     A layer c Q with orthonormal Q reads |c^2 - 1| sqrt(min(m, n)).
     """
-    defect: Tensor = torch.linalg.matrix_norm(_short_gram(batch.tuned) - _identity(batch.tuned), dim=(1, 2))
+    defect: Tensor = torch.linalg.matrix_norm(
+        _short_gram(batch.tuned) * batch.unit[:, None, None] ** 2 - _identity(batch.tuned), dim=(1, 2)
+    )
     return defect
 
 
@@ -103,7 +105,7 @@ def inner_product_distortion(batch: PairBatch) -> Tensor:
 
     Equals max_i |s_i^2 - 1|, and at least 1 for a layer with fewer outputs than inputs: it loses directions.
     """
-    squares = torch.linalg.eigvalsh(_short_gram(batch.tuned))
+    squares = torch.linalg.eigvalsh(_short_gram(batch.tuned)) * batch.unit[:, None] ** 2
     worst: Tensor = (squares - 1.0).abs().amax(dim=1)
     return worst.clamp(min=1.0) if batch.m < batch.n else worst
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,10 @@ def _mean(pair: LargePair) -> float | None:
 
 def _rotated(pair: LargePair) -> float | None:
     return None if pair.turned is None else degrees(pair.turned)
+
+
+def _rotated_rms(side: int) -> Callable[[LargePair], float | None]:
+    return lambda pair: None if pair.turned_rms is None else degrees(pair.turned_rms[side])
 
 
 @metric(
@@ -104,6 +110,38 @@ def principal_rotation_left(batch: PairBatch) -> Tensor:
 def principal_rotation_right(batch: PairBatch) -> Tensor:
     """How far any top-k right direction left the tuned matrix's top, with near-ties at k taken out."""
     return batch.rotation("right")[0]
+
+
+RMS_ROTATION = (
+    "asin sqrt(mean_i sin^2 theta_i), theta_i the k angles from span(U0k) to span(U1l), "
+    "l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
+)
+
+
+@metric(
+    unit="degrees",
+    scale="angle",
+    formula=RMS_ROTATION,
+    source=f"{ANGLES}; the mean of squares and l are ours, docs/rotation.md",
+    needs="spectrum",
+    upper_bound=bound_of(_rotated_rms(0)),
+)
+def rms_rotation_left(batch: PairBatch) -> Tensor:
+    """Root mean square rotation of the top-k left subspace, near-ties at k taken out; no growth with size."""
+    return batch.rotation("left")[2]
+
+
+@metric(
+    unit="degrees",
+    scale="angle",
+    formula=RMS_ROTATION.replace("U", "V"),
+    source=f"{ANGLES}; the mean of squares and l are ours, docs/rotation.md",
+    needs="spectrum",
+    upper_bound=bound_of(_rotated_rms(1)),
+)
+def rms_rotation_right(batch: PairBatch) -> Tensor:
+    """Root mean square rotation of the top-k right subspace, near-ties at k taken out; no growth with size."""
+    return batch.rotation("right")[2]
 
 
 @metric(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ckptaudit.metrics.batch import PairBatch
@@ -11,6 +11,7 @@ from ckptaudit.metrics.large import LargePair
 from ckptaudit.metrics.matrix import metric
 
 ROWS_AT_ONCE = 8192
+LEAST_NORM = 1e-15
 
 
 @metric(
@@ -29,8 +30,11 @@ def largest_row_change(batch: PairBatch) -> Tensor:
     """
     update = batch.difference.update[None] if isinstance(batch, LargePair) else batch.update
     largest = _row_norms(update).amax(dim=1)
-    rows = _row_norms(batch.stored_base)
-    median = rows.median(dim=1).values
+    ordinary = bool((batch.unit == 1.0).all())
+    rows = _row_norms(batch.stored_base if ordinary else batch.base)
+    ranked = rows.sort(dim=1).values
+    # torch's own median of an even number of values is the lower of the middle two.
+    median = 0.5 * (ranked[:, (rows.shape[1] - 1) // 2] + ranked[:, rows.shape[1] // 2])
     usual = torch.where(median > 0, median, rows.mean(dim=1))
     return torch.where(largest > 0, largest / usual, torch.zeros_like(largest))
 
@@ -38,4 +42,13 @@ def largest_row_change(batch: PairBatch) -> Tensor:
 def _row_norms(matrices: Float[Tensor, "batch m n"]) -> Float[Tensor, "batch m"]:
     """Row norms, right to float32; a block of rows at a time, since a vocabulary is large."""
     blocks = torch.split(matrices, ROWS_AT_ONCE, dim=1)
-    return torch.cat([torch.linalg.vector_norm(block.float(), dim=2) for block in blocks], dim=1).double()
+    return torch.cat([_norms(block) for block in blocks], dim=1)
+
+
+def _norms(block: Float[Tensor, "batch m n"]) -> Float64[Tensor, "batch m"]:
+    norms: Tensor = torch.linalg.vector_norm(block.float(), dim=2).double()
+    # Where float32 has squared beyond its range, or below it.
+    odd = ~norms.isfinite() | (norms < LEAST_NORM)
+    if bool(odd.any()):
+        norms = torch.linalg.vector_norm(block.double(), dim=2)
+    return norms

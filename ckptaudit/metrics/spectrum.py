@@ -24,6 +24,9 @@ def _stable_rank(pair: LargePair) -> float:
     return min(most, (pair.size / pair.norm_floor) ** 2) if pair.norm_floor > 0 else most
 
 
+stable_rank_ceiling = bound_of(_stable_rank)
+
+
 def _hill(pair: LargePair) -> float | None:
     if pair.images is None:
         return None
@@ -55,7 +58,7 @@ def normalized_spectral_shift(batch: PairBatch) -> Tensor:
 )
 def update_spectral_norm(batch: PairBatch) -> Tensor:
     """Largest singular value of the update, in units of the weights."""
-    return batch.update_s[:, 0]
+    return batch.update_s[:, 0] * batch.unit
 
 
 @metric(
@@ -64,7 +67,7 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
     formula="norm_F(D)^2 / norm_2(D)^2; 0 for a zero update",
     source="arXiv:2606.07082, 4.1",
     needs="spectrum",
-    upper_bound=bound_of(_stable_rank),
+    upper_bound=stable_rank_ceiling,
     bound_needs="matrix",
 )
 def update_stable_rank(batch: PairBatch) -> Tensor:

@@ -35,8 +35,17 @@ class _Findings:
             tuned,
             tuple(sorted(self.aligned, key=lambda tensor: tensor.name)),
             tuple(sorted(self.unaligned, key=lambda fault: fault.tensor)),
-            (*self.notes, *whole),
+            (*self.notes, *whole, *self._retyped()),
         )
+
+    def _retyped(self) -> Iterator[str]:
+        """What is stored in another floating-point type on the tuned side, by the two types."""
+        names: dict[tuple[str, str], list[str]] = {}
+        for t in self.aligned:
+            if t.base.precision != t.tuned.precision and "float" in t.base.dtype and "float" in t.tuned.dtype:
+                names.setdefault((t.base.precision, t.tuned.precision), []).append(t.name)
+        for (before, after), its in sorted(names.items()):
+            yield _counted("tensor", its, f"stored in {after} in the tuned checkpoint and in {before} in the base")
 
 
 def pair_checkpoints(base: Checkpoint, tuned: Checkpoint) -> ModelPair:

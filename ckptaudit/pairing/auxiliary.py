@@ -27,6 +27,7 @@ class AuxiliaryInput:
     samples: int = 1
     weights: Mapping[str, AlignedTensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    opened: Checkpoint | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
     """What was opened: an adapter as its factors, or several checkpoints in order."""
 
@@ -40,9 +41,14 @@ class AuxiliaryInput:
     def read(self, tensor: AlignedTensor) -> Tensor:
         """`[samples, count, m, n]` as stored, where the weight holds `count` matrices; one sample for "weights".
 
-        Raises CheckpointError if the file is damaged, MeasurementError if an entry is not finite.
+        Raises CheckpointError if the file is damaged, MeasurementError if an entry is no number or not finite.
         """
         stack = self.weights[tensor.name].tuned.read()
+        if not stack.is_floating_point():
+            raise MeasurementError(
+                f"{parameter(self.kind.name)} {printable(self.path)}: {printable(tensor.name)} is stored as "
+                f"{str(stack.dtype).removeprefix('torch.')}, where floating-point numbers are needed"
+            )
         if not bool(stack.isfinite().all()):
             raise MeasurementError(
                 f"{parameter(self.kind.name)} {printable(self.path)}: {tensor.name} has NaN or infinities"
@@ -57,6 +63,9 @@ class Auxiliary:
     given: Mapping[str, AuxiliaryInput] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> AuxiliaryInput:
+        """The input of that name. Raises MeasurementError if it was not given."""
+        if name not in self.given:
+            raise MeasurementError(f"{parameter(name)} {AUXILIARY[name].metavar} is needed here and was not given.")
         return self.given[name]
 
     def lacking(self, names: Iterable[str], tensors: Sequence[AlignedTensor]) -> str:
@@ -125,7 +134,7 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     wanted = (t for t in pair.aligned if kind.layout != "adapter" or t.tuned.product is not None)
     weights = {tensor.name: tensor for tensor in wanted}
     notes = tuple(_notes(kind, opened.path, pair.unaligned))
-    return AuxiliaryInput(kind, opened.path, samples, weights, notes, (given,))
+    return AuxiliaryInput(kind, opened.path, samples, weights, notes, opened, (given,))
 
 
 def _parents(kind: AuxiliaryKind, text: str, base: Checkpoint) -> tuple[Checkpoint, ...]:

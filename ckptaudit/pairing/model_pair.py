@@ -53,6 +53,11 @@ class AlignedTensor:
         return self.base.dtype == self.tuned.dtype
 
     @property
+    def is_quantised_apart(self) -> bool:
+        """Whether one side went through an eight-bit type and the other did not go through the same."""
+        return self.base.quantised != self.tuned.quantised
+
+    @property
     def matrix_shape(self) -> tuple[int, int, int]:
         """(count, m, n): how many matrices the weight holds, and their shape.
 

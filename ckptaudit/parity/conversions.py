@@ -32,5 +32,5 @@ def quantised(pair: ModelPair) -> Iterator[Finding]:
         if weight.is_quantised:
             before, after = weight.original.double(), weight.stored.double()
             lost = float((after - before).norm() / before.norm().clamp_min(1e-300))
-            detail = f"{weight.tensor.base.dtype} to {weight.tensor.tuned.stored}, relative change {lost:.3g}"
+            detail = f"{weight.tensor.base.dtype} to {weight.tensor.tuned.quantised}, relative change {lost:.3g}"
             yield Finding(weight.name, "quantised to float8", detail)

@@ -50,18 +50,18 @@ class Converted:
         """Whether the converted weight is the expected one, bit for bit; float8 by its own steps."""
         if same_bits(self.expected, self.stored):
             return True
-        if self.tensor.base.stored and same_bits(self.original, self.stored.to(self.original.dtype)):
+        if self.tensor.base.quantised and same_bits(self.original, self.stored.to(self.original.dtype)):
             return True  # dequantised without the last rounding to the model's type
         return self.is_quantised and self._within_float8
 
     @property
     def is_quantised(self) -> bool:
         """Whether the conversion put the weight into float8."""
-        return self.tensor.tuned.stored in MANTISSA and not self.tensor.base.stored
+        return self.tensor.tuned.quantised in MANTISSA and not self.tensor.base.quantised
 
     @property
     def _within_float8(self) -> bool:
         """Whether each number lies within half a step of float8 of the original, whatever scales were chosen."""
         before, after = self.original.double(), self.stored.double()
-        half = 2.0 ** -(MANTISSA[self.tensor.tuned.stored] + 1) + torch.finfo(self.stored.dtype).eps
+        half = 2.0 ** -(MANTISSA[self.tensor.tuned.quantised] + 1) + torch.finfo(self.stored.dtype).eps
         return bool(((after - before).abs() <= half * before.abs() + SMALLEST * before.abs().max()).all())

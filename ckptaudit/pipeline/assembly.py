@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from platform import python_version
 
+from msgspec import structs
+
 from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
@@ -38,7 +40,7 @@ def assemble(
 
     Raises CheckpointError if a file is gone whose fingerprint is not known yet.
     """
-    rows = _rows(measurements)
+    rows = _rows(measurements, spelling)
     verdicts = tuple(verdicts)
     steps = [group for group in plan.groups if group.over == "steps"]
     siblings = [group for group in plan.groups if group.over == "siblings"]
@@ -51,7 +53,10 @@ def assemble(
         measurements=rows,
         verdicts=verdicts,
         notes=(
-            *dict.fromkeys((*(n for run in opened.runs for n in run.pair.notes), *opened.auxiliary.notes)),
+            *dict.fromkeys(
+                spelled(note, spelling)
+                for note in (*(n for run in opened.runs for n in run.pair.notes), *opened.auxiliary.notes)
+            ),
             *notes_of(trajectories),
             *(baseline.remarks(verdicts) if baseline else ()),
             *plan.config.remarks(verdicts),
@@ -110,10 +115,14 @@ OTHER_EVIDENCE = (("behavior", "probes", "FILE"),)
 """Kinds of evidence, and the parameter that gives each."""
 
 
-def _rows(measurements: MeasurementStore) -> tuple[Measurement, ...]:
+def _rows(measurements: MeasurementStore, spelling: Spelling) -> tuple[Measurement, ...]:
     """Numbers by run, in the order of the units; findings stand in the verdicts."""
     found = (m for entry in measurements.entries() if entry.unit.scope in NUMBERS for m in entry.measurements)
-    return tuple(sorted(found, key=lambda m: m.tuned))
+    return tuple(sorted((_respelled(m, spelling) for m in found), key=lambda m: m.tuned))
+
+
+def _respelled(m: Measurement, spelling: Spelling) -> Measurement:
+    return structs.replace(m, remark=spelled(m.remark, spelling)) if m.remark else m
 
 
 NUMBERS = ("matrix", "group", "runs")

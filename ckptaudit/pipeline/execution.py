@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from ckptaudit.artifact import open_artifact
-from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest
+from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest, printable
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import measure_run_group
@@ -21,6 +22,8 @@ from ckptaudit.metrics.evidence import ParityEvidence, PlanEvidence, RunEvidence
 from ckptaudit.metrics.groups import counts, measure_group
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with how many tensors of how many have been measured."""
@@ -93,7 +96,10 @@ class _Executor:
         try:
             return self._other(unit)
         except CkptAuditError as error:
-            return [_without_value(unit, str(error))]
+            return [_without_value(unit, error.sentence)]
+        except Exception as error:
+            logger.debug("a measurement failed", exc_info=True)
+            return [_without_value(unit, f"{type(error).__name__}: {printable(error)[:300]}")]
 
     def _other(self, unit: Unit) -> list[Measurement]:
         if unit.scope == "runs":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -9,12 +10,15 @@ from functools import cached_property
 import torch
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.errors import CheckpointError, CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class OpenedAudit:
     cache: FactorCache | None
 
     @property
+    def everything(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint that was opened: base, tuned ones, and what was given beside them."""
+        pairs = (run.pair for run in self.runs)
+        beside = (one.opened for one in self.auxiliary.given.values() if one.opened is not None)
+        return (self.base, *(pair.tuned for pair in pairs), *beside)
+
+    @property
     def compares(self) -> frozenset[Over]:
         """What the runs are to each other."""
         return frozenset(group.over for group in self.groups)
@@ -46,8 +57,20 @@ class OpenedAudit:
 def open_audit(options: AuditOptions) -> OpenedAudit:
     """Open and pair everything at once, so that a request that cannot be judged fails early.
 
-    Raises CkptAuditError in one sentence.
+    Raises CkptAuditError in one sentence, whatever a reader stumbles over.
     """
+    try:
+        return _opened(options)
+    except CkptAuditError:
+        raise
+    except Exception as error:
+        logger.debug("opening failed", exc_info=True)
+        names = " and ".join(map(printable, (options.base, *options.tuned)))
+        what = f"{type(error).__name__}: {printable(error)[:200]}"
+        raise CheckpointError(f"{names}: cannot be opened ({what}); the files are damaged.") from error
+
+
+def _opened(options: AuditOptions) -> OpenedAudit:
     started = datetime.now(UTC)
     device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
     base = open_checkpoint(options.base)

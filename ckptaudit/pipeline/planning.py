@@ -14,9 +14,10 @@ from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.profiles import default_profile, profile_named
 from ckptaudit.judging.selection import parts, selected, subjects
+from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
-from ckptaudit.metrics import METRICS, RunsMetric
+from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
 from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
@@ -27,8 +28,6 @@ NO_GROUP = {
     "siblings": "it compares runs from one base, and the tuned side names fewer than three",
 }
 """Why a check has nothing to compare, by what it compares."""
-
-NOTHING_OF = "this model has no weights of: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def _planned(
                     path=file.path,
                     group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
                     skip=_lacking(opened, check, run, subject),
-                    cannot=_incomparable(opened, check, run),
+                    cannot=_incomparable(opened, check, run) or _rounded_away(check, run, subject),
                 )
 
 
@@ -128,7 +127,7 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return ""
     tensors = selected(check, run.pair, subject)
     if not tensors:
-        return NOTHING_OF.format(", ".join(check.roles)) if check.optional else ""
+        return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
 
@@ -164,3 +163,19 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     if check.counts_findings or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"
+
+
+def _rounded_away(check: Check, run: Run, subject: str) -> str:
+    """Why an update cannot be measured: one side went through an eight-bit type and the other did not."""
+    metric = METRICS[check.metric]
+    if not isinstance(metric, MatrixMetric) or metric.tolerates_nonfinite:
+        return ""
+    apart = [tensor for tensor in selected(check, run.pair, subject) if tensor.is_quantised_apart]
+    if not apart:
+        return ""
+    first = apart[0]
+    return (
+        f"{printable(first.name)} is stored in {first.tuned.precision} on the tuned side and in "
+        f"{first.base.precision} in the base, and its update cannot be seen through that rounding; audit the "
+        "unquantised weights instead"
+    )

@@ -28,7 +28,7 @@ from ckptaudit.pipeline.planning import plan
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a check said of the pair as it is, and after its damage."""
+    """What a check said of the pair as it is, and after its damage; of that nothing where it could not be tried."""
 
     check: Check
     intact: tuple[Verdict, ...]
@@ -42,16 +42,19 @@ class Proof:
     @property
     def needs(self) -> str:
         """Why the check could not be tried on this pair; empty where it could."""
-        untried = [v for v in self.damaged if v.outcome in ("skipped", "error")]
-        return untried[0].reason if len(untried) == len(self.damaged) else ""
+        untried = [v for v in self.intact if v.outcome in ("skipped", "error")]
+        return untried[0].reason if len(untried) == len(self.intact) else ""
 
 
 def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
     """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError."""
-    intact = _judged(opened, check, file)
+    intact = Proof(check, _judged(opened, check, file), ())
+    if intact.needs:
+        # A damage may work with the very input that is missing.
+        return intact
     if check.scope == "artifact":
-        return Proof(check, intact, tuple(_of_damaged_files(run, check) for run in opened.runs))
-    return Proof(check, intact, _judged(damaged(opened, check), check, file))
+        return replace(intact, damaged=tuple(_of_damaged_files(run, check) for run in opened.runs))
+    return replace(intact, damaged=_judged(damaged(opened, check), check, file))
 
 
 def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:

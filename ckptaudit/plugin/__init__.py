@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
 from ckptaudit.plugin.options import add_options
-from ckptaudit.plugin.root import refuse_settings_of_checkpoints, take_root_from_where_pytest_started
+from ckptaudit.plugin.root import take_root_from_where_pytest_started
 from ckptaudit.plugin.spelling import option
+from ckptaudit.toml_files import glance
 
 if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
@@ -36,7 +38,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Keep the checkpoints' folders out of pytest's own set-up."""
-    refuse_settings_of_checkpoints(early_config)
     take_root_from_where_pytest_started(early_config, args)
 
 
@@ -52,6 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if base is None or not tuned:
         missing = "--base PATH" if base is None else "--tuned PATH"
         raise pytest.UsageError(f"an audit compares two checkpoints; {missing} is missing.")
+    if config.getoption("usepdb", False):
+        raise pytest.UsageError("an audit has no code of yours to debug; leave --pdb out.")
+    if config.getoption("audit_debug"):
+        logging.getLogger("ckptaudit").addHandler(logging.StreamHandler())
+        logging.getLogger("ckptaudit").setLevel(logging.DEBUG)
     try:
         gate = _open_gate(config, base, tuned)
     except CkptAuditError as error:
@@ -93,7 +99,7 @@ def _refuse_checks_without_pair(config: pytest.Config) -> None:
         return
     for argument in config.args:
         path = Path(argument.partition("::")[0])
-        if path.suffix == ".toml" and path.is_file() and "[[check]]" in path.read_text(errors="replace"):
+        if path.suffix == ".toml" and "[[check]]" in glance(path)[1]:
             raise pytest.UsageError(
                 f"{printable(path)}: checks judge a pair of checkpoints; give --base PATH and --tuned PATH."
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,13 +30,16 @@ from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import audit_options, named_check_files, names_files, node_id, resolved
-from ckptaudit.plugin.settings import CONFIG, settings_of
+from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, settings_of
 from ckptaudit.plugin.spelling import option
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
+from ckptaudit.results.gate import NOTHING_JUDGED, answer
 from ckptaudit.results.records import AuditResult
+
+logger = logging.getLogger(__name__)
 
 STORE = "ckptaudit_store"
 REPORTED = "ckptaudit_reported"
@@ -49,10 +54,11 @@ class Gate:
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.outputs = Outputs(config)
         self.shared: TemporaryDirectory[str] | None = None
-        self.settings = settings_of(config, (base, *tuned))
+        self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
         self.opened = open_audit(audit_options(config, base, tuned, complete=reported and by_profile))
+        refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
         chosen = choose_checks(self.opened, self.settings)
         self.profile, self.known = chosen.profile if by_profile else "", chosen.known
         config.args[:] = [str(f.path) for f in chosen.files] if by_profile else list(map(resolved, config.args))
@@ -62,6 +68,7 @@ class Gate:
         self.everything = self.plan = self._plan(list(self.files.values()))
         self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
+        self.refused = 0
         if self.worker:
             _share_cores()
 
@@ -109,7 +116,15 @@ class Gate:
 
     def judge(self, planned: PlannedVerdict) -> Verdict:
         """Measure what is missing for one verdict, and decide."""
-        return respelled(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])), option)
+        try:
+            verdict = verdict_of(planned, execute(self.plan, self.store, verdicts=[planned]))
+        except Exception as error:  # whatever it is, it must end as a verdict that could not be given
+            logger.debug("a verdict failed", exc_info=True)
+            reason = (
+                str(error) if isinstance(error, CkptAuditError) else f"{type(error).__name__}: {printable(error)}"
+            )
+            verdict = undecided(planned.check, planned.subject, planned.run.path, "error", reason, planned.limits)
+        return respelled(verdict, option)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan for what is left after selection; all metrics where the whole JSON was asked for."""
@@ -166,13 +181,21 @@ class Gate:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; and never leave with 0 when nothing was judged."""
-        if self.worker is not None or self.config.option.collectonly:
+        if self.worker is not None:
             return
-        for sentence in self.outputs.write(self.result) if self.outputs else ():
+        if self.config.option.collectonly:
+            # A pipeline that this option has slipped into must not take a list of checks for an open gate.
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+            return
+        for sentence in self.outputs.write(lambda: self.result) if self.outputs else ():
             self._refuse(session, sentence)
-        judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
-        if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
-            self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
+        if self.files and session.exitstatus == pytest.ExitCode.OK:
+            cause = answer([*self.verdicts.values()]).cause
+            if cause == NOTHING_JUDGED:
+                self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
+            elif cause:
+                self._refuse(session, f"{cause}.")
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
     def pytest_name_coverage_in_junit(self, session: pytest.Session) -> None:
@@ -188,7 +211,7 @@ class Gate:
             return
         if not self.config.option.no_summary:
             terminalreporter.section("checkpoint audit", sep="=")
-            for line in (*self._summary(int(exitstatus)), *self.outputs.announced()):
+            for line in (*self._summary(int(exitstatus) or self.refused), *self.outputs.announced()):
                 terminalreporter.write_line(line)
         for line in announce(self.result, os.environ):
             terminalreporter.write_line(line)
@@ -254,11 +277,13 @@ class Gate:
         return next((planned for planned in self.everything.verdicts if planned.name == name), None)
 
     def _refuse(self, session: pytest.Session, sentence: str) -> None:
-        session.exitstatus = CANNOT_BE_JUDGED
+        session.exitstatus = self.refused = CANNOT_BE_JUDGED
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
             reporter.write_line(f"ERROR: {sentence}", red=True)
+        else:
+            print(f"ERROR: {sentence}", file=sys.stderr)
 
 
 def _from_root(path: Path, config: pytest.Config) -> Path:

@@ -50,6 +50,7 @@ def _checks(group: pytest.OptionGroup) -> None:
         metavar="FILE",
         help="limits and waivers of your own (default: ckptaudit.toml, else [tool.ckptaudit] in pyproject.toml)",
     )
+    group.addoption("--audit-debug", action="store_true", help="show tracebacks of what could not be judged")
     group.addoption("--audit-strict", action="store_true", help="checks that only warn close the gate as well")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
+from ckptaudit.plugin.spelling import option
 from ckptaudit.report.files import need
 from ckptaudit.results.records import AuditResult
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """A report by its option: `module` and `function` write it, `needs` is a package that `extra` brings."""
 
     option: str
@@ -29,12 +33,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("audit_json", "results.json_io", "write_json", "every number"),
-    Kind("audit_html", "report.html", "write_html", "the page to look at"),
-    Kind(
+    OutputKind("audit_json", "results.json_io", "write_json", "every number"),
+    OutputKind("audit_html", "report.html", "write_html", "the page to look at"),
+    OutputKind(
         "audit_parquet", "report.parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"
     ),
-    Kind(
+    OutputKind(
         "audit_plot",
         "report.plot",
         "write_plot",
@@ -50,9 +54,9 @@ class Outputs:
     """Raises CkptAuditError while being built if one of them could not be written in the end."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._asked = [
-            (kind, _writable(option, kind)) for kind in KINDS if (option := config.getoption(kind.option))
-        ]
+        self._asked = [(kind, _writable(given, kind)) for kind in KINDS if (given := config.getoption(kind.option))]
+        self._missing: set[Path] = set()
+        _refuse_one_name_for_two([path for _, path in self._asked])
         for kind, _ in self._asked:
             if kind.needs:
                 need(kind.needs, extra=kind.extra)
@@ -71,29 +75,44 @@ class Outputs:
         """Where the steps of a run are to be drawn, if they are."""
         return next((path for kind, path in self._asked if kind.option == "audit_plot"), None)
 
-    def write(self, result: AuditResult) -> Iterator[str]:
+    def write(self, result_of: Callable[[], AuditResult]) -> Iterator[str]:
         """Write all; yields a sentence for each that could not be written."""
+        try:
+            result = result_of()
+        except CkptAuditError as error:
+            yield f"no report can be written: {error.spelled(option)}"
+            return
         for kind, path in self._asked:
             write: Callable[[AuditResult, Path], None] = getattr(
                 import_module(f"ckptaudit.{kind.module}"), kind.function
             )
             try:
                 write(result, path)
-            except (OSError, CkptAuditError) as error:
-                yield f"{printable(path)}: cannot be written ({printable(error)})."
+            except Exception as error:
+                logger.debug("a report failed", exc_info=True)
+                why = error.strerror if isinstance(error, OSError) and error.strerror else error
+                self._missing.add(path)
+                yield f"{printable(path)}: cannot be written ({printable(why)})."
 
     def announced(self) -> Iterator[str]:
         """Where the files are."""
         for kind, path in self._asked:
-            if path.exists():
+            if path.exists() and path not in self._missing:
                 yield f"{kind.holds} is in {printable(path)}"
 
 
-def _writable(option: str, kind: Kind) -> Path:
+def _refuse_one_name_for_two(paths: list[Path]) -> None:
+    for path in paths:
+        if sum(other.absolute() == path.absolute() for other in paths) > 1:
+            raise ReportError(f"{printable(path)}: two reports cannot be one file; name another.")
+
+
+def _writable(given: str, kind: OutputKind) -> Path:
     """The report's path, refused before hours of measuring rather than after."""
-    path = Path(option)
+    path = Path(given)
     folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
-    is_wrong_kind = path.is_dir() and not kind.may_be_folder
+    # A pipe or a device would be replaced by a file of its name.
+    is_wrong_kind = path.exists() and not (path.is_file() or (path.is_dir() and kind.may_be_folder))
     if is_wrong_kind or not folder.is_dir() or not os.access(folder, os.W_OK):
         flag = parameter(kind.option.removeprefix("audit_"))
         raise ReportError(f"{flag} {printable(path)}: no file can be written there; name another.")

@@ -23,7 +23,7 @@ def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complet
         complete=complete,
         strict=option("audit_strict"),
         # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
-        waivers=not option("runxfail"),
+        waivers=not option("runxfail", default=False),
         cache=option("audit_cache"),
         memory=option("audit_memory"),
         several=option("audit_several"),

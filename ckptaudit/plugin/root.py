@@ -2,26 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-
-from ckptaudit.errors import printable
-
-
-def refuse_settings_of_checkpoints(config: pytest.Config) -> None:
-    """Raise UsageError if pytest took its settings out of a checkpoint.
-
-    pytest looks for them around every path on the command line, before it knows that these are
-    option values. A checkpoint with a pytest.ini could so deselect the checks that it would fail.
-    """
-    known = config.known_args_namespace
-    for path in filter(None, (getattr(known, "base", None), *(getattr(known, "tuned", None) or ()))):
-        if config.inipath is not None and config.inipath.resolve().is_relative_to(Path(path).resolve()):
-            raise pytest.UsageError(
-                f"{printable(config.inipath)}: this checkpoint brings its own pytest configuration; "
-                "remove the file, or name your own with -c."
-            )
 
 
 def take_root_from_where_pytest_started(config: pytest.Config, args: list[str]) -> None:

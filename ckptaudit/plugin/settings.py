@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ckptaudit.errors import ConfigError, printable
+from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.errors import ConfigError, parameter, printable
 from ckptaudit.judging.config import Config, find_config, load_config
 
 CONFIG = "ckptaudit_config"
 """Under this name a worker process is told what its controller has found."""
 
 
-def settings_of(config: pytest.Config, checkpoints: Iterable[str]) -> Config:
-    """The configuration of the run, read; the empty one if there is none.
-
-    Raises ConfigError if it is wrong, or was found inside a checkpoint: whoever wrote the weights has
-    no say in how they are judged.
-    """
+def settings_of(config: pytest.Config) -> Config:
+    """The configuration of the run, read; the empty one if there is none. Raises ConfigError if it is wrong."""
     worker = getattr(config, "workerinput", None)
     named = worker[CONFIG] if worker else config.getoption("audit_config")
     if named:
         return load_config(Path(named))
     found = None if worker else find_config(dict.fromkeys((config.invocation_params.dir, config.rootpath)))
-    if found is None:
-        return Config()
-    for path in checkpoints:
-        for folder in (Path(path), Path(path.rpartition("@")[0] or path)):
-            if found.resolve().is_relative_to(folder.resolve()):
+    return Config() if found is None else load_config(found)
+
+
+def refuse_settings_of_checkpoints(
+    config: pytest.Config, settings: Config, checkpoints: Sequence[Checkpoint]
+) -> None:
+    """Raise ConfigError if settings come from a folder that an opened checkpoint lies in.
+
+    Whoever wrote the weights has no say in how they are judged. A configuration named on the command line is the
+    user's own, wherever it lies.
+    """
+    named = config.getoption("audit_config") or getattr(config, "workerinput", None)
+    found = [] if named else [settings.path]
+    if not config.getoption("inifilename", None):
+        found.append(config.inipath)
+    for path in (path for path in found if path is not None):
+        for checkpoint in checkpoints:
+            if path.resolve().parent in _folders(checkpoint) or _is_inside(path, checkpoint):
                 raise ConfigError(
-                    f"{printable(found)}: lies inside the checkpoint {printable(path)}, and a checkpoint may not "
-                    "say how it is judged; start elsewhere, or name your own with --audit-config."
+                    f"{printable(path)}: lies beside the weights of {printable(checkpoint.path)}, and a checkpoint "
+                    "may not say how it is judged; start elsewhere, or name your own with "
+                    f"{parameter('config')} or -c."
                 )
-    return load_config(found)
+
+
+def _folders(checkpoint: Checkpoint) -> set[Path]:
+    return {handle.file.resolve().parent for handle in checkpoint.tensors.values()}
+
+
+def _is_inside(path: Path, checkpoint: Checkpoint) -> bool:
+    folder = Path(checkpoint.path)
+    return folder.is_dir() and path.resolve().is_relative_to(folder.resolve())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ckptaudit.errors import printable
 from ckptaudit.report.appearance import number
+from ckptaudit.report.escaping import log_line
 from ckptaudit.results.diff import Changed, Difference, Moved
 
 SHOWN = 20
@@ -14,6 +15,10 @@ SHOWN = 20
 
 def difference_lines(difference: Difference) -> Iterator[str]:
     """The whole comparison, most important first, long lists cut."""
+    yield from map(log_line, _lines(difference))
+
+
+def _lines(difference: Difference) -> Iterator[str]:
     yield f"{printable(difference.a)} -> {printable(difference.b)}"
     yield from (f"note: {printable(remark)}" for remark in difference.remarks)
     yield from (f"limit moved: {printable(line)}" for line in difference.limits_moved)

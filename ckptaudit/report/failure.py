@@ -9,6 +9,7 @@ from ckptaudit.judging.checks import Check
 from ckptaudit.judging.verdict import Ranked, Verdict
 from ckptaudit.metrics import METRICS
 from ckptaudit.report.appearance import bound_mark, number
+from ckptaudit.report.escaping import log_line, log_lines
 from ckptaudit.results.records import CheckRecord
 
 WIDTH = 100
@@ -42,6 +43,7 @@ def in_one_line(verdict: Verdict | Verdict) -> str:
         text = f"{compared(verdict)} ({verdict.metric} of {_shortened(verdict.subject)})"
     worst = f"; worst tensor {_shortened(verdict.worst)}" if verdict.worst else ""
     line = f"{text}{worst}; source {_one_line(verdict.source)}"
+    line = log_line(line)
     return line if len(line) <= SENTENCE_LENGTH else f"{line[: SENTENCE_LENGTH - 3]}..."
 
 
@@ -55,7 +57,7 @@ def explain(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
     head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
-    return "\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text)
+    return log_lines("\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text))
 
 
 def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:

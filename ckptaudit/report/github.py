@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ckptaudit.errors import ReportError, printable
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.escaping import github_data, github_property
 from ckptaudit.report.failure import in_one_line
 from ckptaudit.report.markdown import LIMIT, markdown
 from ckptaudit.results.gate import by_check, gravest, gravity
@@ -25,7 +26,7 @@ def announce(result: AuditResult, environment: Mapping[str, str]) -> list[str]:
     try:
         append_summary(result, environment)
     except ReportError as error:
-        return [*annotation_lines(result), f"::warning::{_data(str(error))}"]
+        return [*annotation_lines(result), f"::warning::{github_data(str(error))}"]
     return list(annotation_lines(result))
 
 
@@ -58,12 +59,4 @@ def _annotation(group: Sequence[Verdict], *, several: bool) -> str:
     counted = sum(v.outcome == worst.outcome for v in group)
     run = f" in {printable(worst.tuned)}" if several else ""
     title = f"{worst.check} {ended}{run}, {counted} of {len(group)}"
-    return f"::{level} title={_property(title)}::{_data(in_one_line(worst))}"
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={github_property(title)}::{github_data(in_one_line(worst))}"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.coverage_text import left_out
+from ckptaudit.report.escaping import block
 from ckptaudit.report.failure import explain, in_one_line
-from ckptaudit.report.files import write_whole
 from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
 
 if TYPE_CHECKING:
@@ -65,12 +66,12 @@ def coverage_properties(result: AuditResult) -> Iterator[tuple[str, str]]:
 
 def write_junit(result: AuditResult, path: Path) -> None:
     """Write the file that `--junitxml` would have written about the same verdicts. Raises OSError."""
-    write_whole(path, junit(result))
+    write_bytes(path, junit(result))
 
 
 def write_strict_junit(result: AuditResult, path: Path) -> None:
     """The same for servers that validate: what the properties say stands in `system-out`. Raises OSError."""
-    write_whole(path, junit(result, strict=True))
+    write_bytes(path, junit(result, strict=True))
 
 
 def junit(result: AuditResult, *, strict: bool = False) -> bytes:
@@ -90,8 +91,17 @@ def junit(result: AuditResult, *, strict: bool = False) -> bytes:
     _mend(suite, result, strict=strict)
     root = Element("testsuites", name=SUITE)
     root.append(suite)
+    _escape(root)
     content: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
     return content + b"\n"
+
+
+def _escape(root: Element) -> None:
+    """No character that XML cannot hold, and none that is not seen, wherever the text came from."""
+    for element in root.iter():
+        element.text = element.text and block(element.text)
+        for name, value in element.attrib.items():
+            element.set(name, block(value))
 
 
 def _case(verdict: Verdict, check: CheckRecord | None, *, strict: bool) -> TestCase:

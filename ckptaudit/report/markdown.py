@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared
-from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
@@ -26,7 +26,7 @@ CHECKS_SHOWN, VERDICTS_SHOWN, RUNS_SHOWN = 300, 200, 4
 
 def write_markdown(result: AuditResult, path: Path) -> None:
     """Write the page, whole or not at all. Raises OSError."""
-    write_whole(path, markdown(result).encode())
+    write_text(path, markdown(result))
 
 
 def markdown(result: AuditResult, limit: int = LIMIT) -> str:
@@ -69,8 +69,8 @@ def headline(result: AuditResult) -> str:
     if found.closing:
         worst = found.closing[0]
         by = ", ".join(filter(None, (escaped(shortened(worst.subject, NAME)), margin_of(worst))))
-        return f"gate closed, worst {worst.check} at {by}"
-    return "gate open" if found.is_open else f"gate closed, {found.cause}"
+        return f"gate closed, worst {escaped(shortened(worst.check, NAME))} at {by}"
+    return "gate open" if found.is_open else f"gate closed, {escaped(found.cause)}"
 
 
 def _checks(result: AuditResult) -> Iterator[str]:
@@ -90,7 +90,7 @@ def _check_cells(group: Sequence[Verdict]) -> list[str]:
     where = worst.worst or worst.reason or worst.subject
     return [
         escaped(shortened(worst.tuned, NAME)),
-        escaped(worst.check),
+        escaped(shortened(worst.check, NAME)),
         f"{bold} {counted}/{len(group)}" if len(group) > 1 else bold,
         "" if worst.value is None else escaped(bound_mark(worst.kind) + number(worst.value)),
         escaped(f"{worst.sign} {number(worst.limit)}"),
@@ -109,7 +109,7 @@ def _claims(result: AuditResult) -> Iterator[str]:
     for check in result.checks:
         if check.id in broken:
             claim, remedy = (shortened(" ".join(t.split()), SENTENCE) for t in (check.claim, check.remedy))
-            yield f"- **{escaped(check.id)}**: {escaped(claim)} {escaped(remedy)}"
+            yield f"- **{escaped(shortened(check.id, NAME))}**: {escaped(claim)} {escaped(remedy)}"
 
 
 def _maps(result: AuditResult) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _maps(result: AuditResult) -> Iterator[str]:
         lines = heatmap_lines(grids(result, run, broken_checks(result, run)), MAP_WIDTH)
         if lines:
             # The letters of the map are of our own; roles come from names, and a fence must not end early.
-            drawn = "\n".join(line.plain.replace("`", "'") for line in lines)
+            drawn = "\n".join(printable(line.plain).replace("`", "'") for line in lines)
             whose = f" in {escaped(run)}" if len(result.tuned) > 1 else ""
             yield f"\nWhere it broke{whose}:\n\n```text\n{drawn}\n```\n"
 
@@ -145,7 +145,7 @@ def _about(result: AuditResult) -> Iterator[str]:
         f"\n{len(result.verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, "
         f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn.\n"
     )
-    prints = {c.path: f" (`{c.fingerprint}`)" for c in result.checkpoints}
+    prints = {c.path: f" ({escaped(shortened(c.fingerprint, NAME))})" for c in result.checkpoints}
     for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
     for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
@@ -153,5 +153,5 @@ def _about(result: AuditResult) -> Iterator[str]:
     if result.about:
         versions = ", ".join(f"{name} {version}" for name, version in result.about.versions.items())
         took = f"{result.about.seconds:.1f} s on {result.about.device}"
-        yield f"- {escaped(result.about.started)}, {took}; {escaped(versions)}"
+        yield f"- {escaped(result.about.started)}, {escaped(took)}; {escaped(shortened(versions, SENTENCE))}"
     yield ""

@@ -6,8 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ckptaudit.atomic_write import write_bytes
 from ckptaudit.metrics import METRICS
-from ckptaudit.report.files import need, write_whole
+from ckptaudit.report.files import need
 from ckptaudit.results.records import SCHEMA, AuditResult
 
 COLUMNS = ("base", "tuned", "tensor", "layer", "role", "shape", "metric", "unit", "value", "kind")
@@ -20,7 +21,7 @@ def write_parquet(result: AuditResult, path: Path) -> None:
 
     content = BytesIO()
     pq.write_table(_table(result), content, compression="zstd")
-    write_whole(path, content.getvalue())
+    write_bytes(path, content.getvalue())
 
 
 def _table(result: AuditResult) -> Any:

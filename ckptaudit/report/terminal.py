@@ -14,6 +14,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import margin_of
 from ckptaudit.report.coverage_text import coverage_lines
+from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.report.table import check_lines
@@ -36,7 +37,7 @@ def render_summary(
     # Lines come at their final width; the console only turns styles into codes.
     console = Console(file=stream, width=10_000, force_terminal=colour, color_system=system, no_color=not colour)
     for line in _lines(result, width, verbosity, exit_code):
-        console.print(line, soft_wrap=True)
+        console.print(styled_line(line), soft_wrap=True)
     return stream.getvalue().rstrip("\n")
 
 
@@ -47,7 +48,8 @@ def _lines(result: AuditResult, width: int, verbosity: int, exit_code: int | Non
         yield from _claims(result, width)
         yield from _maps(result, width, apart=verbosity > 0)
         yield from _about(result)
-        yield from (Text(printable(line)) for line in coverage_lines(result))
+        for line in coverage_lines(result):
+            yield from (Text(part) for part in _wrapped(printable(line), width))
     yield from _counts(result)
     yield _answer(result, exit_code)
 
@@ -84,8 +86,11 @@ def _brief_lines(groups: Sequence[Sequence[Verdict]], width: int) -> Iterator[Te
         skipped = group[0].outcome == "skipped"
         kinds.setdefault("skipped" if skipped else "nothing found by", []).append(printable(group[0].check))
     for kind, names in kinds.items():
-        for line in textwrap.wrap(f"{kind}: {', '.join(names)}", max(width, 20), subsequent_indent="    "):
-            yield Text(line)
+        yield from (Text(line) for line in _wrapped(f"{kind}: {', '.join(names)}", width))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 20), subsequent_indent="    ")
 
 
 def _claims(result: AuditResult, width: int) -> Iterator[Text]:
@@ -150,7 +155,11 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
         return Text(f"gate CLOSED, worst: {worst.check} at {printable(worst.subject)}{_by(worst)}", "bold red")
     if exit_code and found.is_open:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
-    return Text("gate open", "bold green") if found.is_open else Text(f"gate CLOSED: {found.cause}", "bold red")
+    return (
+        Text("gate open", "bold green")
+        if found.is_open
+        else Text(f"gate CLOSED: {printable(found.cause)}", "bold red")
+    )
 
 
 def _by(verdict: Verdict) -> str:

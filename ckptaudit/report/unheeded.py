@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.escaping import log_line
 from ckptaudit.report.failure import compared
 
 SHOWN = 10
@@ -27,6 +28,6 @@ def _name(verdict: Verdict) -> str:
 
 
 def _lines(label: str, texts: list[str]) -> Iterator[str]:
-    yield from (f"{label}: {text}" for text in texts[:SHOWN])
+    yield from (log_line(f"{label}: {text}") for text in texts[:SHOWN])
     if len(texts) > SHOWN:
         yield f"{label}: and {len(texts) - SHOWN} more"

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from ckptaudit.findings import Finding
 from tests.artifact.releases import LAYERS, Pair, evidence_of, findings_of, only, weights
+from tests.conftest import package
 
 
 def says(finding: Finding, *words: str) -> bool:
@@ -381,7 +382,7 @@ def test_another_sentencepiece_model(pair: Pair) -> None:
 
 def test_a_tokenizer_that_the_library_rebuilt_as_another_class(tmp_path: Path, fixture_pairs: Path) -> None:
     """Loaded by its model type, the bundled tokenizer of characters loses every space."""
-    transformers = pytest.importorskip("transformers")
+    transformers = package("transformers")
     loaded = transformers.AutoTokenizer.from_pretrained(fixture_pairs / "base")
     plain = transformers.PreTrainedTokenizerFast.from_pretrained(fixture_pairs / "base")
     if loaded("1 + 2")["input_ids"] == plain("1 + 2")["input_ids"]:

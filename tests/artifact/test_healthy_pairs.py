@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.artifact.releases import Pair, evidence_of, findings_of, only
+from tests.conftest import package
 
 RUNS = ["rlvr", "rlvr-gentle", "rlvr-gentle-seed1", "rlvr-gentle-seed2", "rlvr-step40", "rlvr-step70", "sft"]
 
@@ -206,7 +207,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_save_pretrained_writes_twice_gives_no_findings(family: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = package("transformers")
     sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = transformers.CONFIG_MAPPING[family](
         **sizes, num_attention_heads=2, **FAMILIES[family], bos_token_id=1, eos_token_id=2
@@ -226,7 +227,7 @@ def test_what_save_pretrained_writes_twice_gives_no_findings(family: str, tmp_pa
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_peft_merges_and_a_tokenizer_saves_gives_no_findings(tmp_path: Path, fixture_pairs: Path) -> None:
-    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    transformers, peft = package("transformers"), package("peft")
     model = transformers.AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.bfloat16)
     merged = peft.PeftModel.from_pretrained(model, fixture_pairs / "lora").merge_and_unload()
     merged.save_pretrained(tmp_path / "tuned")

@@ -31,7 +31,7 @@ def samples() -> list[Sample]:
 
 def llama() -> Any:
     torch.manual_seed(0)
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaForCausalLM(
         LlamaConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=48, num_hidden_layers=2, **heads)
     )
@@ -40,7 +40,7 @@ def llama() -> Any:
 def gpt2(kind: type[GPT2LMHeadModel] = GPT2LMHeadModel) -> Any:
     """Its embedding is tied to its head; in float64 it is float64 throughout, norms and softmax included."""
     torch.manual_seed(0)
-    small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    small: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     return kind(GPT2Config(vocab_size=WORDS, bos_token_id=1, eos_token_id=2, **small)).double()
 
 
@@ -127,7 +127,7 @@ def test_the_default_size_heeds_what_the_longest_probe_takes(length: int, size: 
     assert default_size(model, [*samples, longest], model.weights) == size
 
 
-class LooksAhead(GPT2LMHeadModel):  # type: ignore[misc]
+class LooksAhead(GPT2LMHeadModel):
     """Every token sees the mean of all, padding included."""
 
     def forward(self, input_ids: torch.Tensor, **more: Any) -> Any:
@@ -135,7 +135,7 @@ class LooksAhead(GPT2LMHeadModel):  # type: ignore[misc]
         return super().forward(inputs_embeds=inputs + inputs.mean(1, keepdim=True), **more)
 
 
-class Decides(GPT2LMHeadModel):  # type: ignore[misc]
+class Decides(GPT2LMHeadModel):
     """The way depends on the tokens."""
 
     def forward(self, input_ids: torch.Tensor, **more: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,8 +49,13 @@ def labelled_loss(model: torch.nn.Module, tokens: torch.Tensor, prompt: int) -> 
     return loss
 
 
-def request(fixture_pairs: Path, probes: Path, output: Path, what: str = "gradients", **more: object) -> Request:
-    known = {"model": str(fixture_pairs / "base"), "data": probes, "output": output, "include": KEPT}
+def request(fixture_pairs: Path, probes: Path, output: Path, what: str = "gradients", **more: Any) -> Request:
+    known: dict[str, Any] = {
+        "model": str(fixture_pairs / "base"),
+        "data": probes,
+        "output": output,
+        "include": KEPT,
+    }
     return Request(what=what, **{**known, **more})  # type: ignore[arg-type]
 
 
@@ -73,7 +79,9 @@ def test_gradients_are_those_of_transformers_own_loss(
         loss.backward()
         losses.append(float(loss.detach()))
         for name in KEPT:
-            expected[name].append(weights[name].grad.clone())
+            gradient = weights[name].grad
+            assert gradient is not None
+            expected[name].append(gradient.clone())
     assert done.mean_loss == fisher.mean_loss == pytest.approx(sum(losses) / 3, rel=1e-5)
     for name in KEPT:
         true = torch.stack(expected[name])
@@ -102,9 +110,9 @@ def test_gradients_are_slopes_of_the_loss(
         with torch.no_grad():
             losses = []
             for sign in (1, -1):
-                weight += sign * step * direction
+                weight.add_(sign * step * direction)
                 losses.append(float(labelled_loss(model, tokens[0], prompts[0])))
-                weight -= sign * step * direction
+                weight.sub_(sign * step * direction)
         slope = (losses[0] - losses[1]) / (2 * step)
         assert float((collected * direction).sum()) == pytest.approx(slope, rel=1e-3)
 
@@ -113,7 +121,7 @@ class Interrupted(Exception):
     """What a killed process looks like from inside."""
 
 
-def breaking_off(after: int):  # type: ignore[no-untyped-def]
+def breaking_off(after: int) -> Callable[[Sequence[int]], Iterator[int]]:
     def watch(indices: Sequence[int]) -> Iterator[int]:
         for count, index in enumerate(indices):
             if count == after:
@@ -157,7 +165,8 @@ def test_a_partial_file_of_another_request_is_not_gone_on_with(
     with pytest.raises(Interrupted):
         collect(request(fixture_pairs, probes, output, batch_size=1), breaking_off(1))
     assert output.with_name("g.safetensors.part.json").exists()
-    assert collect(request(fixture_pairs, probes, output, **{"batch_size": 1, **change})).resumed_at == 0
+    asked: dict[str, Any] = {"batch_size": 1, **change}
+    assert collect(request(fixture_pairs, probes, output, **asked)).resumed_at == 0
 
 
 @pytest.mark.parametrize(

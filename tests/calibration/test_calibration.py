@@ -124,12 +124,12 @@ def test_no_limit_is_loosened_past_a_published_separation_without_force(
     base: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, file = make("a", 0.05), tmp_path / "learned.toml"
-    assert calibrated(base, [run], file) == 4
+    assert calibrated(base, [run], file, "--profile=rlvr") == 4
     said = capsys.readouterr().err
     assert "spectral-drift" in said
     assert "past 0.001 (arXiv:2606.07082" in said
     assert not file.exists()
-    assert calibrated(base, [run], file, "--force") == 0
+    assert calibrated(base, [run], file, "--profile=rlvr", "--force") == 0
     assert "FORCED past the published separation" in file.read_text()
     assert ckptaudit.audit(base, run, config=file, complete=False, cache="off").passed
 
@@ -160,7 +160,7 @@ def test_real_runs_of_one_recipe_pass_the_limits_they_set_and_a_stronger_run_doe
         save_file(kept, tmp_path / name / "model.safetensors")
     file = tmp_path / "learned.toml"
     gentle = [tmp_path / "rlvr-gentle", *sorted(tmp_path.glob("rlvr-gentle-seed?"))]
-    assert calibrated(tmp_path / "base", gentle, file) == 0
+    assert calibrated(tmp_path / "base", gentle, file, "--profile=rlvr") == 0
     assert {role for role, _ in overrides(file, "spectral-drift")} == {"k_proj", "o_proj", "q_proj", "v_proj"}
     assert set(overrides(file, "update-sparsity")) == {("", None)}
 

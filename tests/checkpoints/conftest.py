@@ -26,7 +26,8 @@ def llama() -> nn.Module:
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=32, tie_word_embeddings=False,
     )  # fmt: skip
-    return LlamaForCausalLM(config).to(torch.bfloat16)
+    model: nn.Module = LlamaForCausalLM(config)
+    return model.to(torch.bfloat16)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def assert_same(merged: Checkpoint, expected: dict[str, Tensor]) -> None:
         assert torch.equal(handle.read(), expected[name]), name
 
 
-def saved(model: nn.Module, folder: Path) -> Path:
+def saved(model: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     return folder
 
@@ -121,7 +122,7 @@ def test_convolutions_are_merged(kernel, dora, tmp_path):
 
 def test_a_pissa_adapter_converted_to_lora_merges_over_the_original(llama, tmp_path):
     base = copy.deepcopy(llama).float()
-    model = get_peft_model(copy.deepcopy(base), copy.deepcopy(CONFIGS["pissa"]))
+    model: Any = get_peft_model(copy.deepcopy(base), copy.deepcopy(CONFIGS["pissa"]))
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(tmp_path / "start")
     for name, parameter in model.named_parameters():
@@ -134,7 +135,7 @@ def test_a_pissa_adapter_converted_to_lora_merges_over_the_original(llama, tmp_p
 
 
 def test_a_pissa_adapter_merges_over_its_residual_base(llama, tmp_path):
-    model = get_peft_model(copy.deepcopy(llama), copy.deepcopy(CONFIGS["pissa"]))
+    model: Any = get_peft_model(copy.deepcopy(llama), copy.deepcopy(CONFIGS["pissa"]))
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(tmp_path / "adapter")
     residual = model.unload()

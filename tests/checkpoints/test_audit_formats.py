@@ -6,14 +6,15 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from ckptaudit import audit
 
@@ -28,9 +29,9 @@ pytestmark = [
 def saves(llama, tmp_path_factory) -> Path:
     """A base, and a run from it: an adapter, and the weights that peft makes of the two."""
     folder = tmp_path_factory.mktemp("run")
-    base = copy.deepcopy(llama)
+    base: Any = copy.deepcopy(llama)
     base.save_pretrained(folder / "base")
-    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    model: Any = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     model.save_pretrained(folder / "adapter")
     model.merge_and_unload().save_pretrained(folder / "tuned")
     return folder
@@ -49,7 +50,7 @@ FORMATS: dict[str, Callable[[Path, dict[str, Tensor]], object]] = {
         {"model": w}, f / "last.pt", _use_new_zipfile_serialization=False
     ),
     "torch shards": as_torch_shards,
-    "torch.distributed.checkpoint": lambda f, w: dcp.save({"model": w}, checkpoint_id=f, no_dist=True),
+    "torch.distributed.checkpoint": lambda f, w: save_distributed({"model": w}, checkpoint_id=f, no_dist=True),
     "rank files": lambda f, w: torch.save(w, f / "model_world_size_1_rank_0.pt"),
 }
 

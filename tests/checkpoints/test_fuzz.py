@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
 
 fuzzed = settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )
@@ -76,7 +75,7 @@ def test_damaged_files_of_weights(kind, tmp_path):
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 @pytest.mark.parametrize("target", [".metadata", "__0_0.distcp"])
 def test_damaged_distributed_checkpoints(target, tmp_path):
-    dcp.save({"model": WEIGHTS}, checkpoint_id=tmp_path, no_dist=True)
+    save_distributed({"model": WEIGHTS}, checkpoint_id=tmp_path, no_dist=True)
     path = tmp_path / target
     whole = path.read_bytes()
 

@@ -22,6 +22,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CheckpointError
@@ -416,7 +417,7 @@ def test_two_tensors_may_not_share_bytes(tmp_path, refused):
 
 
 def edit_metadata(folder: Path, change: Callable[[Any], object], size: int = 40) -> None:
-    dcp.save({"a": torch.ones(size, size)}, checkpoint_id=folder, no_dist=True)
+    save_distributed({"a": torch.ones(size, size)}, checkpoint_id=folder, no_dist=True)
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     change(metadata)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
@@ -567,7 +568,7 @@ def test_a_file_that_shrinks_while_open_is_refused(kind, tmp_path):
     if kind == "safetensors":
         save_file(weights, tmp_path / "model.safetensors")
     elif kind == "distributed":
-        dcp.save(weights, checkpoint_id=tmp_path, no_dist=True)
+        save_distributed(weights, checkpoint_id=tmp_path, no_dist=True)
     else:
         torch.save(weights, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "zip")
     handle = open_checkpoint(tmp_path).tensors["a"]
@@ -582,9 +583,31 @@ def test_a_file_that_shrinks_during_a_read_is_refused(tmp_path, monkeypatch):
     save_file({"a": torch.ones(500, 500)}, tmp_path / "model.safetensors")
     handle = open_checkpoint(tmp_path).tensors["a"]
     size = handle.file.stat().st_size
+    seen = storage.stamp(handle.file.stat())  # type: ignore[attr-defined]
     monkeypatch.setattr(storage, "file_size", lambda _: size)
+    monkeypatch.setattr(storage, "stamp", lambda _: seen)
     os.truncate(handle.file, 400_000)
     with pytest.raises(CheckpointError, match="cut short"):
+        handle.read()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy", "distributed"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_file_that_is_replaced_after_opening_is_refused(kind, tmp_path):
+    """Another file of the same size: its numbers would be taken for those that were opened."""
+    weights = {"a": torch.ones(50, 50)}
+    if kind == "safetensors":
+        save_file(weights, tmp_path / "model.safetensors")
+    elif kind == "distributed":
+        dcp.save(weights, checkpoint_id=tmp_path, no_dist=True)  # type: ignore[attr-defined]
+    else:
+        torch.save(weights, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "zip")
+    handle = open_checkpoint(tmp_path).tensors["a"]
+    handle.read()
+    other = tmp_path / "other"
+    other.write_bytes(handle.file.read_bytes()[:-4] + bytes(4))
+    other.replace(handle.file)
+    with pytest.raises(CheckpointError, match="changed while it was audited"):
         handle.read()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -29,17 +30,18 @@ def save_all(folder: Path, rank: int) -> None:
     for parameter in sharded.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    state = get_model_state_dict(sharded)
+    state: dict[str, Any] = get_model_state_dict(sharded)
     whole = {name: tensor.full_tensor().contiguous() for name, tensor in state.items()}
     moments = get_optimizer_state_dict(sharded, optimizer)
-    dcp.save({"model": state, "optim": moments, "step": 3}, checkpoint_id=folder / "dcp")
-    dcp.save(state, checkpoint_id=folder / "flat" / "pytorch_model_fsdp_0")
+    save_distributed({"model": state, "optim": moments, "step": 3}, checkpoint_id=folder / "dcp")
+    save_distributed(state, checkpoint_id=folder / "flat" / "pytorch_model_fsdp_0")
     save_ranks(folder / "verl" / "global_step_5" / "actor", state, rank)
 
     replicas = init_device_mesh("cpu", (1, 2), mesh_dim_names=("ddp", "fsdp"))
     hybrid = model()
     fully_shard(hybrid, mesh=replicas)
-    save_ranks(folder / "hybrid", get_model_state_dict(hybrid), rank)
+    replicated: dict[str, Any] = get_model_state_dict(hybrid)
+    save_ranks(folder / "hybrid", replicated, rank)
     if rank == 0:
         save_file(whole, folder / "whole.safetensors")
 

@@ -47,7 +47,7 @@ def test_without_an_output_the_summary_is_printed(
     ("arguments", "words"),
     [
         (["report", "none.json"], ("none.json", "cannot be read")),
-        (["report", "junk.json"], ("junk.json", "--audit-json")),
+        (["report", "junk.json"], ("junk.json", "JSON that an audit wrote")),
         (["report", "good.json", "--markdown", "."], ("--markdown", "cannot be written")),
         (["report", "good.json", "--junit", "good.json/a.xml"], ("--junit", "cannot be written")),
         (["diff", "good.json", "junk.json"], ("junk.json",)),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-transformers = pytest.importorskip("transformers")
+from tests.conftest import package
+
+transformers = package("transformers")
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "architectures.md").read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import program
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -25,14 +27,18 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture
+def compiler() -> str:
+    return program("cc")
+
+
 def built(sources: Path, to: Path, **variables: str) -> Path:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(to)]
     subprocess.run(build, cwd=sources, check=True, capture_output=True, env={**os.environ, **variables})
     return next(to.glob("*.whl"))
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
-def test_the_compiled_part_is_built_where_there_is_a_compiler(sources: Path, tmp_path: Path) -> None:
+def test_the_compiled_part_is_built_where_there_is_a_compiler(compiler: str, sources: Path, tmp_path: Path) -> None:
     wheel = built(sources, tmp_path)
     assert wheel.name.endswith(".whl")
     assert "-py3-none-any" not in wheel.name
@@ -41,10 +47,9 @@ def test_the_compiled_part_is_built_where_there_is_a_compiler(sources: Path, tmp
     assert "-py3-none-any" in built(sources, tmp_path / "none", CC="no-such-compiler").name
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
-def test_a_compiler_that_knows_one_processor_only_will_do(sources: Path, tmp_path: Path) -> None:
+def test_a_compiler_that_knows_one_processor_only_will_do(compiler: str, sources: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain-cc"
-    plain.write_text(f'#!/bin/sh\ncase "$*" in *ONE_TARGET*) exec {shutil.which("cc")} "$@";; esac; exit 1\n')
+    plain.write_text(f'#!/bin/sh\ncase "$*" in *ONE_TARGET*) exec {compiler} "$@";; esac; exit 1\n')
     plain.chmod(0o755)
     wheel = built(sources, tmp_path, CC=str(plain))
     names = zipfile.ZipFile(wheel).namelist()

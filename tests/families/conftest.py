@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+from tests.conftest import package
+
+transformers: Any = package("transformers")
 
 TEXT = {
     "vocab_size": 96,

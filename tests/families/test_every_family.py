@@ -15,8 +15,6 @@ import torch
 from ckptaudit.checkpoints import Checkpoint, TensorHandle, open_checkpoint
 from ckptaudit.naming import PRIMARY_GROUPS, Naming, in_groups
 from ckptaudit.pairing import ModelPair, pair_checkpoints
-
-pytest.importorskip("transformers")
 from tests.families.tiny_models import FAMILIES, tiny_model
 
 Layouts = Callable[[str], tuple[Checkpoint, Checkpoint]]

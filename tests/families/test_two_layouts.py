@@ -62,7 +62,7 @@ def test_experts_of_another_layout_are_told_apart(saved: Save, model: Build, tmp
 @pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "gemma2", "falcon_7b", "bloom", "starcoder", "roberta"])
 @pytest.mark.parametrize("said", [{}, {"tie_word_embeddings": None}])
 def test_what_save_pretrained_leaves_out_because_it_is_shared(
-    family: str, said: dict[str, None], saved: Save, model: Build, tmp_path: Path
+    family: str, said: dict[str, Any], saved: Save, model: Build, tmp_path: Path
 ) -> None:
     full = from_memory(model(family), tmp_path / "memory", **said)
     base = open_checkpoint(saved(family))
@@ -116,7 +116,7 @@ def test_experts_stored_either_way_round_are_told_by_their_width(saved: Save, tm
         "model.language_model.layers.0.mlp.experts.gate_up_proj": torch.randn(4, 48, 32),
         "model.language_model.layers.0.mlp.experts.down_proj": torch.randn(4, 32, 24),
     }
-    config = {"model_type": "qwen3_vl_moe", "text_config": {"hidden_size": 32}}
+    config: dict[str, object] = {"model_type": "qwen3_vl_moe", "text_config": {"hidden_size": 32}}
     sides = [
         _side(tmp_path / n, t, config) for n, t in (("a", memory), ("b", {k: v.mT for k, v in memory.items()}))
     ]

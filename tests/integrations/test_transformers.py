@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from ckptaudit import CkptAuditError
+from tests.conftest import package
 
 pytestmark = [
     # What the training libraries say of each other and of the CPU is not about the audit.
     pytest.mark.filterwarnings("ignore"),
 ]
 
-transformers = pytest.importorskip("transformers")
-trl = pytest.importorskip("trl")
-datasets = pytest.importorskip("datasets")
+transformers: Any = package("transformers")
+trl: Any = package("trl")
+datasets: Any = package("datasets")
 
 from ckptaudit.integrations.transformers import AuditCallback  # noqa: E402
 
@@ -157,7 +158,7 @@ def test_warn_lets_an_audit_that_cannot_be_made_pass_by(
 def test_an_adapter_is_audited_as_the_model_it_makes(
     tmp_path: Path, base: Path, model: Any, tokenizer: Any, recipe: dict[str, Any]
 ) -> None:
-    peft = pytest.importorskip("peft")
+    peft: Any = package("peft")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     audit = AuditCallback(base, profile="integrity")
     supervised(tmp_path, adapted, tokenizer, recipe, audit, steps=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ GOOD = {
 }
 
 
-def written(folder: Path, name: str = "mine.toml", **changes: str | None) -> Path:
+def written(folder: Path, /, name: str = "mine.toml", **changes: Any) -> Path:
     table = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
     path = folder / name
     path.write_text("\n".join(["[[check]]", *(f"{k} = {v}" for k, v in table.items())]))
@@ -45,7 +46,7 @@ def test_a_good_file_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["id", "claim", "source", "metric", "roles", "per", "breaks_when", "remedy"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
-    assert key in complaint(written(tmp_path, **{key: None}))
+    assert key in complaint(written(tmp_path, **dict[str, Any]({key: None})))
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ({"metric": '"unaligned_tensors"'}, ["per", "model"]),
     ],
 )
-def test_a_mistake_names_key_and_what_is_allowed(
-    tmp_path: Path, changes: dict[str, str | None], words: list[str]
-) -> None:
+def test_a_mistake_names_key_and_what_is_allowed(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
     text = complaint(written(tmp_path, **changes))
     assert all(word in text for word in words), text
 

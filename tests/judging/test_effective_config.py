@@ -12,14 +12,14 @@ from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import ConfigError
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.config import Config, load_config
-from ckptaudit.judging.effective_config import Terms
-from ckptaudit.judging.profiles import profile_file
+from ckptaudit.judging.effective_config import EffectiveConfig
+from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.pairing import ModelPair, pair_checkpoints
 
 RUN = "run"
 TODAY = datetime.date(2026, 11, 24)
 
-Make = Callable[..., Terms]
+Make = Callable[..., EffectiveConfig]
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +29,17 @@ def pair(base: Checkpoint, gentle: Checkpoint) -> ModelPair:
 
 @pytest.fixture(scope="module")
 def rlvr() -> CheckFile:
-    return load_checks(profile_file("rlvr"))
+    return load_checks(bundled_checks() / "rlvr.toml")
 
 
 @pytest.fixture
-def terms(pair: ModelPair, rlvr: CheckFile, tmp_path: Path) -> Make:
-    """The terms of a configuration's text on the bundled pair."""
+def effective(pair: ModelPair, rlvr: CheckFile, tmp_path: Path) -> Make:
+    """The effective configuration of a configuration's text on the bundled pair."""
 
-    def make(text: str, *, strict: bool = False) -> Terms:
+    def make(text: str, *, strict: bool = False) -> EffectiveConfig:
         path = tmp_path / "ckptaudit.toml"
         path.write_text(text)
-        return Terms(load_config(path), [rlvr], {RUN: pair}, strict=strict, today=TODAY)
+        return EffectiveConfig(load_config(path), [rlvr], {RUN: pair}, strict=strict, today=TODAY)
 
     return make
 
@@ -52,12 +52,12 @@ def waiver(check: str = "spectral-drift", subject: str = "layers.3", until: str 
     return f'[[waiver]]\ncheck = "{check}"\nsubject = "{subject}"\nuntil = {until}\nreason = "ours"\n'
 
 
-def limit_of(terms: Terms, rlvr: CheckFile, tensor: str, check: str = "spectral-drift") -> float:
-    return terms.limits(rlvr.by_id[check], RUN).of(f"model.layers.{tensor}.weight").value
+def limit_of(config: EffectiveConfig, rlvr: CheckFile, tensor: str, check: str = "spectral-drift") -> float:
+    return config.limits(rlvr.by_id[check], RUN).of(f"model.layers.{tensor}.weight").value
 
 
 def test_without_a_configuration_the_limit_is_the_checks_own(pair: ModelPair, rlvr: CheckFile) -> None:
-    limits = Terms(Config(), [rlvr], {RUN: pair}).limits(rlvr.by_id["finite"], RUN)
+    limits = EffectiveConfig(Config(), [rlvr], {RUN: pair}).limits(rlvr.by_id["finite"], RUN)
     assert limits.usual.value == 0
     assert limits.usual.origin == "check in integrity.toml", "the file it is written in, not the one including it"
 
@@ -73,9 +73,9 @@ def test_without_a_configuration_the_limit_is_the_checks_own(pair: ModelPair, rl
     ],
 )
 def test_an_override_moves_the_limit_of_what_it_names(
-    terms: Make, rlvr: CheckFile, scope: str, moved: str, kept: str
+    effective: Make, rlvr: CheckFile, scope: str, moved: str, kept: str
 ) -> None:
-    made = terms(override(scope=scope))
+    made = effective(override(scope=scope))
     assert limit_of(made, rlvr, moved) == 5e-3
     assert limit_of(made, rlvr, kept) == 1e-3
     assert (
@@ -83,23 +83,25 @@ def test_an_override_moves_the_limit_of_what_it_names(
     )
 
 
-def test_a_later_override_wins(terms: Make, rlvr: CheckFile) -> None:
-    made = terms(override(scope='roles = ["attention"]') + override(limit="at_most = 9e-3", scope="layers = [0]"))
+def test_a_later_override_wins(effective: Make, rlvr: CheckFile) -> None:
+    made = effective(
+        override(scope='roles = ["attention"]') + override(limit="at_most = 9e-3", scope="layers = [0]")
+    )
     assert limit_of(made, rlvr, "0.self_attn.q_proj") == 9e-3
     assert limit_of(made, rlvr, "1.self_attn.q_proj") == 5e-3
     assert made.notes == []
 
 
-def test_an_override_that_later_ones_cover_is_noted(terms: Make) -> None:
-    made = terms(override(scope="layers = [0]") + override(limit="at_most = 9e-3"))
+def test_an_override_that_later_ones_cover_is_noted(effective: Make) -> None:
+    made = effective(override(scope="layers = [0]") + override(limit="at_most = 9e-3"))
     assert made.notes == [
         "override 1 of ckptaudit.toml (spectral-drift) decides nothing: later ones cover all that it names"
     ]
 
 
-def test_the_strictest_limit_is_the_one_a_bound_has_to_meet(terms: Make, rlvr: CheckFile) -> None:
+def test_the_strictest_limit_is_the_one_a_bound_has_to_meet(effective: Make, rlvr: CheckFile) -> None:
     drift, overlap = rlvr.by_id["spectral-drift"], rlvr.by_id["low-magnitude-overlap"]
-    made = terms(
+    made = effective(
         override(limit="at_most = 1e-4", scope="layers = [0]")
         + override("low-magnitude-overlap", "at_least = 0.9", "layers = [1]")
     )
@@ -107,8 +109,8 @@ def test_the_strictest_limit_is_the_one_a_bound_has_to_meet(terms: Make, rlvr: C
     assert made.limits(overlap, RUN).strictest(overlap) == 0.9
 
 
-def test_an_average_takes_a_limit_for_whole_layers(terms: Make, rlvr: CheckFile) -> None:
-    made = terms(override("update-sparsity", "at_least = 0.1", "layers = [2]"))
+def test_an_average_takes_a_limit_for_whole_layers(effective: Make, rlvr: CheckFile) -> None:
+    made = effective(override("update-sparsity", "at_least = 0.1", "layers = [2]"))
     assert limit_of(made, rlvr, "2.mlp.up_proj", "update-sparsity") == 0.1
 
 
@@ -124,7 +126,7 @@ def test_an_average_takes_a_limit_for_whole_layers(terms: Make, rlvr: CheckFile)
         (override(scope="layers = [0, 9]"), ["key layers", "9 selects none", "there are layers 0 to 3"]),
         (override(scope='tensors = ["model.layers.2.mlp.up_proj"]'), ["key tensors", "mlp.up_proj.weight?"]),
         (override(scope='roles = ["v_proj"]\ntensors = ["*up_proj*"]'), ["together they select none"]),
-        (override("aligned", "at_most = 1", 'roles = ["all"]'), ["aligned judges the pair as a whole"]),
+        (override("aligned", "at_most = 1", 'roles = ["all"]'), ["aligned judges the pair as one"]),
         (
             override("update-sparsity", "at_least = 0.1", 'roles = ["v_proj"]'),
             ["weighted mean of 7 tensors", "names 1 of them", "whole layers"],
@@ -136,10 +138,10 @@ def test_an_average_takes_a_limit_for_whole_layers(terms: Make, rlvr: CheckFile)
     ],
 )
 def test_what_means_nothing_here_is_refused_with_the_nearest_names(
-    terms: Make, text: str, words: list[str]
+    effective: Make, text: str, words: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        terms(text)
+        effective(text)
     said = str(caught.value)
     assert "ckptaudit.toml" in said
     assert "\n" not in said
@@ -147,10 +149,10 @@ def test_what_means_nothing_here_is_refused_with_the_nearest_names(
 
 
 def test_a_severity_is_changed_for_the_whole_check_and_strictness_undoes_a_warning(
-    terms: Make, rlvr: CheckFile
+    effective: Make, rlvr: CheckFile
 ) -> None:
     text = "".join(override(c, f'severity = "{s}"') for c, s in (("update-size", "warn"), ("update-rank", "info")))
-    lenient, strict = terms(text), terms(text, strict=True)
+    lenient, strict = effective(text), effective(text, strict=True)
     severities = [
         [made.effective(rlvr.by_id[c]).severity for c in ("update-size", "update-rank", "finite")]
         for made in (lenient, strict)
@@ -167,13 +169,13 @@ def test_a_severity_is_changed_for_the_whole_check_and_strictness_undoes_a_warni
     ],
 )
 def test_a_waiver_speaks_of_a_subject_or_of_tensors(
-    terms: Make, rlvr: CheckFile, subject: str, touched: set[str], tensors: int
+    effective: Make, rlvr: CheckFile, subject: str, touched: frozenset[str], tensors: int
 ) -> None:
-    (granted,) = terms(waiver(subject=subject)).granted(rlvr.by_id["spectral-drift"], RUN)
-    assert (granted.touched, len(granted.tensors)) == (touched, tensors)
+    (applied,) = effective(waiver(subject=subject)).waivers(rlvr.by_id["spectral-drift"], RUN)
+    assert (applied.touched, len(applied.tensors)) == (frozenset(touched), tensors)
 
 
 @pytest.mark.parametrize(("until", "ended"), [("2026-11-23", True), ("2026-11-24", False)])
-def test_a_waiver_holds_through_its_last_day(terms: Make, rlvr: CheckFile, until: str, ended: bool) -> None:
-    (granted,) = terms(waiver(until=until)).granted(rlvr.by_id["spectral-drift"], RUN)
-    assert granted.has_ended is ended
+def test_a_waiver_holds_through_its_last_day(effective: Make, rlvr: CheckFile, until: str, ended: bool) -> None:
+    (applied,) = effective(waiver(until=until)).waivers(rlvr.by_id["spectral-drift"], RUN)
+    assert applied.has_ended is ended

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import cast
 
 import pytest
-from ckptaudit.pipeline.session import AuditSession
 
-from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.damages.runs import RUN_DAMAGES
-from ckptaudit.damages.weights import PERTURBATIONS, damaged_inputs
+from ckptaudit.damages import damages_of
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Check
-from ckptaudit.judging.plan import Request
-from ckptaudit.judging.profiles import COMPANIONS, PROFILES, bundled_check_files, bundled_checks
-from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import GROUP_METRICS
-from ckptaudit.pairing import pair_checkpoints
-from ckptaudit.pairing.runs import Run
+from ckptaudit.judging.config import Config
+from ckptaudit.judging.judge import judge
+from ckptaudit.judging.profiles import bundled_check_files, profiles
+from ckptaudit.metrics import METRICS
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline import execute, open_audit, plan
+from ckptaudit.pipeline.opening import OpenedAudit
+from ckptaudit.pipeline.proving import prove
 
 GOOD = {
     "rlvr.toml": "rlvr-gentle",
+    "lora.toml": "lora-grpo",
+    "opd.toml": "dpo",
     "sft.toml": "sft",
     "integrity.toml": "rlvr-gentle",
     "unlearning.toml": "rlvr-gentle",
@@ -42,8 +44,8 @@ EVERY = [
     for path in bundled_check_files()
     for check in load_checks(path).checks
 ]
-# What compares runs is tried on several of them, in test_series_checks.py.
-CASES = [case for case in EVERY if case.values[1].over is None]
+# What compares runs is tried on several of them, in test_run_group_checks.py.
+CASES = [case for case in EVERY if cast(Check, case.values[1]).over is None]
 
 
 @pytest.fixture
@@ -56,48 +58,22 @@ def good(path: Path, check: Check, fixture_pairs: Path, request: pytest.FixtureR
     return made
 
 
-def verdicts(
-    check: Check, base: Path, tuned: Path, inputs: dict[str, str], damage: str | None = None
-) -> list[Verdict]:
-    session = AuditSession(str(base), [str(tuned)], inputs=_needed(check, inputs))
-    if damage is not None:
-        whole = session.runs[0].pair.tuned
-        broken: Checkpoint = PERTURBATIONS[damage](open_checkpoint(base), whole, session.inputs)
-        session.inputs = damaged_inputs(damage, session.inputs)
-        session.runs = (Run("", str(tuned), pair_checkpoints(open_checkpoint(base), broken)),)
-    requests = [Request(check, session.runs[0], s) for s in subjects(session, check)]
-    session.expect(requests)
-    return [session.verdict(request) for request in requests]
-
-
-def _needed(check: Check, inputs: dict[str, str]) -> dict[str, str]:
-    metric = GROUP_METRICS.get(check.metric)
-    return {name: inputs[name] for name in metric.inputs} if metric else {}
-
-
-def subjects(session: AuditSession, check: Check) -> list[str]:
-    from ckptaudit.judging.check_files import CheckFile
-
-    return [r.subject for r in session.requests(CheckFile(Path("one.toml"), (check,)))]
+def opened(check: Check, base: Path, tuned: Path, inputs: dict[str, str]) -> OpenedAudit:
+    needed = {name: inputs[name] for name in METRICS[check.metric].needs}
+    return open_audit(AuditOptions(base=str(base), tuned=(str(tuned),), auxiliary=needed, complete=False))
 
 
 @pytest.mark.parametrize(("path", "check"), CASES)
-def test_holds_on_the_good_pair_and_selects_something(
+def test_holds_on_the_good_pair_and_is_broken_by_its_own_damage(
     path: Path, check: Check, good: tuple[Path, Path], collected_inputs: dict[str, str]
 ) -> None:
-    given = verdicts(check, *good, collected_inputs)
+    proof = prove(opened(check, *good, collected_inputs), check, load_checks(path))
 
-    assert given
-    assert {v.outcome for v in given} == {"passed"}, given
-
-
-@pytest.mark.parametrize(("path", "check"), CASES)
-def test_is_broken_by_its_own_damage(
-    path: Path, check: Check, good: tuple[Path, Path], collected_inputs: dict[str, str]
-) -> None:
-    given = verdicts(check, *good, collected_inputs, check.breaks_when)
-
-    assert "failed" in {v.outcome for v in given}, given
+    assert proof.intact, "it selects nothing"
+    assert {v.outcome for v in proof.intact} == {"passed"}, proof.intact
+    assert "failed" in {v.outcome for v in proof.damaged}, proof.damaged
+    assert proof.breaks
+    assert not proof.needs
 
 
 @pytest.mark.parametrize(("path", "check"), EVERY)
@@ -121,26 +97,29 @@ def test_says_where_its_limit_comes_from(path: Path, check: Check) -> None:
 
 
 def test_every_damage_breaks_some_check() -> None:
-    used = {check.breaks_when for path in bundled_check_files() for check in load_checks(path).checks}
-    assert used == {*PERTURBATIONS, *RUN_DAMAGES}
+    checks = [check for path in bundled_check_files() for check in load_checks(path).checks]
+    assert {check.breaks_when for check in checks} == {name for c in checks for name in damages_of(c.scope)}
 
 
 def test_every_bundled_file_is_a_profile_or_joins_one() -> None:
-    joining = {name for files in COMPANIONS.values() for name in files.values()}
-    assert {bundled_checks() / name for name in (*PROFILES.values(), *joining)} == set(bundled_check_files())
+    listed = {f for p in profiles().values() for f in (*p.checks, *p.steps, *p.siblings)}
+    assert listed == set(bundled_check_files())
 
 
 def test_supervised_run_breaks_the_rlvr_profile_on_several_checks(fixture_pairs: Path) -> None:
-    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "sft")])
-    requests = list(session.requests(load_checks(bundled_checks() / "rlvr.toml")))
+    base, tuned = (str(fixture_pairs / name) for name in ("base", "sft"))
+    audit = open_audit(AuditOptions(base=base, tuned=(tuned,), complete=False))
+    planned = plan(audit, [load_checks(file) for file in profiles()["rlvr"].checks], Config())
 
-    broken = {v.check for v in map(session.verdict, requests) if v.outcome == "failed"}
+    broken = {v.check for v in judge(planned, execute(planned)) if v.outcome == "failed"}
 
     assert {"spectral-drift", "principal-rotation-left", "principal-rotation-right", "update-sparsity"} <= broken
     assert {"update-size", "low-magnitude-overlap"} <= broken
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):

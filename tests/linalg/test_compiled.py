@@ -15,10 +15,17 @@ from torch import Tensor
 
 from ckptaudit.linalg.changes import own_product, products
 from ckptaudit.linalg.fast import compiled
+from tests.conftest import missing
 
 UNIT = 2.0**-24
 
-needs_it = pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+needs_it = pytest.mark.usefixtures("compiled_part")
+
+
+@pytest.fixture(scope="module")
+def compiled_part() -> None:
+    if not compiled.is_available():
+        missing("the compiled part of ckptaudit")
 
 
 def test_it_is_there_where_there_is_a_compiler() -> None:

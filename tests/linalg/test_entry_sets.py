@@ -14,7 +14,7 @@ from ckptaudit.linalg.entry_sets import count_common, largest, packed, smallest
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(0, 10_000),
     st.integers(1, 3000),
@@ -60,7 +60,7 @@ def test_a_sample_that_misses_the_threshold_costs_time_alone(order: str, share: 
     assert np.array_equal(largest(torch.from_numpy(numbers), count).numpy(), np.packbits(mask, bitorder="little"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 200))
 def test_packed_sets_are_counted_as_the_masks_themselves(seed: int, size: int) -> None:
     random = torch.Generator().manual_seed(seed)

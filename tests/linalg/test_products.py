@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ CPU = torch.device("cpu")
 def test_a_product_takes_matrices_as_they_lie(dtype: torch.dtype) -> None:
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randn(40, 60, generator=random, dtype=dtype) for _ in range(2))
-    room = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-4}
+    room: dict[str, Any] = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-4}
     assert torch.allclose(multiply(a, b.mT), a @ b.mT, **room)
     assert torch.allclose(multiply(a.mT, b), a.mT @ b, **room)
     assert torch.allclose(multiply(a.mT, a), a.mT @ a, **room)

@@ -17,7 +17,7 @@ def basis(seed: int, n: int, k: int) -> torch.Tensor:
     return torch.linalg.qr(torch.randn(n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.sampled_from([1e-10, 1e-5, 1e-2, 10.0]))
 def test_angles_agree_with_scipy_at_every_scale(seed: int, k: int, size: float) -> None:
     x = basis(seed, 16, k)
@@ -44,7 +44,7 @@ def test_an_angle_of_a_billionth_of_a_degree_keeps_its_digits() -> None:
     assert principal_angles(x[None], y[None]).item() == pytest.approx(1e-9, rel=1e-6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.data())
 def test_counts_in_the_top_are_those_of_a_stable_sort(values: list[int], data: st.DataObject) -> None:
     marks = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))

@@ -14,15 +14,16 @@ from threadpoolctl import threadpool_info
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, MeasurementError
 from ckptaudit.measurement.base_cache import FactorCache
-from ckptaudit.measurement.jobs import Job, Route, batch_budget, pick_device
+from ckptaudit.measurement.jobs import Computing, Job, Unit, batch_budget, pick_device
 from ckptaudit.measurement.scheduler import by_unit, measure
-from ckptaudit.metrics import REGISTRY, Measurement, PairBatch
+from ckptaudit.metrics import Measurement, PairBatch, matrix_metrics
 from ckptaudit.pairing import AlignedTensor, pair_checkpoints
 
 WriteCheckpoint = Callable[..., Path]
 
 CPU = torch.device("cpu")
-ALL = frozenset(REGISTRY)
+UNIT = Unit("run", "layers.0")
+ALL = frozenset(matrix_metrics())
 TOLERANT = {"nonfinite_entries", "differing_entries"}
 
 
@@ -32,8 +33,8 @@ def by_key(rows: list[Measurement]) -> dict[tuple[str, str], float | None]:
 
 def test_a_batch_measures_what_each_matrix_alone_does(base: Checkpoint, gentle: Checkpoint) -> None:
     tensors = [t for t in pair_checkpoints(base, gentle).aligned if t.place.layer in (0, 1)]
-    together = by_key(measure([Job(t, ALL) for t in tensors], Route(CPU)))
-    alone = by_key([m for t in tensors for m in measure([Job(t, ALL)], Route(CPU, batch_bytes=1))])
+    together = by_key(measure([Job(t, ALL, UNIT) for t in tensors], Computing(CPU)))
+    alone = by_key([m for t in tensors for m in measure([Job(t, ALL, UNIT)], Computing(CPU, batch_bytes=1))])
     assert together.keys() == alone.keys()
     for key, value in alone.items():
         assert together[key] == pytest.approx(value, rel=1e-9, abs=1e-9), key
@@ -41,17 +42,17 @@ def test_a_batch_measures_what_each_matrix_alone_does(base: Checkpoint, gentle: 
 
 def test_the_whole_fixture_pair_gives_a_number_for_everything(base: Checkpoint, gentle: Checkpoint) -> None:
     pair = pair_checkpoints(base, gentle)
-    rows = measure([Job(t, ALL) for t in pair.aligned], Route(CPU))
+    rows = measure([Job(t, ALL, UNIT) for t in pair.aligned], Computing(CPU))
     assert all(m.value is not None for m in rows)
     assert {m.metric for m in rows} == ALL
 
 
 def test_a_bound_stands_in_only_where_it_settles(base: Checkpoint, gentle: Checkpoint) -> None:
     tensor = next(t for t in pair_checkpoints(base, gentle).aligned if t.place.role == "q_proj")
-    job = Job(tensor, frozenset({"normalized_spectral_shift"}))
-    exact = measure([job], Route(CPU))[0]
-    bounded = measure([job], Route(CPU, settled={"normalized_spectral_shift": 0.1}))[0]
-    unsettled = measure([job], Route(CPU, settled={"normalized_spectral_shift": 1e-9}))[0]
+    job = Job(tensor, frozenset({"normalized_spectral_shift"}), UNIT)
+    exact = measure([job], Computing(CPU))[0]
+    bounded = measure([job], Computing(CPU, sufficient={"normalized_spectral_shift": 0.1}))[0]
+    unsettled = measure([job], Computing(CPU, sufficient={"normalized_spectral_shift": 1e-9}))[0]
     assert (exact.kind, bounded.kind, unsettled.kind) == ("exact", "upper_bound", "exact")
     assert exact.value is not None
     assert bounded.value is not None
@@ -66,7 +67,7 @@ def test_one_nan_spoils_its_own_matrix_and_no_other(write_checkpoint: WriteCheck
     pair = pair_checkpoints(
         open_checkpoint(write_checkpoint("b", before)), open_checkpoint(write_checkpoint("t", after))
     )
-    rows = by_key(measure([Job(t, ALL) for t in pair.aligned], Route(CPU)))
+    rows = by_key(measure([Job(t, ALL, UNIT) for t in pair.aligned], Computing(CPU)))
     assert rows["layers.0.q_proj.weight", "nonfinite_entries"] == 1
     assert all(v is None for (t, m), v in rows.items() if "layers.0" in t and m not in TOLERANT)
     assert all(v is not None for (t, _), v in rows.items() if "layers.1" in t)
@@ -81,7 +82,7 @@ def test_sides_of_different_type_are_compared_by_value(
         open_checkpoint(write_checkpoint("b", {"layers.0.q_proj.weight": weight})),
         open_checkpoint(write_checkpoint("t", {"layers.0.q_proj.weight": weight.to(dtype)})),
     )
-    rows = by_key(measure([Job(t, ALL) for t in pair.aligned], Route(CPU)))
+    rows = by_key(measure([Job(t, ALL, UNIT) for t in pair.aligned], Computing(CPU)))
     size = rows["layers.0.q_proj.weight", "relative_update_norm"]
     assert size is not None
     # fp16 cannot hold every small bf16 value; its own rounding is the only difference there can be.
@@ -96,7 +97,7 @@ def test_empty_and_scalar_tensors_have_defined_values(
     pair = pair_checkpoints(
         open_checkpoint(write_checkpoint("b", tensors)), open_checkpoint(write_checkpoint("t", tensors))
     )
-    assert all(m.value is not None for m in measure([Job(t, ALL) for t in pair.aligned], Route(CPU)))
+    assert all(m.value is not None for m in measure([Job(t, ALL, UNIT) for t in pair.aligned], Computing(CPU)))
 
 
 def test_integer_tensors_are_compared_entry_by_entry(write_checkpoint: WriteCheckpoint) -> None:
@@ -104,14 +105,14 @@ def test_integer_tensors_are_compared_entry_by_entry(write_checkpoint: WriteChec
     pair = pair_checkpoints(
         open_checkpoint(write_checkpoint("b", before)), open_checkpoint(write_checkpoint("t", after))
     )
-    rows = by_key(measure([Job(t, ALL) for t in pair.aligned], Route(CPU)))
+    rows = by_key(measure([Job(t, ALL, UNIT) for t in pair.aligned], Computing(CPU)))
     assert rows["ids", "differing_entries"] == 6
     assert ("ids", "normalized_spectral_shift") not in rows
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:x", "meta", ""])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(MeasurementError, match="--audit-device"):
+    with pytest.raises(MeasurementError, match=r"^device= "):
         pick_device(name)
 
 
@@ -139,9 +140,9 @@ def large_pair(write_checkpoint: WriteCheckpoint) -> list[AlignedTensor]:
 
 
 def test_a_bound_never_stands_where_a_check_would_fail(large_pair: list[AlignedTensor]) -> None:
-    jobs = [Job(t, ALL) for t in large_pair]
-    exact = {(m.tensor, m.metric): m for m in measure(jobs, Route(CPU))}
-    gate = {(m.tensor, m.metric): m for m in measure(jobs, Route(CPU, settled=SETTLED))}
+    jobs = [Job(t, ALL, UNIT) for t in large_pair]
+    exact = {(m.tensor, m.metric): m for m in measure(jobs, Computing(CPU))}
+    gate = {(m.tensor, m.metric): m for m in measure(jobs, Computing(CPU, sufficient=SETTLED))}
     assert {m.kind for m in exact.values()} == {"exact"}
     kinds = {(t.split(".")[3], metric): m.kind for (t, metric), m in gate.items() if metric in SETTLED}
     assert kinds["up_proj", "principal_rotation_left"] == "upper_bound"
@@ -165,21 +166,21 @@ def test_checks_that_counts_and_norms_settle_decompose_nothing(
     wanted = frozenset(
         {"normalized_spectral_shift", "relative_update_norm", "update_sparsity", "nonfinite_entries"}
     )
-    jobs = [Job(t, wanted) for t in large_pair]
-    rows = measure(jobs, Route(CPU, settled={"normalized_spectral_shift": 1.0}))
+    jobs = [Job(t, wanted, UNIT) for t in large_pair]
+    rows = measure(jobs, Computing(CPU, sufficient={"normalized_spectral_shift": 1.0}))
     assert {m.kind for m in rows if m.metric == "normalized_spectral_shift"} == {"upper_bound"}
 
 
 def test_a_base_seen_before_is_not_decomposed_again(
     large_pair: list[AlignedTensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = [Job(t, ALL) for t in large_pair if "up_proj" in t.name]
-    nobody_asks = {name: math.inf if metric.upper_bound else -math.inf for name, metric in REGISTRY.items()}
-    route = Route(CPU, settled=nobody_asks, cache=FactorCache(tmp_path / "cache"))
-    first = measure(jobs, route)
+    jobs = [Job(t, ALL, UNIT) for t in large_pair if "up_proj" in t.name]
+    nobody_asks = {name: math.inf if metric.upper_bound else -math.inf for name, metric in matrix_metrics().items()}
+    computing = Computing(CPU, sufficient=nobody_asks, cache=FactorCache(tmp_path / "cache"))
+    first = measure(jobs, computing)
     monkeypatch.setattr("ckptaudit.metrics.base_facts.leading", None)
-    assert measure(jobs, route) == first
-    assert by_key(measure(jobs, replace(route, cache=FactorCache(tmp_path / "cache")))) == by_key(first)
+    assert measure(jobs, computing) == first
+    assert by_key(measure(jobs, replace(computing, cache=FactorCache(tmp_path / "cache")))) == by_key(first)
 
 
 def test_a_large_matrix_that_is_not_finite_has_counts_and_nothing_else(write_checkpoint: WriteCheckpoint) -> None:
@@ -190,7 +191,7 @@ def test_a_large_matrix_that_is_not_finite_has_counts_and_nothing_else(write_che
         open_checkpoint(write_checkpoint("b", {"layers.0.q_proj.weight": weight})),
         open_checkpoint(write_checkpoint("t", {"layers.0.q_proj.weight": broken})),
     )
-    rows = by_key(measure([Job(t, ALL) for t in pair.aligned], Route(CPU, settled=SETTLED)))
+    rows = by_key(measure([Job(t, ALL, UNIT) for t in pair.aligned], Computing(CPU, sufficient=SETTLED)))
     assert {metric for (_, metric), value in rows.items() if value is not None} == TOLERANT
     assert rows["layers.0.q_proj.weight", "nonfinite_entries"] == 1
 
@@ -201,7 +202,7 @@ def test_a_device_without_memory_gets_half_of_it(
 ) -> None:
     tensors = [t for t in pair_checkpoints(base, gentle).aligned if t.place.role == "k_proj"][:4]
     wanted = frozenset({"update_sparsity", "nonfinite_entries"})
-    enough = by_key(measure([Job(t, wanted) for t in tensors], Route(CPU)))
+    enough = by_key(measure([Job(t, wanted, UNIT) for t in tensors], Computing(CPU)))
     sizes: list[int] = []
     whole = PairBatch.__init__
 
@@ -212,7 +213,7 @@ def test_a_device_without_memory_gets_half_of_it(
         whole(self, base, tuned)
 
     monkeypatch.setattr(PairBatch, "__init__", cramped)
-    assert by_key(measure([Job(t, wanted) for t in tensors], Route(CPU))) == enough
+    assert by_key(measure([Job(t, wanted, UNIT) for t in tensors], Computing(CPU))) == enough
     assert max(sizes) > room
 
 
@@ -224,8 +225,8 @@ def test_memory_that_never_suffices_is_said(
 
     monkeypatch.setattr(PairBatch, "__init__", none)
     tensor = pair_checkpoints(base, gentle).aligned[0]
-    with pytest.raises(torch.OutOfMemoryError):
-        measure([Job(tensor, ALL)], Route(CPU))
+    with pytest.raises(MeasurementError, match="OutOfMemoryError: no memory"):
+        measure([Job(tensor, ALL, UNIT)], Computing(CPU))
 
 
 def unread(tensor: AlignedTensor) -> AlignedTensor:
@@ -239,7 +240,7 @@ def unread(tensor: AlignedTensor) -> AlignedTensor:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("broken", ["layers.1.q_proj.weight", "layers.1.input_layernorm.weight"])
-def test_what_cannot_be_read_leaves_out_its_own_unit_alone(
+def test_what_cannot_be_read_has_no_value_and_says_why_and_nothing_beside_it_suffers(
     write_checkpoint: WriteCheckpoint, threads: int, broken: str
 ) -> None:
     # Matrices large enough to be measured one by one, and vectors that share a batch.
@@ -247,21 +248,24 @@ def test_what_cannot_be_read_leaves_out_its_own_unit_alone(
     tensors |= {f"layers.{i}.input_layernorm.weight": torch.randn(64) for i in range(2)}
     sides = [open_checkpoint(write_checkpoint(side, tensors)) for side in ("b", "t")]
     aligned = [unread(t) if t.name == broken else t for t in pair_checkpoints(*sides).aligned]
-    jobs = [Job(t, frozenset({"differing_entries"}), ("run", f"layers.{t.place.layer}")) for t in aligned]
+    jobs = [Job(t, frozenset({"differing_entries"}), Unit("run", f"layers.{t.place.layer}")) for t in aligned]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        steps = list(by_unit(jobs, Route(CPU)))
+        steps = list(by_unit(jobs, Computing(CPU)))
         with pytest.raises(CheckpointError, match=broken):
-            measure(jobs, Route(CPU))
+            measure(jobs, Computing(CPU))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     assert sum(count for count, _ in steps) == len(jobs) == 4
     complete = dict(unit for _, units in steps for unit in units)
-    assert set(complete) == {("run", "layers.0")}
-    names = [m.tensor for m in complete["run", "layers.0"]]
-    assert names == [t.name for t in aligned if t.place.layer == 0]
+    assert set(complete) == {Unit("run", "layers.0"), Unit("run", "layers.1")}
+    for unit, rows in complete.items():
+        assert [m.tensor for m in rows] == [t.name for t in aligned if t.place.subject == unit.subject]
+    without = {m.tensor: m.remark for rows in complete.values() for m in rows if m.value is None}
+    assert set(without) == {broken}
+    assert f"{broken}: cannot be read" in without[broken]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -279,7 +283,7 @@ def test_every_library_keeps_to_the_threads_of_torch(base: Checkpoint, gentle: C
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        measure([Job(t, frozenset({"differing_entries"})) for t in tensors], Route(CPU))
+        measure([Job(t, frozenset({"differing_entries"}), UNIT) for t in tensors], Computing(CPU))
     finally:
         torch.set_num_threads(before)
     assert seen == {1}
@@ -292,5 +296,5 @@ def test_a_memory_budget_is_a_size(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "lots", "512", "-1GiB", "0B", "0.0KiB", "1e9B", "nan B", "5 MiBB", "١GiB"])
 def test_any_other_budget_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(MeasurementError, match=r"^--audit-memory .*\.$"):
+    with pytest.raises(MeasurementError, match=r"^memory= .*\.$"):
         batch_budget(text)

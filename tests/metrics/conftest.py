@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.metrics import GROUP_METRICS, Measurement
+from ckptaudit.metrics import Measurement, group_metric_of
 from ckptaudit.metrics.groups import measure_group
+from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing import pair_checkpoints
-from ckptaudit.pairing.auxiliary import INPUTS, Input, Inputs
+from ckptaudit.pairing.auxiliary import Auxiliary, AuxiliaryInput
+from ckptaudit.pairing.runs import Run
 
 MeasureWhole = Callable[..., Measurement]
 
@@ -34,14 +36,16 @@ def measure_whole() -> MeasureWhole:
         pair = pair_checkpoints(before, in_memory(tuned))
         inputs = {}
         for name, tensors in given.items():
-            samples = INPUTS[name].layout == "samples"
+            samples = AUXILIARY[name].layout == "samples"
             own = in_memory(tensors)
             if samples:
                 own = replace(own, tensors={n: replace(h, shape=h.shape[1:]) for n, h in own.tensors.items()})
             weights = {t.name: t for t in pair_checkpoints(before, own).aligned}
             count = len(next(iter(tensors.values()))) if samples else 1
-            inputs[name] = Input(INPUTS[name], "memory", count, weights)
+            inputs[name] = AuxiliaryInput(AUXILIARY[name], "memory", count, weights)
         cpu = torch.device("cpu")
-        return measure_group(GROUP_METRICS[metric], "model", ["all"], pair, pair.aligned, Inputs(inputs), cpu)
+        return measure_group(
+            group_metric_of(metric), "model", ["all"], Run("", "run", pair), pair.aligned, Auxiliary(inputs), cpu
+        )
 
     return measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def changed(w0: Matrix, w1: Matrix) -> NDArray[np.bool_]:
 
 
 def singular(w: Matrix) -> Matrix:
-    return np.linalg.svd(w, compute_uv=False)
+    return np.asarray(np.linalg.svd(w, compute_uv=False))
 
 
 def angles(w0: Matrix, w1: Matrix, side: str) -> Matrix:
@@ -74,12 +75,14 @@ def float32_roundings(r: int) -> float:
     return float(2 * 2.0**-24 * np.sqrt(r) + 2.0**-48 * r + 2 * 2.0**-24 * np.sqrt(r) ** 3)
 
 
-ORACLE: dict[str, Callable[[Matrix, Matrix], float]] = {
+ORACLE: dict[str, Callable[[Matrix, Matrix], float | np.number[Any]]] = {
     "update_sparsity": lambda a, b: 1 - changed(a, b).mean(),
     "changed_entries": lambda a, b: changed(a, b).sum(),
     "differing_entries": lambda a, b: (a != b).sum(),
     "relative_update_norm": lambda a, b: np.linalg.norm(b - a) / np.linalg.norm(a),
     "nonfinite_entries": lambda a, b: (~np.isfinite(b)).sum(),
+    "base_nonfinite_entries": lambda a, b: (~np.isfinite(a)).sum(),
+    "largest_row_change": lambda a, b: np.linalg.norm(b - a, axis=1).max() / np.median(np.linalg.norm(a, axis=1)),
     "normalized_spectral_shift": lambda a, b: (
         np.linalg.norm(singular(b) - singular(a)) / np.linalg.norm(singular(a))
     ),

@@ -8,25 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import ORACLE, Matrix
 
-from ckptaudit.measurement.jobs import Job, Route
+from ckptaudit.measurement.jobs import Computing, Job, Unit
 from ckptaudit.measurement.scheduler import measure
-from ckptaudit.metrics import REGISTRY, PairBatch
+from ckptaudit.metrics import PairBatch, matrix_metrics
 from ckptaudit.pairing import pair_checkpoints
+from tests.metrics.oracle import ORACLE, Matrix
 
-# Angles between larger spaces are defined by the package itself; test_rotation.py holds them to planted truth.
-OWN_DEFINITIONS = {"principal_rotation_left", "principal_rotation_right"}
+# Angles between larger spaces are defined by the package itself; test_rotation.py holds them to planted truth,
+# test_rms_rotation.py to SciPy, and test_excesses.py what is set against a blind update to a reference of its own.
+OWN_DEFINITIONS = {
+    "principal_rotation_left",
+    "principal_rotation_right",
+    "rms_rotation_left",
+    "rms_rotation_right",
+    "low_magnitude_excess",
+    "principal_mask_excess",
+    "off_principal_excess",
+    "unrounded_stable_rank",
+    "spectral_shift_ratio",
+}
 
 SHAPES = [(64, 96), (96, 64), (48, 48), (16, 200)]
 SIZES = [1e-6, 4e-4, 1e-2]
-
-
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return str(request.param)
 
 
 def heavy_tailed(shape: tuple[int, int], seed: int) -> Matrix:
@@ -43,7 +47,7 @@ def tuned_by(base: Matrix, size: float, seed: int) -> Matrix:
 
 
 def test_every_metric_has_an_oracle() -> None:
-    assert set(ORACLE) == set(REGISTRY) - OWN_DEFINITIONS
+    assert set(ORACLE) == set(matrix_metrics()) - OWN_DEFINITIONS
 
 
 @pytest.mark.parametrize("name", sorted(ORACLE))
@@ -59,7 +63,7 @@ def test_float32_weights_give_the_float64_figure(
         pytest.skip("nothing changed visibly: the value is defined, not computed")
     expected = ORACLE[name](base.astype(np.float64), tuned.astype(np.float64))
     # The contract asks for 1 %; float64 on both sides gives far more, and anything less hides an error.
-    assert REGISTRY[name].compute(batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert matrix_metrics()[name].compute(batch).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("run", ["rlvr-gentle", "rlvr", "sft"])
@@ -67,19 +71,23 @@ def test_the_bundled_pairs_read_as_the_independent_script_says(run: str, fixture
     from ckptaudit.checkpoints import open_checkpoint
 
     pair = pair_checkpoints(open_checkpoint(fixture_pairs / "base"), open_checkpoint(fixture_pairs / run))
-    standing = frozenset(name for name, metric in REGISTRY.items() if metric.standing)
-    rows = measure([Job(t, standing) for t in pair.aligned], Route(torch.device("cpu")))
+    standing = frozenset(name for name, metric in matrix_metrics().items() if metric.standing)
+    rows = measure(
+        [Job(t, standing, Unit("run", t.place.subject)) for t in pair.aligned], Computing(torch.device("cpu"))
+    )
     values = {(m.tensor, m.metric): m.value for m in rows}
     reference = json.loads((fixture_pairs / f"{run}.reference.json").read_text())["tensors"]
-    compared = [(row["tensor"], metric, row[metric]) for row in reference for metric in row if metric in REGISTRY]
+    compared = [
+        (row["tensor"], metric, row[metric]) for row in reference for metric in row if metric in matrix_metrics()
+    ]
     assert len(compared) >= 12 * 28
     for tensor, metric, expected in compared:
         assert values[tensor, metric] == pytest.approx(expected, rel=1e-6, abs=1e-9), (tensor, metric)
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("name", sorted(matrix_metrics()))
 def test_every_metric_says_what_it_is(name: str) -> None:
-    metric = REGISTRY[name]
+    metric = matrix_metrics()[name]
     assert metric.unit
     assert metric.formula
     assert metric.source

@@ -99,6 +99,7 @@ def test_unrelated_normal_steps_read_what_chance_gives(measure_whole: MeasureWho
     direction = measure_whole("alignment_direction_share", base, tuned, aligned=aligned)
     half = measure_whole("undoing_half_share", base, tuned, aligned=aligned)
     assert overlap.value == pytest.approx(2 / np.pi, abs=0.01)
+    assert direction.value is not None
     assert direction.value < 20 / 120_000
     # The share of the largest products of two normal numbers that sum to half, by simulation apart from this code.
     product = np.random.default_rng(0).normal(size=(2, 1_000_000)).prod(0)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ckptaudit.metrics import Measurement
 from tests.metrics.conftest import MeasureWhole
 
 SHAPES = {"model.layers.0.self_attn.q_proj.weight": (6, 8), "model.layers.1.mlp.down_proj.weight": (5, 7)}
@@ -88,16 +89,21 @@ def test_shares_do_not_depend_on_the_size_of_the_step_and_the_loss_is_linear_in_
     base, step, gradients = drawn(seed), drawn(seed + 1), drawn(seed + 2, 3)
     for metric, factor in (("retain_tangential_share", 1.0), ("retain_loss_change", size)):
         small, large = (
-            measure_whole(metric, base, plus(base, step, by), retain_gradients=gradients).value
+            number(measure_whole(metric, base, plus(base, step, by), retain_gradients=gradients))
             for by in (1.0, size)
         )
         assert large == pytest.approx(factor * small, rel=1e-6)
 
 
+def number(measured: Measurement) -> float:
+    assert measured.value is not None
+    return measured.value
+
+
 def test_a_random_update_reads_what_chance_gives(measure_whole: MeasureWhole) -> None:
     base, gradients = drawn(0), drawn(1, 8)
     shares = [
-        measure_whole("retain_tangential_share", base, plus(base, drawn(seed)), retain_gradients=gradients).value
+        number(measure_whole("retain_tangential_share", base, plus(base, drawn(seed)), retain_gradients=gradients))
         for seed in range(100, 200)
     ]
     chance = 8 / ENTRIES

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
-from adversarial import KINDS, UPDATES, base_of, stored, update_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckptaudit.linalg import leading
 from ckptaudit.linalg.fast import compiled
-from ckptaudit.metrics import REGISTRY, LargePair, PairBatch, Tensors, base_facts, large
+from ckptaudit.metrics import LargePair, PairBatch, Tensors, base_facts, large, matrix_metrics
+from tests.metrics.adversarial import KINDS, UPDATES, base_of, stored, update_of
 
-ENTRYWISE = [name for name, metric in REGISTRY.items() if metric.needs != "spectrum"]
+ENTRYWISE = [name for name, metric in matrix_metrics().items() if metric.cost != "spectrum"]
 
 
 @pytest.fixture(scope="module", autouse=True, params=["by its Gram matrix", "followed", "without a compiler"])
@@ -29,15 +29,8 @@ def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
-    return str(request.param)
-
-
 def values(pair: PairBatch) -> dict[str, float]:
-    return {name: float(metric.compute(pair)) for name, metric in REGISTRY.items()}
+    return {name: float(metric.compute(pair)) for name, metric in matrix_metrics().items()}
 
 
 SHARE_ERROR = 2 * (200 + 2) * 2.0**-24
@@ -73,7 +66,7 @@ def test_at_the_scale_of_training(shape: tuple[int, int], size: float, dtype: to
     close(values(LargePair(base, tuned, exact=True)), values(PairBatch(base[None], tuned[None])))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(KINDS),
@@ -96,7 +89,7 @@ def test_whatever_cannot_be_followed_is_decomposed(
     expected = values(PairBatch(base[None], tuned[None]))
     # Within ties and below rounding the directions themselves are arbitrary, and so is what rests on them.
     defined = kind in ("heavy", "random") and expected["principal_gap"] > 1e-2
-    names = list(REGISTRY) if defined else [*ENTRYWISE, "normalized_spectral_shift"]
+    names = list(matrix_metrics()) if defined else [*ENTRYWISE, "normalized_spectral_shift"]
     skipped = {"update_hill_alpha"} if change != "noise" else set()
     seen = values(LargePair(base, tuned, exact=True))
     close(
@@ -125,7 +118,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def recall(_: torch.Tensor, definition: str, make: large.Callable[[], Tensors]) -> Tensors:
+    def recall(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]
@@ -135,7 +128,7 @@ def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_facts, "spectrum", None)
         assert values(LargePair(base, tuned, recall, exact=True)) == first
-    rotation = REGISTRY["principal_rotation_left"]
+    rotation = matrix_metrics()["principal_rotation_left"]
     assert rotation.bound is not None
     assert rotation.bound(LargePair(base, tuned, recall)) is not None
     assert [name.partition("/")[0] for name in kept] == ["whole", "leading"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ckptaudit.pipeline.session import AuditSession
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,18 +17,20 @@ from transformers import AutoModelForCausalLM
 
 from ckptaudit.checkpoints import merge_adapter, open_checkpoint
 from ckptaudit.errors import CheckpointError
-from ckptaudit.metrics import GROUP_METRICS
+from ckptaudit.metrics import group_metric_of
 from ckptaudit.metrics.groups import measure_group
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline import open_audit
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore::Warning:{name}.*") for name in ("peft", "transformers")]
 
 
 def value(name: str, base: Path, adapter: Path, initial: Path | None) -> float | None:
     inputs = {} if initial is None else {"adapter_init": str(initial)}
-    session = AuditSession(str(base), [str(adapter)], inputs=inputs)
-    pair = session.runs[0].pair
+    opened = open_audit(AuditOptions(base=str(base), tuned=(str(adapter),), auxiliary=inputs))
+    run = opened.runs[0]
     row = measure_group(
-        GROUP_METRICS[name], "model", ("all",), pair, pair.aligned, session.inputs, torch.device("cpu")
+        group_metric_of(name), "model", ("all",), run, run.pair.aligned, opened.auxiliary, torch.device("cpu")
     )
     return row.value
 
@@ -100,7 +102,7 @@ def made_by_peft(
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.float32)
     config = LoraConfig(r=8, lora_alpha=16, init_lora_weights=request.param, target_modules=["q_proj", "v_proj"])
-    model = get_peft_model(base, config)
+    model: Any = get_peft_model(base, config)
     start = copy.deepcopy(model)
     start.peft_config["default"].init_lora_weights = True
     start.save_pretrained(folder / "start")
@@ -163,7 +165,7 @@ def test_a_randomised_start_is_refused_without_the_initial_adapter(
     if "niter" not in str(adapter):
         pytest.skip("an exact decomposition can be repeated")
     base = open_checkpoint(fixture_pairs / "base")
-    with pytest.raises(CheckpointError, match="--audit-adapter-init PATH"):
+    with pytest.raises(CheckpointError, match="adapter_init= PATH"):
         merge_adapter(base, open_checkpoint(adapter))
     other = open_checkpoint(fixture_pairs / "pissa-init")
     assert other.adapter is not None
@@ -178,7 +180,8 @@ def test_a_random_adapter_reads_the_share_of_its_ranks(fixture_pairs: Path, tmp_
     base = AutoModelForCausalLM.from_pretrained(fixture_pairs / "base", dtype=torch.float32)
     base.save_pretrained(tmp_path / "base")
     config = LoraConfig(r=8, lora_alpha=16, init_lora_weights=False, target_modules=["q_proj", "o_proj"])
-    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    model: Any = get_peft_model(base, config)
+    model.save_pretrained(tmp_path / "adapter")
     inside = value("adapter_principal_share", tmp_path / "base", tmp_path / "adapter", None)
     contact = value("principal_contact", tmp_path / "base", tmp_path / "adapter", None)
     assert inside == pytest.approx(8**2 / 192**2, rel=0.3)

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptaudit.metrics import REGISTRY, PairBatch
-from ckptaudit.metrics.scales import SHARES, Badness, badness
+from ckptaudit.metrics import PairBatch, matrix_metrics
+from ckptaudit.metrics.scales import Badness, badness
 
 SCALES = [
-    Badness(is_share=share, at_most=at_most, limit=0.3) for share in (False, True) for at_most in (False, True)
+    Badness(scale=scale, at_most=at_most, limit=0.3) for scale in ("size", "share") for at_most in (False, True)
 ]
 
 
@@ -35,7 +35,7 @@ def test_worse_is_on_the_far_side_and_a_share_stays_one(scale: Badness, value: f
     worse = scale.worsened(value, factor)
     slack = 1e-9
     assert worse >= value - slack if scale.at_most else worse <= max(value, scale.value(scale.of(1.0))) + slack
-    if scale.is_share:
+    if scale.scale == "share":
         assert 0 <= worse <= 1
 
 
@@ -48,7 +48,9 @@ def test_shares_stay_within_0_and_1() -> None:
     random = torch.Generator().manual_seed(0)
     base = torch.randn(3, 12, 20, generator=random)
     batch = PairBatch(base, base + 0.01 * torch.randn(base.shape, generator=random))
-    for name in SHARES & REGISTRY.keys():
-        values = REGISTRY[name].compute(batch)
+    shares = {name: metric for name, metric in matrix_metrics().items() if metric.scale == "share"}
+    assert shares
+    for name, metric in shares.items():
+        values = metric.compute(batch)
         # The ratio to an isotropic update's share can pass 1 by as much as that share falls short of it.
         assert bool(((values >= 0) & (values <= 1.05)).all()), name

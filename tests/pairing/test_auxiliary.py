@@ -11,7 +11,11 @@ from safetensors.torch import load_file, save_file
 
 import ckptaudit
 from ckptaudit.checkpoints import open_checkpoint
-from ckptaudit.pairing.auxiliary import INPUTS, open_inputs
+from ckptaudit.judging.check_files import load_checks
+from ckptaudit.judging.config import Config
+from ckptaudit.options import AuditOptions
+from ckptaudit.pairing.auxiliary import open_auxiliary
+from ckptaudit.pipeline import execute, judge, open_audit, plan
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 
@@ -40,10 +44,10 @@ def test_what_does_not_fit_is_refused_in_one_line(
     tmp_path: Path, small_pair: tuple[Path, Path], kind: str, tensors: dict[str, torch.Tensor], words: list[str]
 ) -> None:
     with pytest.raises(ckptaudit.CkptAuditError) as caught:
-        open_inputs({kind: saved(tmp_path, tensors)}, open_checkpoint(small_pair[0]))
+        open_auxiliary({kind: saved(tmp_path, tensors)}, open_checkpoint(small_pair[0]))
     text = str(caught.value)
     assert "\n" not in text
-    assert all(word in text for word in (INPUTS[kind].option, *words)), text
+    assert all(word in text for word in (f"{kind}= ", *words)), text
 
 
 def test_a_missing_file_ends_with_code_4_and_one_line(
@@ -108,7 +112,7 @@ def test_an_input_that_lacks_weights_is_told_of(tmp_path: Path, fixture_pairs: P
     assert "weights left out" in by_subject["layers.0"].ranking[0].remark
     assert by_subject["layers.1"].outcome == "skipped"
     assert "holds none of these weights" in by_subject["layers.1"].reason
-    assert any("without" in note and "--audit-fisher" in note for note in result.notes)
+    assert any("without" in note and "fisher= " in note for note in result.notes)
     assert any("unknown" in note for note in result.notes)
 
 
@@ -120,7 +124,7 @@ def test_a_nan_in_an_input_cannot_be_judged(tmp_path: Path, small_pair: tuple[Pa
     )
     verdict = next(v for v in result.verdicts if v.check == "fisher-weight" and v.subject == "layers.0")
     assert verdict.outcome == "error"
-    assert "--audit-fisher" in verdict.reason
+    assert "fisher= " in verdict.reason
     assert NAME in verdict.reason
 
 
@@ -148,12 +152,12 @@ breaks_when = "climb_retain_loss"
 remedy = "x"
 """
     (tmp_path / "one.toml").write_text(check)
-    from ckptaudit.pipeline.session import AuditSession
-
-    from ckptaudit.judging.check_files import load_checks
-
-    base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")
-    session = AuditSession(base, [tuned], inputs={"retain_gradients": saved(tmp_path, {name: stack})})
-    given = {v.subject: v.value for v in map(session.verdict, session.requests(load_checks(tmp_path / "one.toml")))}
+    options = AuditOptions(
+        base=str(tmp_path / "base"),
+        tuned=(str(tmp_path / "tuned"),),
+        auxiliary={"retain_gradients": saved(tmp_path, {name: stack})},
+    )
+    planned = plan(open_audit(options), [load_checks(tmp_path / "one.toml")], Config())
+    given = {v.subject: v.value for v in judge(planned, execute(planned))}
     assert given[f"{name}[k_proj]"] == pytest.approx(1.0)
     assert given[f"{name}[q_proj]"] == given[f"{name}[v_proj]"] == 0.0

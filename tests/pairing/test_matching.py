@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from ckptaudit.pipeline.session import AuditSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -18,18 +18,20 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 from ckptaudit.behavior.loss_path import loss_path
 from ckptaudit.behavior.probes import Probe
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.damages.weights import PERTURBATIONS
+from ckptaudit.damages.weights import DAMAGES
 from ckptaudit.errors import MeasurementError
-from ckptaudit.metrics import GROUP_METRICS
+from ckptaudit.metrics import group_metric_of
 from ckptaudit.metrics.groups import measure_group
 from ckptaudit.pairing import ModelPair, pair_checkpoints
+from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.matching import Matching, matching_of
 from ckptaudit.pairing.matching.attention import HeadOrder, Likeness, match_heads
+from ckptaudit.pairing.runs import Run
 
 Weights = dict[str, Tensor]
 
 # transformers computes norms in float32 whatever the model's type, and sums in another order give other last bits.
-SAME = {"rtol": 0.0, "atol": 1e-5}
+SAME: dict[str, Any] = {"rtol": 0.0, "atol": 1e-5}
 
 PROBES = [Probe(1, "<bos>12+34=", "[64]<eos>"), Probe(2, "", "without warranty")]
 
@@ -116,10 +118,9 @@ def test_a_shuffled_network_computes_the_same(shuffled_pair: ModelPair, fixture_
 
 
 def measured(pair: ModelPair, name: str) -> float | None:
-    session = AuditSession(pair.base.path, [pair.base.path])
     chosen = [t for tensors in pair.select(("attention", "mlp")).values() for t in tensors]
-    device = torch.device("cpu")
-    return measure_group(GROUP_METRICS[name], "model", ("all",), pair, chosen, session.inputs, device).value
+    run, device = Run("", pair.tuned.path, pair), torch.device("cpu")
+    return measure_group(group_metric_of(name), "model", ("all",), run, chosen, Auxiliary(), device).value
 
 
 def test_singular_values_stay_and_vectors_meet(shuffled_pair: ModelPair) -> None:
@@ -161,7 +162,13 @@ def test_the_ends_of_the_line_are_the_losses_that_transformers_gives(fixture_pai
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_other_architectures_of_the_table_are_put_back_too(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
     model = LlamaForCausalLM(LlamaConfig(**sizes)) if kind == "llama" else Qwen3ForCausalLM(Qwen3Config(**sizes))
     model.save_pretrained(tmp_path / "base")
@@ -183,7 +190,7 @@ def test_other_architectures_of_the_table_are_put_back_too(kind: str, tmp_path: 
 @pytest.mark.parametrize("damage", ["permute_units", "negate_units"])
 def test_damages_that_keep_the_function_keep_it(damage: str, fixture_pairs: Path) -> None:
     sft = open_checkpoint(fixture_pairs / "sft")
-    damaged = read(PERTURBATIONS[damage](open_checkpoint(fixture_pairs / "base"), sft))
+    damaged = read(DAMAGES[damage](open_checkpoint(fixture_pairs / "base"), sft))
     model = AutoModelForCausalLM.from_pretrained(fixture_pairs / "sft", dtype=torch.float64)
     ids = torch.arange(4, 44)[None]
     with torch.no_grad():
@@ -193,7 +200,7 @@ def test_damages_that_keep_the_function_keep_it(damage: str, fixture_pairs: Path
     assert any(not torch.equal(damaged[n], h.read()) for n, h in sft.tensors.items())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_matching_heads_never_loses_against_what_was_known(seed: int) -> None:
     kv, rep, dim = 2, 2, 3
@@ -242,6 +249,6 @@ def test_an_architecture_without_a_table_is_not_guessed_at(shuffled_pair: ModelP
 
 
 def test_a_weight_that_is_not_finite_cannot_be_matched(shuffled_pair: ModelPair) -> None:
-    broken = PERTURBATIONS["poison_with_nan"](shuffled_pair.base, shuffled_pair.tuned)
+    broken = DAMAGES["poison_with_nan"](shuffled_pair.base, shuffled_pair.tuned)
     with pytest.raises(MeasurementError, match="NaN or infinite"):
         matching_of(pair_checkpoints(shuffled_pair.base, broken))

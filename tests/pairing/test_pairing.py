@@ -181,7 +181,8 @@ class TestSubjects:
 class TestFusedTensors:
     def test_one_side_may_lack_its_config(self) -> None:
         tensors = {QKV: torch.ones(64, 32)}
-        for configs in ((PHI3, {}), ({}, PHI3)):
+        nothing: dict[str, object] = {}
+        for configs in ((PHI3, nothing), (nothing, PHI3)):
             pair = pair_checkpoints(*(checkpoint(tensors, config) for config in configs))
             assert [t.place.role for t in pair.aligned] == ["k_proj", "q_proj", "v_proj"]
 

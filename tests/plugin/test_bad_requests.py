@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 Break = Callable[[Path], None]
 
 
-def refused(pytester: pytest.Pytester, *arguments: object, words: tuple[str, ...]) -> None:
+def refused(pytester: pytest.Pytester, *arguments: str | Path, words: tuple[str, ...]) -> None:
     result = pytester.runpytest(*arguments)
     assert result.ret == 4
     (line,) = [x for x in result.errlines if x]

@@ -178,10 +178,10 @@ def test_own_checks_in_a_folder_are_found(pytester: pytest.Pytester, good: list[
     pytester.runpytest(".", *good).assert_outcomes(passed=4)
 
 
-def test_a_check_settled_by_a_bound_says_so_and_exact_overrules(pytester: pytest.Pytester, good: list[str]) -> None:
+def test_a_check_decided_by_a_bound_says_so_and_exact_overrules(pytester: pytest.Pytester, good: list[str]) -> None:
     own_check(pytester)
-    pytester.runpytest("ours.toml", *good).stdout.fnmatch_lines(["*4 settled by a bound*"])
-    pytester.runpytest("ours.toml", *good, "--audit-exact").stdout.no_fnmatch_line("*settled by a bound*")
+    pytester.runpytest("ours.toml", *good).stdout.fnmatch_lines(["*4 decided by a bound*"])
+    pytester.runpytest("ours.toml", *good, "--audit-exact").stdout.no_fnmatch_line("*decided by a bound*")
 
 
 def test_a_selector_that_matches_nothing_is_an_error_and_never_green(

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from ckptaudit.plugin.loading import kept_for_good
+from ckptaudit.plugin.loading import without_garbage_collection
 
 
 @pytest.fixture(autouse=True)
@@ -17,22 +17,22 @@ def _as_it_was() -> object:
 
 
 def test_what_is_loaded_is_set_aside_and_collecting_goes_on() -> None:
-    with kept_for_good():
+    with without_garbage_collection():
         assert not gc.isenabled()
-        loaded = [[]]
+        loaded: list[list[str]] = [[]]
     assert gc.isenabled()
     assert gc.get_freeze_count() > 0
     assert not any(x is loaded for x in gc.get_objects())
 
 
 def test_also_when_loading_fails() -> None:
-    with pytest.raises(ImportError), kept_for_good():
+    with pytest.raises(ImportError), without_garbage_collection():
         raise ImportError
     assert gc.isenabled()
 
 
 def test_who_wants_no_collecting_gets_none() -> None:
     gc.disable()
-    with kept_for_good():
+    with without_garbage_collection():
         pass
     assert not gc.isenabled()

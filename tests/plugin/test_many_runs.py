@@ -91,7 +91,7 @@ def test_of_three_runs_the_one_that_went_elsewhere_is_named(
         (("--tuned=none-*",), "none-[*]: no folder or file of weights matches"),
         (("--tuned=base@all",), "no checkpoint-N"),
         (("--tuned=run-a", "--tuned=run-a"), "given twice"),
-        (("--tuned=run-a", "--audit-plot=p.png"), "no two saves of one run"),
+        (("--tuned=run-a", "--audit-plot=p.png"), "no two checkpoints of one run"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

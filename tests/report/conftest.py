@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from ckptaudit.pipeline.session import AuditSession
 from safetensors.torch import save_file
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from ckptaudit.judging.check_files import load_checks
-from ckptaudit.judging.profiles import profile_file
+from ckptaudit.judging.config import Config
+from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline import assemble, execute, judge, open_audit, plan
+from ckptaudit.pipeline.assembly import curves
 from ckptaudit.report.html import write_html
 from ckptaudit.results.records import AuditResult, CheckRecord, Summary, check_record
+from tests.conftest import program
 
 HARMLESS = "placeholder"
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\u2028"
@@ -58,9 +60,14 @@ def small_result(tmp_path_factory: pytest.TempPathFactory) -> AuditResult:
     for side, tensors in (("base", base), ("gentle", gentle), ("grown", grown)):
         (folder / side).mkdir()
         save_file(tensors, folder / side / "model.safetensors")
-    session = AuditSession(str(folder / "base"), [str(folder / "grown"), str(folder / "gentle")], device="cpu")
-    verdicts = [session.verdict(r) for r in session.requests(load_checks(profile_file("rlvr")))]
-    text = msgspec.json.encode(session.result(verdicts, session.spectra(verdicts)))
+    tuned = (str(folder / "grown"), str(folder / "gentle"))
+    # Exact: what a reader of the page is told must be numbers and not bounds.
+    opened = open_audit(AuditOptions(base=str(folder / "base"), tuned=tuned, device="cpu", exact=True))
+    planned = plan(opened, [load_checks(bundled_checks() / "rlvr.toml")], Config())
+    measurements = execute(planned)
+    verdicts = judge(planned, measurements)
+    result = assemble(opened, planned, verdicts, measurements, spectra=curves(opened, verdicts))
+    text = msgspec.json.encode(result)
     hostile = msgspec.json.encode(HOSTILE)[1:-1]
     return msgspec.json.decode(text.replace(HARMLESS.encode(), hostile), type=AuditResult)
 
@@ -87,13 +94,9 @@ def many_experts_page(many_experts: AuditResult, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """One headless Chromium for all tests; a machine without it skips them, continuous integration fails."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        missing = "needs Debian's chromium and chromium-driver: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    """One headless Chromium for all tests; see `program`."""
+    # Debian's chromium and chromium-driver.
+    chromium, driver = program("chromium"), program("chromedriver")
     chrome = Chrome(options=_options(chromium, tmp_path_factory.mktemp("profile")), service=Service(driver))
     yield chrome
     chrome.quit()
@@ -122,11 +125,11 @@ def _nudged(tensor: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 def _made_up(*, layers: int, experts: int) -> AuditResult:
     """Rows without a measurement behind them: what they are for is their number."""
-    checks = tuple(check_record(c, "rlvr.toml") for c in load_checks(profile_file("rlvr")).checks)
+    checks = tuple(check_record(c, "rlvr.toml") for c in load_checks(bundled_checks() / "rlvr.toml").checks)
     metrics = sorted({check.metric for check in checks} | {f"extra_metric_{i}" for i in range(4)})
     tensors = [(i, role, name) for i in range(layers) for role, name in _names(i, experts)]
     rows = tuple(
-        Measurement("tuned", name, layer, role, (4096, 4096), metric, 1e-5 * (n % 977 + 1), "exact")
+        Measurement(name, layer, role, (4096, 4096), metric, 1e-5 * (n % 977 + 1), "exact", tuned="tuned")
         for n, (layer, role, name) in enumerate(tensors)
         for metric in metrics
     )

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from synthetic import large, result, verdict
 
 from ckptaudit.report.github import AT_MOST, annotation_lines, announce
 from ckptaudit.report.markdown import CUT, LIMIT, escaped, markdown
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import large, result, verdict
 
 HOSTILE = "a|b`c`<img src=x>[x](http://y) @team #1 *x* __y__ ~~z~~\n::error::forged %0A"
 
@@ -18,10 +18,10 @@ HOSTILE = "a|b`c`<img src=x>[x](http://y) @team #1 *x* __y__ ~~z~~\n::error::for
 def test_the_page_says_what_closed_the_gate_and_where(supervised: AuditResult) -> None:
     page = markdown(supervised)
     assert page.startswith("## Checkpoint audit: gate closed, worst spectral-drift at layers.1, x21 over\n")
-    assert "| spectral-drift | **BROKEN** 4/4 | 0.02109 |" in page
+    assert "| spectral-drift | **broken** 4/4 | 0.02109 |" in page
     assert "model.layers.1.self_attn.v_proj.weight" in page
     assert re.search(r"```text\nlayer .*\n(.*\n)*?v_proj +# # # #\n", page)
-    assert all(row.count(" | ") == 5 for row in page.splitlines() if row.startswith("| ") and "BROKEN" in row)
+    assert all(row.count(" | ") == 5 for row in page.splitlines() if row.startswith("| ") and "**broken**" in row)
 
 
 def test_an_open_gate_is_said_to_be_open(gentle_result: AuditResult) -> None:
@@ -76,8 +76,8 @@ def test_what_only_warns_is_a_warning_and_comes_after() -> None:
         ]
     )
     assert [(x.split()[0], x.split("title=")[1].split()[0]) for x in annotation_lines(found)] == [
-        ("::error", "unknown"),
         ("::error", "hard"),
+        ("::error", "unknown"),
         ("::warning", "soft"),
         ("::notice", "softer"),
     ]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from lxml import etree
 from safetensors.torch import load_file, save_file
-from synthetic import measured, result, verdict
 
 from ckptaudit.report.junit import junit
 from ckptaudit.results.json_io import read_json
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import measured, result, verdict
 
 GRAMMAR = Path(__file__).with_name("junit.rng")
 
@@ -148,7 +148,7 @@ def test_the_suite_names_pair_fingerprints_and_versions(
     one, _ = audited(pytester, base, tuned, "-k", "aligned")
     two, again = audited(pytester, base, tuned, f"--tuned={other}", "-k", "aligned")
     told = suite_properties(one)
-    assert (told["base"], told["tuned"], told["profile"]) == (str(base), str(tuned), "rlvr")
+    assert (told["base"], told["tuned"], told["profile"]) == (str(base), str(tuned), "release")
     assert told["base_fingerprint"] != told["tuned_fingerprint"]
     assert {"version_ckptaudit", "version_torch", "version_python", "device"} <= set(told)
     assert suite_properties(two)["tuned_2"] == str(other)

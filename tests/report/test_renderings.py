@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from synthetic import check, verdict
 
-from ckptaudit.report.failure import SENTENCE_LENGTH, explain, in_one_line, number
+from ckptaudit.report.appearance import number
+from ckptaudit.report.failure import SENTENCE_LENGTH, explain, in_one_line
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import check, verdict
 
 
 def test_a_failure_fits_on_one_screen(supervised: AuditResult) -> None:

@@ -18,7 +18,7 @@ Pair = tuple[Path, Path]
 
 def released(pair: Pair, folder: Path, *, exact: bool = True) -> Path:
     file = folder / "released.json"
-    write_json(ckptaudit.audit(*pair, exact=exact, complete=exact, cache="off"), file)
+    write_json(ckptaudit.audit(*pair, profile="rlvr", exact=exact, complete=exact, cache="off"), file)
     return file
 
 
@@ -37,7 +37,7 @@ def outcomes(result: ckptaudit.AuditResult, check: str) -> set[str]:
 
 
 def audited(pair: Pair, tuned: Path, file: Path, **more: Any) -> ckptaudit.AuditResult:
-    return ckptaudit.audit(pair[0], tuned, against=file, complete=False, cache="off", **more)
+    return ckptaudit.audit(pair[0], tuned, profile="rlvr", against=file, complete=False, cache="off", **more)
 
 
 @pytest.mark.parametrize(("times", "outcome"), [(1.8, "passed"), (2.3, "failed")])
@@ -69,7 +69,7 @@ def test_a_bound_never_fails_the_comparison(small_pair: Pair, tmp_path: Path) ->
 
 def test_the_same_run_is_never_worse_than_itself(small_pair: Pair, tmp_path: Path) -> None:
     file = released(small_pair, tmp_path)
-    alone = ckptaudit.audit(*small_pair, complete=False, cache="off")
+    alone = ckptaudit.audit(*small_pair, profile="rlvr", complete=False, cache="off")
     beside = audited(small_pair, small_pair[1], file, against_factor=1.0)
     assert [v.outcome for v in beside.verdicts] == [v.outcome for v in alone.verdicts]
 
@@ -93,7 +93,7 @@ def test_a_released_bound_is_not_compared_and_the_notes_say_so(small_pair: Pair,
     file.write_text(json.dumps(content))
     result = audited(small_pair, stepped(small_pair, 2.3), file)
     assert outcomes(result, "update-size") == {"passed"}
-    assert any("update-size[layers.0]" in n and "--audit-exact" in n for n in result.notes)
+    assert any("update-size[layers.0]" in n and "again in exact mode" in n for n in result.notes)
 
 
 def strange(small_pair: Pair, tmp_path: Path, change: str) -> Path:

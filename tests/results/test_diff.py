@@ -6,10 +6,10 @@ import math
 
 import msgspec
 import pytest
-from synthetic import measured, result, verdict
 
 from ckptaudit.results.diff import ORDER, compare
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import measured, result, verdict
 
 
 def turned(was: str, now: str) -> list[str]:

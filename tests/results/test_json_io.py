@@ -44,7 +44,7 @@ def test_a_file_with_the_contract_alone_still_makes_reports(supervised: AuditRes
     [
         ("", ("not the result of an audit",)),
         ("{", ("not the result of an audit",)),
-        ("[]", ("not the result of an audit", "--audit-json")),
+        ("[]", ("not the result of an audit", "JSON that an audit wrote")),
         ("{}", ("schema",)),
         ('{"schema": "ckptaudit/2"}', ("ckptaudit/2", "ckptaudit/1", "update ckptaudit")),
         ('{"schema": "other/1"}', ("other/1",)),

@@ -8,9 +8,10 @@ for bfloat16 is lost there as it is in the merged model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptaudit.checkpoints.adapters.name_ends import EndIndex
 from ckptaudit.checkpoints.adapters.peft import MERGE_FIRST
 from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.tensors import Adapter, Checkpoint, Factors, LowRankUpdate, TensorHandle
@@ -35,13 +36,12 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
         )
     if adapter is None:
         return tuned
-    tensors = dict(base.tensors)
-    for name, handle in adapter.replaced.items():
-        target = _find(tensors, name) or name
-        tensors[target] = _cast(replace(handle, name=target), tensors.get(target))
+    merging = _Merging(adapter, dict(base.tensors), EndIndex(base.tensors))
+    merging.replace_tensors()
     start = _start(adapter, initial)
     for module, factors in adapter.factors.items():
-        _merge_module(tensors, adapter, module, factors, start.get(module))
+        merging.merge(module, factors, start.get(module))
+    tensors = merging.tensors
     return Checkpoint(
         path=tuned.path,
         format=tuned.format,
@@ -72,40 +72,96 @@ def _start(adapter: Adapter, initial: Checkpoint | None) -> Mapping[str, Factors
     return start
 
 
-def _find(tensors: Mapping[str, TensorHandle], name: str) -> str | None:
-    """The base's name for an adapter's tensor: the same, or the only one that differs by a prefix."""
-    if name in tensors:
-        return name
-    near = [other for other in tensors if other.endswith(f".{name}") or name.endswith(f".{other}")]
-    return near[0] if len(near) == 1 else None
+@dataclass(frozen=True)
+class _Merging:
+    """The base's tensors while an adapter goes into them; each may be changed once."""
 
+    adapter: Adapter
+    tensors: dict[str, TensorHandle]
+    names: EndIndex
+    changed: set[str] = field(default_factory=set)
 
-def _merge_module(
-    tensors: dict[str, TensorHandle], adapter: Adapter, module: str, factors: Factors, start: Factors | None
-) -> None:
-    name = _find(tensors, f"{module}.weight")
-    if name is None:
-        raise CheckpointError(
-            f"{printable(adapter.path)}: the adapter changes {clipped(module)}, which the base does not "
-            "hold; "
-            "pass the base that it was trained on" + (f" ({clipped(adapter.base)})." if adapter.base else ".")
-        )
-    tensors[name] = _merged(tensors[name], adapter, factors, start)
-    if factors.bias is not None:
-        bias = name.removesuffix("weight") + "bias"
-        if bias not in tensors:
+    def replace_tensors(self) -> None:
+        """Put the adapter's own tensors in the place of the base's."""
+        for name, handle in self.adapter.replaced.items():
+            target = self.names.find(name) or name
+            self._claim(target)
+            self.tensors[target] = _cast(replace(handle, name=target), self.tensors.get(target))
+        # Factors may come on top of a replaced tensor.
+        self.changed.clear()
+
+    def merge(self, module: str, factors: Factors, start: Factors | None) -> None:
+        """Put one module's update in. Raises CheckpointError if the base has no weight that it fits."""
+        adapter, tensors = self.adapter, self.tensors
+        name = self.names.find(f"{module}.weight")
+        if name is None:
             raise CheckpointError(
-                f"{printable(adapter.path)}: {clipped(module)} has no bias to change; {MERGE_FIRST}."
+                f"{printable(adapter.path)}: the adapter changes {clipped(module)}, which the base does not "
+                "hold; "
+                "pass the base that it was trained on" + (f" ({clipped(adapter.base)})." if adapter.base else ".")
             )
-        tensors[bias] = _shifted(tensors[bias], factors.bias, factors.scale)
+        self._claim(name)
+        tensors[name] = _merged(tensors[name], adapter, factors, start)
+        if factors.bias is not None:
+            bias = name.removesuffix("weight") + "bias"
+            if bias not in tensors:
+                raise CheckpointError(
+                    f"{printable(adapter.path)}: {clipped(module)} has no bias to change; {MERGE_FIRST}."
+                )
+            self._claim(bias)
+            _check_bias(adapter, tensors[bias], factors.bias)
+            tensors[bias] = _shifted(tensors[bias], factors.bias, factors.scale)
+
+    def _claim(self, name: str) -> None:
+        if name in self.changed:
+            raise CheckpointError(
+                f"{printable(self.adapter.path)}: the adapter changes {clipped(name)} twice; {MERGE_FIRST}."
+            )
+        self.changed.add(name)
+
+
+def _check_weight(adapter: Adapter, weight: TensorHandle, *, plain: bool) -> None:
+    if "float" not in weight.dtype:
+        raise CheckpointError(
+            f"{printable(weight.file)}: {clipped(weight.name)} is stored as {weight.dtype}; an adapter merges into "
+            "floating-point weights, so pass the unquantised base."
+        )
+    if not plain and len(weight.shape) != 2:
+        raise CheckpointError(
+            f"{printable(adapter.path)}: PiSSA begins {clipped(weight.name)}, which is no matrix; {MERGE_FIRST}."
+        )
+
+
+def _check_bias(adapter: Adapter, bias: TensorHandle, shift: TensorHandle) -> None:
+    if shift.shape != bias.shape or "float" not in shift.dtype or "float" not in bias.dtype:
+        raise _misfit(adapter, "bias", shift, bias.name, bias.shape)
+
+
+def _check_magnitude(adapter: Adapter, weight: TensorHandle, factors: Factors) -> None:
+    magnitude, rows = factors.magnitude, factors.up.shape[0]
+    # Of a convolution it has the kernel's axes, all but one of size 1.
+    if magnitude is None or ("float" in magnitude.dtype and magnitude.parameters == rows == max(magnitude.shape)):
+        return
+    raise _misfit(adapter, "DoRA magnitude", magnitude, weight.name, (rows,))
+
+
+def _misfit(
+    adapter: Adapter, part: str, found: TensorHandle, name: str, wanted: tuple[int, ...]
+) -> CheckpointError:
+    return CheckpointError(
+        f"{printable(adapter.path)}: the {part} of {clipped(name)} is {found.dtype} of shape {list(found.shape)}, "
+        f"where floating-point numbers of shape {list(wanted)} are needed; save the adapter again."
+    )
 
 
 def _merged(weight: TensorHandle, adapter: Adapter, factors: Factors, start: Factors | None) -> TensorHandle:
     from ckptaudit.checkpoints.adapters.merged_weight import MergedWeight
 
     transposed = _is_transposed(weight, adapter, factors)
+    _check_magnitude(adapter, weight, factors)
     pissa = adapter.pissa and not factors.embedding
     taken_out = None if factors.embedding else start
+    _check_weight(adapter, weight, plain=not pissa and taken_out is None)
     merge = MergedWeight(weight, factors, transposed=transposed, pissa=pissa, start=taken_out)
     simple = factors.magnitude is None and len(weight.shape) == 2
     product = LowRankUpdate(factors.up, factors.down, factors.scale, transposed) if simple else None
@@ -146,7 +202,7 @@ def _shifted(bias: TensorHandle, shift: TensorHandle, scale: float) -> TensorHan
 
 def _cast(handle: TensorHandle, like: TensorHandle | None) -> TensorHandle:
     """A replacement in the dtype of what it replaces, as loading it into the model would give."""
-    if like is None or like.dtype == handle.dtype:
+    if like is None or like.dtype == handle.dtype or not ("float" in like.dtype and "float" in handle.dtype):
         return handle
 
     def load() -> Tensor:

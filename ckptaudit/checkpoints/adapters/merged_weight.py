@@ -83,9 +83,25 @@ class MergedWeight:
         if self.start is not None:
             return self.start.scale, self.start.down.read().float(), self.start.up.read().float()
         rank, scale = self.factors.down.shape[0], self.factors.scale
-        left, values, right = torch.linalg.svd(weight32, full_matrices=False)
+        left, values, right = self._decomposed(weight32)
         root = torch.diag(torch.sqrt(values[:rank] / scale))
         return scale, root @ right[:rank], left[:, :rank] @ root
+
+    def _decomposed(self, weight32: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Whether LAPACK notices numbers that are not finite depends on its release.
+        if not weight32.isfinite().all():
+            raise self._not_decomposed("holds NaN or infinity")
+        try:
+            left, values, right = torch.linalg.svd(weight32, full_matrices=False)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise self._not_decomposed("has no decomposition") from error
+        return left, values, right
+
+    def _not_decomposed(self, why: str) -> CheckpointError:
+        return CheckpointError(
+            f"{printable(self.weight.file)}: {printable(self.weight.name)} {why}, so a PiSSA adapter's start "
+            "cannot be taken out of it; pass the base that the adapter was trained on."
+        )
 
 
 def _transposed(matrix: Tensor, transposed: bool) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 
-from ckptaudit.checkpoints.json_files import clipped, read_document
+from ckptaudit.checkpoints.adapters.patterns import Patterns, UnreadPatternError, compiled
+from ckptaudit.checkpoints.json_files import clipped, read_settings
 from ckptaudit.checkpoints.tensors import Adapter, Factors, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 
@@ -29,8 +30,6 @@ _FACTOR = re.compile(
     r"(?P<kind>\.weight|\.bias)?"
 )
 _WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save)(?=\.|$)")
-# Patterns come from the file. Only such as cannot backtrack without end are matched.
-_TAME = re.compile(r"(?:[\w\-/|^$]|\\?\.|\\d[+*]?|\.[+*])+")
 
 
 class _Config(msgspec.Struct):
@@ -54,7 +53,8 @@ def open_adapter(folder: Path, tensors: dict[str, TensorHandle]) -> Adapter:
     replaced: dict[str, TensorHandle] = {}
     for name, handle in tensors.items():
         _sort(path, _base_name(name), handle, parts, replaced)
-    factors = {module: _factors(path, config, module, found) for module, found in parts.items()}
+    scales = _Scales.of(path, config)
+    factors = {module: _factors(scales, module, found) for module, found in parts.items()}
     return Adapter(
         path=str(folder),
         factors=MappingProxyType(factors),
@@ -67,7 +67,7 @@ def open_adapter(folder: Path, tensors: dict[str, TensorHandle]) -> Adapter:
 
 
 def _checked_config(path: Path) -> _Config:
-    raw = read_document(path, dict[str, object])
+    raw = read_settings(path)
     kind = raw.get("peft_type")
     odd = [name for name in _VARIANTS if raw.get(name)]
     if kind != "LORA" or odd:
@@ -119,43 +119,58 @@ def _part(match: re.Match[str]) -> str:
     return match["part"] + (".bias" if match["kind"] == ".bias" else "")
 
 
-def _factors(path: Path, config: _Config, module: str, found: dict[str, TensorHandle]) -> Factors:
+def _factors(scales: _Scales, module: str, found: dict[str, TensorHandle]) -> Factors:
+    path = scales.path
     embedding = "lora_embedding_A" in found
     infix = "lora_embedding_" if embedding else "lora_"
     down, up = found.get(infix + "A"), found.get(infix + "B")
-    if down is None or up is None or len(down.shape) < 2 or len(up.shape) < 2 or up.shape[1] != down.shape[0]:
+    if down is None or up is None or not _fit(down, up, embedding=embedding):
         raise CheckpointError(
             f"{printable(path)}: the factors of {clipped(module)} are missing or do not fit; save the "
             "adapter again."
         )
     magnitude = found.get("lora_magnitude_vector")
-    if config.use_dora != (magnitude is not None):
+    if scales.config.use_dora != (magnitude is not None):
         raise CheckpointError(
             f"{printable(path)}: use_dora and the tensors of {clipped(module)} disagree; save the adapter again."
         )
-    return Factors(
-        down, up, _scale(path, config, module, down.shape[0]), magnitude, found.get("lora_B.bias"), embedding
-    )
+    return Factors(down, up, scales.scale(module, down.shape[0]), magnitude, found.get("lora_B.bias"), embedding)
 
 
-def _scale(path: Path, config: _Config, module: str, rank: int) -> float:
-    alpha = _matching(path, config.alpha_pattern or {}, module, config.lora_alpha)
-    declared = _matching(path, config.rank_pattern or {}, module, config.r)
-    if rank < 1 or declared != rank:
-        raise CheckpointError(
-            f"{printable(path)}: {clipped(module)} has rank {rank} where the configuration says {declared}; "
-            "save the adapter again."
-        )
-    return alpha / sqrt(rank) if config.use_rslora else alpha / rank
+def _fit(down: TensorHandle, up: TensorHandle, *, embedding: bool) -> bool:
+    """Whether `up @ down` is a matrix's update, or a kernel's: a one-by-one convolution after one of its size."""
+    axes = len(down.shape)
+    if axes != len(up.shape) or axes < 2 or (embedding and axes > 2) or up.shape[1] != down.shape[0]:
+        return False
+    return all(size == 1 for size in up.shape[2:]) and all("float" in part.dtype for part in (down, up))
 
 
-def _matching(path: Path, patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first pattern that matches the module's name, as peft chooses it."""
-    for pattern, value in patterns.items():
-        if not _TAME.fullmatch(pattern) or pattern.count("+") + pattern.count("*") > 3 or len(module) > 500:
+@dataclass(frozen=True, slots=True)
+class _Scales:
+    """What the configuration says of ranks and scales, its patterns compiled."""
+
+    path: Path
+    config: _Config
+    ranks: Patterns
+    alphas: Patterns
+
+    @classmethod
+    def of(cls, path: Path, config: _Config) -> _Scales:
+        try:
+            ranks, alphas = compiled(config.rank_pattern or {}), compiled(config.alpha_pattern or {})
+        except UnreadPatternError as error:
             raise CheckpointError(
-                f"{printable(path)}: the pattern {clipped(pattern)!r} is more than is read; {MERGE_FIRST}."
+                f"{printable(path)}: the pattern {clipped(error)!r} is more than is read; {MERGE_FIRST}."
+            ) from None
+        return cls(path, config, ranks, alphas)
+
+    def scale(self, module: str, rank: int) -> float:
+        """Alpha over the rank, or over its root. Raises CheckpointError if the configuration has another rank."""
+        alpha = self.alphas.first(module, self.config.lora_alpha)
+        declared = self.ranks.first(module, self.config.r)
+        if rank < 1 or declared != rank:
+            raise CheckpointError(
+                f"{printable(self.path)}: {clipped(module)} has rank {rank} where the configuration says "
+                f"{clipped(declared)}; save the adapter again."
             )
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+        return alpha / sqrt(rank) if self.config.use_rslora else alpha / rank

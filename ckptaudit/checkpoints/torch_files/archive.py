@@ -11,15 +11,18 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 from ckptaudit.checkpoints.json_files import clipped, file_size, reason
 from ckptaudit.checkpoints.storage import itemsize
+from ckptaudit.checkpoints.torch_files.opcodes import MAX_PICKLE
 from ckptaudit.checkpoints.torch_files.records import ALLOWED, Archive, damaged, storage_of
-from ckptaudit.checkpoints.torch_files.unpickle import MAX_PICKLE, Call, External, pickle_of, read_pickle
+from ckptaudit.checkpoints.torch_files.unpickle import Call, External, pickle_of, read_pickle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular, stamp_of
 
 MAX_DIRECTORY = 32 * 2**20  # some 500,000 storages
+_ZIP_MAGIC = b"PK\3\4"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -27,9 +30,14 @@ def open_archive(path: Path, start: int = 0, length: int | None = None) -> Archi
     """Read the pickle of what `torch.save` wrote to a file, or to a byte range of it."""
     end = file_size(path) if length is None else start + length
     try:
-        with path.open("rb", buffering=0) as raw:
+        with open_regular(path) as raw:
             file = cast(IO[bytes], io.BufferedReader(_Section(raw, start, end)))
-            return _zip_archive(path, file, start) if zipfile.is_zipfile(file) else _legacy(path, file, start, end)
+            if zipfile.is_zipfile(file):
+                return _zip_archive(path, file, start)
+            file.seek(0)
+            if file.read(4) == _ZIP_MAGIC:
+                raise damaged(path, "a zip archive whose end is missing")
+            return _legacy(path, file, start, end)
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     except (
@@ -46,7 +54,7 @@ def open_archive(path: Path, start: int = 0, length: int | None = None) -> Archi
 class _Section(io.RawIOBase):
     """A byte range of an open file, as a file of its own."""
 
-    def __init__(self, raw: io.FileIO, start: int, end: int) -> None:
+    def __init__(self, raw: BinaryIO, start: int, end: int) -> None:
         self._raw, self._start, self._end, self._at = raw, start, end, start
 
     def readable(self) -> bool:
@@ -65,7 +73,7 @@ class _Section(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         room = max(0, min(len(buffer), self._end - self._at))
         self._raw.seek(self._at)
-        count = self._raw.readinto(memoryview(buffer)[:room]) or 0
+        count = cast(io.FileIO, self._raw).readinto(memoryview(buffer)[:room]) or 0
         self._at += count
         return count
 
@@ -91,7 +99,7 @@ def _zip_archive(path: Path, file: IO[bytes], start: int) -> Archive:
         first, length = places[f"{prefix}data/{key}"]
         return start + first, length
 
-    return Archive(path, contents, storage)
+    return Archive(path, contents, storage, stamp_of(path))
 
 
 def _refuse_huge_directory(path: Path, file: IO[bytes]) -> None:
@@ -129,7 +137,7 @@ def _record(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
 def _data_start(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     file.seek(entry.header_offset)
     header = file.read(30)
-    if header[:4] != b"PK\3\4":
+    if header[:4] != _ZIP_MAGIC:
         raise damaged(path, f"record {clipped(entry.filename)} is not where the directory says")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     return int(entry.header_offset + 30 + name_length + extra_length)
@@ -144,7 +152,7 @@ def _legacy(path: Path, file: IO[bytes], start: int, end: int) -> Archive:
     contents = read_pickle(file, path, ALLOWED)
     keys = read_pickle(file, path, ())
     places = dict(_legacy_storages(path, file, keys, _widths(contents), start, end))
-    return Archive(path, contents, lambda key: places[key])
+    return Archive(path, contents, lambda key: places[key], stamp_of(path))
 
 
 def _legacy_storages(

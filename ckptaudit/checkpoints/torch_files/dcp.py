@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptaudit.checkpoints.json_files import clipped, file_size, sibling
-from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, checked_shape, itemsize
+from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, checked_shape, checked_sizes, is_size, itemsize
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.checkpoints.torch_files.archive import open_archive
 from ckptaudit.checkpoints.torch_files.unpickle import Call, Symbol, read_pickle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files import open_regular, stamp_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METADATA = ".metadata"
+MAX_PARTS = 64
+"""Of a tensor's nested name."""
 WRAPPERS = frozenset({"model", "state_dict", "module", "app", "actor"})
 NOT_WEIGHTS = re.compile(
     r"(optim|optimizers?|optimizer_states?|lr_scheduler|scheduler|dataloader|train_state|rng)([._]|$)"
@@ -53,6 +56,7 @@ class Chunk:
     file: Path
     start: int
     length: int
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +75,20 @@ class Blocks:
         if len(self.chunks) == 1:
             return self._block(self.chunks[0]).load()
         whole = torch.zeros(self.shape, dtype=DTYPES[self.dtype])
+        filled = torch.zeros(self.shape, dtype=torch.bool)
         for chunk in self.chunks:
             where = tuple(slice(o, o + s) for o, s in zip(chunk.offsets, chunk.sizes, strict=True))
             whole[where] = self._block(chunk).load()
+            filled[where] = True
+        # They have as many entries as the tensor: where two overlap, a hole is left elsewhere.
+        if not filled.all():
+            raise _damaged(self.chunks[0].file, f"the chunks of {clipped(self.name)} overlap and leave holes")
         return whole
 
     def _block(self, chunk: Chunk) -> StoredTensor:
         archive = open_archive(chunk.file, chunk.start, chunk.length)
+        if archive.stamp != chunk.stamp:
+            raise _damaged(chunk.file, "the file changed while it was audited")
         stored = archive.tensor(self.name, archive.contents)
         if not isinstance(stored, StoredTensor) or stored.shape != chunk.sizes or stored.dtype != self.dtype:
             raise _damaged(
@@ -90,7 +101,7 @@ def read_folder(folder: Path) -> dict[str, TensorHandle]:
     """Handles of the model's tensors; optimizer state is left out. Raises CheckpointError."""
     path = folder / METADATA
     file_size(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         metadata = read_pickle(file, path, ALLOWED)
     try:
         blocks = _by_name(path, metadata.state)
@@ -105,15 +116,15 @@ class _Catalog:
     """Where the chunks lie, by tensor and offsets; and the size of each file, asked for once."""
 
     path: Path
-    places: dict[tuple[str, tuple[int, ...]], dict[str, Any]]
-    files: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    places: dict[tuple[str, str], dict[str, Any]]
+    files: dict[str, tuple[Path, tuple[int, int]]] = field(default_factory=dict)
 
-    def file(self, name: str) -> tuple[Path, int]:
+    def file(self, name: str) -> tuple[Path, tuple[int, int]]:
         if not isinstance(name, str):
             raise TypeError("a file's name is no text")
         if name not in self.files:
             file = sibling(self.path, name)
-            self.files[name] = (file, file_size(file))
+            self.files[name] = (file, stamp_of(file))
         return self.files[name]
 
 
@@ -126,6 +137,7 @@ def _by_name(path: Path, metadata: dict[str, Any]) -> dict[str, Blocks]:
     catalog = _Catalog(
         path, {_place_key(path, index.state): info.state for index, info in metadata["storage_data"].items()}
     )
+    _refuse_shared_chunks(path, metadata["state_dict_metadata"], len(catalog.places))
     nesting = metadata.get("planner_data")
     found: dict[str, Blocks] = {}
     for key, facts in metadata["state_dict_metadata"].items():
@@ -141,18 +153,33 @@ def _by_name(path: Path, metadata: dict[str, Any]) -> dict[str, Blocks]:
     return found
 
 
-def _place_key(path: Path, index: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+def _refuse_shared_chunks(path: Path, tensors: dict[str, Any], places: int) -> None:
+    # One list of chunks may stand under any number of names, and would be gone through for each of them.
+    listed = (facts.state for facts in tensors.values() if facts.name.endswith(".TensorStorageMetadata"))
+    if sum(len(state["chunks"]) for state in listed) > places:
+        raise _damaged(path, "it lists more chunks of tensors than it has places for")
+
+
+def _place_key(path: Path, index: dict[str, Any]) -> tuple[str, str]:
     name = index["fqn"]
     if not isinstance(name, str):
         raise TypeError("a tensor's name is no text")
-    return name, checked_shape(path, name, index.get("offset") or ())
+    return _place(name, checked_sizes(path, name, index.get("offset") or ()))
+
+
+def _place(name: str, offsets: tuple[int, ...]) -> tuple[str, str]:
+    # As text: the hashes of tuples of numbers can be made to collide, and the file chooses the numbers.
+    return name, repr(offsets)
 
 
 def _weight_name(key: str, nesting: Any) -> str | None:
     """The tensor's name in the model; None for what belongs to the optimizer or the trainer."""
     if not isinstance(key, str):
         raise TypeError("a tensor's name is no text")
-    parts = [part for part in nesting if isinstance(part, str)] if isinstance(nesting, tuple | list) else []
+    listed = isinstance(nesting, tuple | list) and len(nesting) <= MAX_PARTS
+    parts = [part for part in nesting if isinstance(part, str)] if listed else []
+    if sum(map(len, parts)) > len(key):
+        parts = []
     if len(parts) > 1 and ".".join(parts) == key:
         while len(parts) > 1 and parts[0] in WRAPPERS:
             parts = parts[1:]
@@ -176,20 +203,21 @@ def _blocks(catalog: _Catalog, key: str, facts: dict[str, Any]) -> Blocks:
 
 def _chunk(catalog: _Catalog, key: str, facts: dict[str, Any], width: int) -> Chunk:
     path, places = catalog.path, catalog.places
-    offsets, sizes = checked_shape(path, key, facts["offsets"]), checked_shape(path, key, facts["sizes"])
-    place = places.get((key, offsets)) or places[key, ()]
+    offsets, sizes = checked_sizes(path, key, facts["offsets"]), checked_shape(path, key, facts["sizes"])
+    place = places.get(_place(key, offsets)) or places[_place(key, ())]
     if place.get("transform_descriptors"):
         raise CheckpointError(
             f"{printable(path)}: tensor {clipped(key)} is stored compressed, which is not read; save "
             "without extensions."
         )
-    file, size = catalog.file(place["relative_path"])
+    file, seen = catalog.file(place["relative_path"])
+    size = seen[0]
     start, length = place["offset"], place["length"]
-    if type(start) is not int or type(length) is not int or start < 0 or start + length > size:
+    if not is_size(start) or not is_size(length) or start + length > size:
         raise _damaged(path, f"a chunk of {clipped(key)} lies outside {clipped(file.name)}")
     if prod(sizes) * width > length:
         raise _damaged(path, f"a chunk of {clipped(key)} claims more values than its bytes hold")
-    return Chunk(offsets, sizes, file, start, length)
+    return Chunk(offsets, sizes, file, start, length, seen)
 
 
 def _dtype(path: Path, key: str, properties: Call) -> str:

@@ -5,14 +5,22 @@ Plain tensors, parameters, and one rank's shard of a DTensor, as PyTorch 1.0 and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from ckptaudit.checkpoints.json_files import clipped
-from ckptaudit.checkpoints.storage import DTYPES, StoredTensor, checked_shape, itemsize
+from ckptaudit.checkpoints.json_files import clipped, file_size
+from ckptaudit.checkpoints.storage import (
+    DTYPES,
+    MAX_AXES,
+    StoredTensor,
+    checked_shape,
+    checked_sizes,
+    is_size,
+    itemsize,
+)
 from ckptaudit.checkpoints.torch_files.unpickle import Call, External, Symbol
 from ckptaudit.errors import CheckpointError, printable
 
@@ -69,6 +77,13 @@ ALLOWED = frozenset(
 )
 
 
+SHARED, MAX_SMALL = 64, 2**20
+"""How often all of a file may be used by its tensors: layers may share one weight, and a file hold little else."""
+
+WRAPPINGS = 8
+"""How many records may stand around a tensor's own: a parameter of a subclass of one has three."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardedTensor:
     """One rank's part of a DTensor: the whole's shape, the rank's coordinate, how each mesh axis splits."""
@@ -86,17 +101,36 @@ class Archive:
     file: Path
     contents: Any
     storages: Callable[[str], tuple[int, int]]  # key -> first byte, number of bytes
+    stamp: tuple[int, int]
+
+    def tensors(self, state: Mapping[Any, object]) -> dict[str, StoredTensor | ShardedTensor]:
+        """The tensors of a state dict by name. Raises CheckpointError if they claim far more than it holds."""
+        found = {}
+        left = SHARED * file_size(self.file) + MAX_SMALL
+        for name, record in state.items():
+            tensor = self.tensor(name, record) if isinstance(name, str) else None
+            if tensor is None:
+                continue
+            stored = tensor.local if isinstance(tensor, ShardedTensor) else tensor
+            left -= prod(stored.shape) * itemsize(stored.dtype)
+            if left < 0:
+                raise damaged(self.file, f"its tensors claim more than {SHARED} times the bytes that it holds")
+            found[name] = tensor
+        return found
 
     def tensor(self, name: str, record: object) -> StoredTensor | ShardedTensor | None:
         """The tensor that a record stands for; None if it is something else."""
         try:
-            return self._tensor(name, record)
+            return self._tensor(name, record, WRAPPINGS)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, RecursionError) as error:
             raise damaged(self.file, f"tensor {clipped(name)} is described wrongly") from error
 
-    def _tensor(self, name: str, record: object) -> StoredTensor | ShardedTensor | None:
+    def _tensor(self, name: str, record: object, depth: int) -> StoredTensor | ShardedTensor | None:
         if not isinstance(record, Call):
             return None
+        if not depth:
+            # Many names may share one long chain of records, each of which would be followed for each name.
+            raise ValueError("a tensor within a tensor, again and again")
         match record.name:
             case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
                 return self._stored(name, *record.args[:4])
@@ -104,30 +138,30 @@ class Archive:
                 storage, offset, shape, stride = record.args[:4]
                 return self._stored(name, storage, offset, shape, stride, dtype=record.args[6])
             case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
-                return self._tensor(name, record.args[0])
+                return self._tensor(name, record.args[0], depth - 1)
             case "torch._tensor._rebuild_from_type_v2":
-                return self._subclass(name, *record.args)
+                return self._subclass(name, depth - 1, *record.args)
         return None
 
     def _subclass(
-        self, name: str, rebuild: Symbol, kind: Symbol, args: tuple[Any, ...], state: Any
+        self, name: str, depth: int, rebuild: Symbol, kind: Symbol, args: tuple[Any, ...], state: Any
     ) -> StoredTensor | ShardedTensor | None:
         if kind.name in DTENSOR:
-            return self._sharded(name, args, state)
-        return self._tensor(name, Call(rebuild.name, args))
+            return self._sharded(name, depth, args, state)
+        return self._tensor(name, Call(rebuild.name, args), depth)
 
-    def _sharded(self, name: str, args: Any, state: Any) -> ShardedTensor:
+    def _sharded(self, name: str, depth: int, args: Any, state: Any) -> ShardedTensor:
         # Attributes of a class with slots come second in a pair, after those of its dictionary.
         attributes = state[1] if isinstance(state, tuple) else state
-        local = self._tensor(name, attributes["_local_tensor"])
+        local = self._tensor(name, attributes["_local_tensor"], depth)
         spec = attributes["_spec"].state
         mesh = spec["mesh"].state
         if not isinstance(local, StoredTensor):
             raise damaged(self.file, f"tensor {clipped(name)} is a shard of no plain tensor")
         return ShardedTensor(
             shape=checked_shape(self.file, name, args[2]),
-            coordinate=checked_shape(self.file, name, tuple(mesh["_coordinate_on_dim"])),
-            placements=tuple(spec["placements"]),
+            coordinate=checked_sizes(self.file, name, mesh["_coordinate_on_dim"]),
+            placements=_placements(spec["placements"]),
             local=local,
         )
 
@@ -136,14 +170,23 @@ class Archive:
     ) -> StoredTensor:
         key, stored = storage_of(storage)
         kind = stored if dtype is None else dtype.name.removeprefix("torch.")
-        sizes, steps = checked_shape(self.file, name, shape), checked_shape(self.file, name, stride)
+        sizes, steps = checked_shape(self.file, name, shape), checked_sizes(self.file, name, stride)
+        if not is_size(offset):
+            raise damaged(self.file, f"tensor {clipped(name)} begins at {clipped(offset)} of its storage")
         first, length = self.storages(key)
         span = _span(sizes, steps)
         start, width = first + offset * itemsize(kind), itemsize(kind)
         # The second condition refuses tensors that repeat few stored values over a huge shape.
-        if offset < 0 or offset * width + span * width > length or prod(sizes) * width > length:
+        if offset * width + span * width > length or prod(sizes) * width > length:
             raise damaged(self.file, f"tensor {clipped(name)} claims more values than its storage holds")
-        return StoredTensor(self.file, start, span, kind, sizes, None if _contiguous(sizes, steps) else steps)
+        stride = None if _contiguous(sizes, steps) else steps
+        return StoredTensor(self.file, start, span, kind, sizes, stride, self.stamp)
+
+
+def _placements(listed: object) -> tuple[Call, ...]:
+    if not isinstance(listed, list | tuple) or len(listed) > MAX_AXES:
+        raise ValueError("no list of placements")
+    return tuple(listed)
 
 
 def storage_of(record: object) -> tuple[str, str]:

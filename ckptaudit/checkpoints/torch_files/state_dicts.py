@@ -42,14 +42,12 @@ def _weights(archive: Archive, contents: Any) -> dict[str, StoredTensor]:
 
 def _tensors(archive: Archive, state: dict[Any, Any]) -> dict[str, StoredTensor]:
     found = {}
-    for name, record in state.items():
-        stored = archive.tensor(name, record) if isinstance(name, str) else None
-        if stored is not None and not isinstance(stored, StoredTensor):
+    for name, stored in archive.tensors(state).items():
+        if not isinstance(stored, StoredTensor):
             raise CheckpointError(
                 f"{printable(archive.file)}: tensor {clipped(name)} is one rank's shard of a distributed "
                 "tensor; "
                 "pass the folder with the model_world_size_N_rank_R.pt files of all ranks."
             )
-        if stored is not None:
-            found[name] = stored
+        found[name] = stored
     return found

@@ -12,9 +12,11 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
 from ckptaudit.report.coverage_text import coverage_lines
+from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
@@ -41,16 +43,8 @@ class RunView:
 
 
 def write_html(result: AuditResult, path: Path) -> None:
-    """Write the page to `path`, whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
-    page = render_html(result)
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    """Write the page to `path`, complete or not at all. Raises OSError."""
+    write_text(path, render_html(result))
 
 
 def render_html(result: AuditResult) -> str:
@@ -92,15 +86,21 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
     )
     environment.filters |= {"printable": printable, "number": number, "margin": margin_of, "breakable": _breakable}
     environment.globals |= {"symbols": SYMBOLS, "words": WORDS}
     return environment
 
 
+def _seen(value: object) -> object:
+    """What a place of the template shows: text with nothing unseen in it; what is markup already, as it is."""
+    return block(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _breakable(name: str) -> Markup:
     """A name that may wrap behind its dots, slashes and underscores, and reads and copies as it was."""
-    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(block(name)))))
 
 
 def _policy(*, scripts: tuple[str, ...], style: str) -> str:
@@ -184,7 +184,9 @@ def _embedded(data: dict[str, object]) -> Markup:
 
 
 def _shortened(value: object) -> object:
-    """Every number to six digits: a page is read, the JSON file is computed with."""
+    """Every number to six digits: a page is read, the JSON file is computed with. Texts with nothing unseen."""
+    if isinstance(value, str):
+        return block(value)
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):

@@ -10,18 +10,22 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from ckptaudit.pipeline.session import AuditSession
 from safetensors.torch import load_file
 
 import ckptaudit
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Guard
-from ckptaudit.judging.plan import Request, settled_by_bounds
-from ckptaudit.judging.profiles import profile_file
+from ckptaudit.judging.config import Config
+from ckptaudit.judging.limits import Limits
+from ckptaudit.judging.plan import AuditPlan, PlannedVerdict, sufficient_bounds
+from ckptaudit.judging.profiles import bundled_checks
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline import assemble, execute, open_audit, plan
+from ckptaudit.pipeline.opening import OpenedAudit
 
 
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
-    result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
+    result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle", profile="rlvr")
     assert result.passed
     assert result.summary.passed == len(result.verdicts) == 51
 
@@ -73,15 +77,37 @@ def test_every_public_name_is_there() -> None:
         _ = ckptaudit.nothing
 
 
-def test_only_what_the_verdicts_rest_on_is_measured(fixture_pairs: Path) -> None:
-    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
-    requests = list(session.requests(load_checks(profile_file("rlvr"))))
-    drift = [r for r in requests if r.check.id == "spectral-drift" and r.subject == "layers.1"]
-    session.expect(drift)
-    session.verdict(drift[0])
-    rows = session.result([]).measurements
+@pytest.fixture(scope="module")
+def opened(fixture_pairs: Path) -> OpenedAudit:
+    base, tuned = (str(fixture_pairs / name) for name in ("base", "rlvr-gentle"))
+    return open_audit(AuditOptions(base=base, tuned=(tuned,)))
+
+
+@pytest.fixture(scope="module")
+def planned(opened: OpenedAudit) -> AuditPlan:
+    return plan(opened, [load_checks(bundled_checks() / "rlvr.toml")], Config())
+
+
+def test_only_what_the_verdicts_rest_on_is_measured(opened: OpenedAudit, planned: AuditPlan) -> None:
+    drift = [v for v in planned.verdicts if v.check.id == "spectral-drift" and v.subject == "layers.1"]
+    narrowed = planned.only({drift[0].id})
+    rows = assemble(opened, narrowed, [], execute(narrowed)).measurements
     assert {r.layer for r in rows} == {1}
     assert {r.metric for r in rows} == {"normalized_spectral_shift", "nonfinite_entries"}
+
+
+def test_a_plan_of_fewer_verdicts_is_no_longer_complete_and_keeps_their_order(planned: AuditPlan) -> None:
+    ids = [v.id for v in planned.verdicts]
+    assert len(set(ids)) == len(ids) == 51
+    assert planned.complete
+    assert planned.only(ids) == planned
+    chosen = ids[30], ids[3]
+    narrowed = planned.only(chosen)
+    assert [v.id for v in narrowed.verdicts] == [ids[3], ids[30]]
+    assert not narrowed.complete
+    assert set(narrowed.units) == {unit for i in (3, 30) for unit in planned.verdicts[i].units}
+    assert len(narrowed.units) < len(planned.units)
+    assert planned.only(()).verdicts == ()
 
 
 def test_a_tied_head_left_out_of_one_side_is_compared_with_the_embedding(tmp_path: Path) -> None:
@@ -105,24 +131,23 @@ def test_bf16_fp16_and_fp32_sides_give_the_same_geometry(fixture_pairs: Path, tm
 
     tensors = load_file(fixture_pairs / "rlvr-gentle" / "model.safetensors")
     save_file({k: v.float() for k, v in tensors.items()}, tmp_path / "wide.safetensors")
-    narrow = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle")
-    wide = ckptaudit.audit(fixture_pairs / "base", tmp_path / "wide.safetensors")
+    narrow = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle", profile="rlvr")
+    wide = ckptaudit.audit(fixture_pairs / "base", tmp_path / "wide.safetensors", profile="rlvr")
     values = {(v.check, v.subject): v.value for v in narrow.verdicts}
     for verdict in wide.verdicts:
         assert verdict.value == pytest.approx(values[verdict.check, verdict.subject], rel=1e-9, abs=1e-9)
 
 
-def request_of(session: AuditSession, **changed: object) -> Request:
-    """The first request of the spectral drift check, its check changed."""
-    requests = session.requests(load_checks(profile_file("rlvr")))
-    drift = next(r for r in requests if r.check.id == "spectral-drift")
-    return replace(drift, check=msgspec.structs.replace(drift.check, **changed), limits=None)
+def drift_with(planned: AuditPlan, **changed: object) -> PlannedVerdict:
+    """The first verdict of the spectral drift check, its check changed."""
+    drift = next(v for v in planned.verdicts if v.check.id == "spectral-drift")
+    check = msgspec.structs.replace(drift.check, **changed)
+    return replace(drift, check=check, limits=Limits.own(check))
 
 
-def test_the_strictest_check_says_how_good_a_bound_must_be(fixture_pairs: Path) -> None:
-    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
-    strict, lenient = (request_of(session, at_most=limit) for limit in (1e-4, 1e-2))
-    limits = settled_by_bounds([lenient, strict])
+def test_the_strictest_check_says_how_good_a_bound_must_be(planned: AuditPlan) -> None:
+    strict, lenient = (drift_with(planned, at_most=limit) for limit in (1e-4, 1e-2))
+    limits = sufficient_bounds([lenient, strict])
     assert limits["normalized_spectral_shift"] == 1e-4
     assert limits["principal_rotation_left"] == math.inf
     assert limits["update_hill_alpha"] == -math.inf
@@ -139,15 +164,14 @@ def test_the_strictest_check_says_how_good_a_bound_must_be(fixture_pairs: Path) 
         {"metric": "relative_update_norm", "only_where": Guard("normalized_spectral_shift", 1e-9)},
     ],
 )
-def test_what_needs_the_number_itself_gets_no_bound(fixture_pairs: Path, changed: dict[str, object]) -> None:
-    session = AuditSession(str(fixture_pairs / "base"), [str(fixture_pairs / "rlvr-gentle")])
-    assert "normalized_spectral_shift" not in settled_by_bounds([request_of(session, **changed)])
+def test_what_needs_the_number_itself_gets_no_bound(planned: AuditPlan, changed: dict[str, object]) -> None:
+    assert "normalized_spectral_shift" not in sufficient_bounds([drift_with(planned, **changed)])
 
 
 @pytest.mark.parametrize("run", ["rlvr-gentle", "sft"])
 def test_bounds_change_no_outcome(fixture_pairs: Path, run: str) -> None:
     sides = fixture_pairs / "base", fixture_pairs / run
-    gate, exact = (ckptaudit.audit(*sides, exact=exact) for exact in (False, True))
+    gate, exact = (ckptaudit.audit(*sides, exact=exact, profile="rlvr") for exact in (False, True))
     assert [v.outcome for v in gate.verdicts] == [v.outcome for v in exact.verdicts]
     assert {m.kind for m in exact.measurements} == {v.kind for v in exact.verdicts if v.kind} == {"exact"}
     assert {m.kind for m in gate.measurements} == {"exact", "upper_bound", "lower_bound"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from ckptaudit.report.margin import margin
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptaudit.judging.verdict import times_over
+from ckptaudit.report.appearance import margin
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 

@@ -1,0 +1,105 @@
+"""The one place that opens a file which somebody else wrote: regular files only, and never more than is asked for.
+
+A pipe would be waited for, a device never ends, a folder is no file; none of them may stand where a file is
+expected, whoever named it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MAX_TEXT = 16 * 2**20
+"""Bytes of a file that people write: checks, configuration."""
+
+
+class NotRegularError(OSError):
+    """A pipe, a socket, a device or a directory stands where a file is expected."""
+
+
+def regular_size(path: Path) -> int:
+    """Size in bytes. Raises OSError, whose `strerror` says so if it is no regular file."""
+    return _size(_facts(path), path)
+
+
+def stamp(facts: os.stat_result) -> tuple[int, int]:
+    """Size and time of the last change: other ones mean that the file is not what it was."""
+    return facts.st_size, facts.st_mtime_ns
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """The same of what stands at a path. Raises OSError."""
+    return stamp(_facts(path))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file opened for reading, unbuffered. Raises OSError if it is missing, unreadable or no regular file."""
+    try:
+        # A pipe without a writer would block even the opening of it; of a regular file the flag changes nothing.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no path has such characters", str(path)) from error
+    try:
+        _size(os.fstat(handle), path)
+        return open(handle, "rb", buffering=0)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The whole content. Raises OSError also where there is more than `limit` bytes of it."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than the {limit:,} that are read", str(path))
+        return _read(file, size)
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str:
+    """The content as UTF-8. Raises OSError, and UnicodeDecodeError where it is another encoding."""
+    return read_regular(path, limit).decode("utf-8")
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a regular file stands there; False also for paths that no file system takes."""
+    try:
+        regular_size(path)
+    except OSError:
+        return False
+    return True
+
+
+def _facts(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "no path has such characters", str(path)) from error
+
+
+def _size(facts: os.stat_result, path: Path) -> int:
+    if not stat.S_ISREG(facts.st_mode):
+        raise NotRegularError(errno.EINVAL, f"{_kind(facts.st_mode)}, not a regular file", str(path))
+    return facts.st_size
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a special file")
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    pieces = []
+    while size > 0 and (piece := file.read(min(size, 2**24))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
