@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 EVIDENCE = {
     **dict.fromkeys(("matrix", "group", "pair", "plan", "run"), ("weights", "roles")),
+    "parity": ("weights", "roles", "parity"),
     "runs": ("runs",),
 }
 """The files of damages for a metric's scope, where there is none of the scope's name."""

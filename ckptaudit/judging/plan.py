@@ -16,7 +16,7 @@ from ckptaudit.judging.selection import selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import unit_of
-from ckptaudit.metrics import METRICS, MatrixMetric, findings_metric_of, matrix_metrics
+from ckptaudit.metrics import METRICS, FindingsMetric, MatrixMetric, findings_metric_of, matrix_metrics
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
@@ -178,6 +178,8 @@ def limits_update(check: Check) -> bool:
     metric = METRICS[check.metric]
     if isinstance(metric, MatrixMetric) and metric.tolerates_nonfinite:
         return check.at_most is not None and metric.name not in FINITE
+    if isinstance(metric, FindingsMetric):
+        return metric.covers
     return check.scope in ("matrix", "group", "runs")
 
 

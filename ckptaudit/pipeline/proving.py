@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ckptaudit.artifact import open_artifact
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.damages import artifact as artifact_damages
-from ckptaudit.damages import roles  # noqa: F401  # its damages are those of weights
+from ckptaudit.damages import parity, roles  # noqa: F401  # their damages are those of weights
 from ckptaudit.damages import runs as run_damages
 from ckptaudit.damages import weights as weight_damages
 from ckptaudit.judging.check_files import CheckFile
