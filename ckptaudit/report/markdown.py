@@ -143,7 +143,7 @@ def _about(result: AuditResult) -> Iterator[str]:
     s = result.summary
     yield (
         f"\n{len(result.verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, "
-        f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn.\n"
+        f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn, {s.noted} noted.\n"
     )
     prints = {c.path: f" (`{c.fingerprint}`)" for c in result.checkpoints}
     for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):

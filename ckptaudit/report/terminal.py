@@ -138,6 +138,7 @@ def _counts(result: AuditResult) -> Iterator[Text]:
         f"{s.skipped} skipped",
         *([f"{s.waived} waived"] if s.waived else []),
         *([f"{s.warned} broken that only warn"] if s.warned else []),
+        *([f"{s.noted} noted"] if s.noted else []),
     ]
     settled = f"; {bounds} decided by a bound" if bounds else ""
     yield Text(f"{len(result.verdicts)} verdicts: {', '.join(counts)}{settled}")
