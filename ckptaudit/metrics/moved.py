@@ -70,7 +70,7 @@ def untouched_parts(evidence: RunEvidence) -> list[Finding]:
 @findings_metric(
     scope="run",
     unit="runs",
-    formula=f"1 if under {FEW_CHANGED:g} of all entries, {FEW_OF_TOUCHED:g} of the touched tensors' changed; else 0",
+    formula=f"1 if under {FEW_CHANGED:g} of all and {FEW_OF_TOUCHED:g} of touched tensors' entries changed; else 0",
     rests_on=(DIFFERING,),
 )
 def nearly_base(evidence: RunEvidence) -> list[Finding]:

@@ -22,6 +22,7 @@ from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pipeline import assemble, choose_checks, execute, open_audit, plan
 from ckptaudit.pipeline.assembly import about, curves
+from ckptaudit.pipeline.causes import Causes
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
@@ -62,6 +63,7 @@ class Gate:
         self.everything = self.plan = self._plan(list(self.files.values()))
         self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
+        self.causes = Causes(self.opened)
         if self.worker:
             _share_cores()
 
@@ -109,7 +111,8 @@ class Gate:
 
     def judge(self, planned: PlannedVerdict) -> Verdict:
         """Measure what is missing for one verdict, and decide."""
-        return respelled(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])), option)
+        verdict = verdict_of(planned, execute(self.plan, self.store, verdicts=[planned]))
+        return respelled(self.causes.named(verdict), option)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan for what is left after selection; all metrics where the whole JSON was asked for."""

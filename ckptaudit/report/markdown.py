@@ -10,7 +10,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
 from ckptaudit.report.coverage_text import coverage_lines
-from ckptaudit.report.failure import compared
+from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.files import write_whole
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
@@ -105,11 +105,15 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _claims(result: AuditResult) -> Iterator[str]:
-    broken = {v.check for v in result.verdicts if v.outcome == "failed"}
+    broken: dict[str, list[Verdict]] = {}
+    for verdict in (v for v in result.verdicts if v.outcome == "failed"):
+        broken.setdefault(verdict.check, []).append(verdict)
     for check in result.checks:
         if check.id in broken:
-            claim, remedy = (shortened(" ".join(t.split()), SENTENCE) for t in (check.claim, check.remedy))
-            yield f"- **{escaped(check.id)}**: {escaped(claim)} {escaped(remedy)}"
+            worst = gravest(broken[check.id])
+            texts = (check.claim, str(worst.cause or ""), remedy_of(worst, check.remedy))
+            told = " ".join(escaped(shortened(" ".join(t.split()), SENTENCE)) for t in texts if t)
+            yield f"- **{escaped(check.id)}**: {told}"
 
 
 def _maps(result: AuditResult) -> Iterator[str]:
