@@ -31,6 +31,19 @@ def restore_last_layer(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 
 
 @damage
+def double_one_layer(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
+    """The matrices of a layer in the middle are twice what they were."""
+    layers, naming = _layers(tuned), Naming(tuned.config)
+    middle = layers[len(layers) // 2 : len(layers) // 2 + 1]
+    handles = {
+        name: handle.with_tensor(2 * handle.read())
+        for name, handle in tuned.tensors.items()
+        if naming.place(name).layer in middle and len(handle.shape) == 2
+    }
+    return replace(tuned, tensors={**tuned.tensors, **handles})
+
+
+@damage
 def restore_vocabulary(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """Embeddings and output head are the base's."""
     return _restored(base, tuned, lambda place: in_groups(place.role, ("vocabulary",), is_matrix=True))

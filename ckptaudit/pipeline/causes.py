@@ -29,8 +29,8 @@ class Causes:
     searches: dict[str, CauseSearch] = field(default_factory=dict)
 
     def named(self, verdict: Verdict) -> Verdict:
-        """The verdict with its cause; what holds, or has none, as it is."""
-        if verdict.outcome != "failed":
+        """The verdict with its cause, also where it cannot be judged; what holds, or has none, as it is."""
+        if verdict.outcome not in ("failed", "error"):
             return verdict
         run = next((run for run in self.opened.runs if run.path == verdict.tuned), None)
         if run is None:
