@@ -49,7 +49,7 @@ def order_of_rows(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -
     random = torch.randn(a.shape[1], SKETCH, generator=torch.Generator().manual_seed(0))
     sketches = torch.cdist(a[moved] @ random, b[moved] @ random)
     order[moved] = moved[sketches.argmin(dim=1)]
-    if len(order.unique()) < len(order) or distance(a[moved], b[order[moved]]) > CLOSE:
+    if len(set(order.tolist())) < len(order) or distance(a[moved], b[order[moved]]) > CLOSE:
         return None
     return order
 

@@ -31,7 +31,7 @@ Points = Sequence[tuple[int, float]]
 @findings_metric(
     scope="run",
     unit="matrices",
-    formula=f"#{{i : |r_i| > {SCORE:g} s, |r_i| > log {FACTOR:g}}}, r = log size - Theil-Sen line, s = 1.4826 MAD(r)",
+    formula=f"#{{i : |r_i| > {SCORE:g} s, |r_i| > log {FACTOR:g}}}, r = log size - Theil-Sen line, s = 1.4826 MAD",
     source="Theil-Sen: Sen, JASA 63 (1968) 1379; the limits are ours",
     rests_on=(SIZE,),
 )

@@ -28,10 +28,10 @@ def decoder(layers: int = 6, experts: int = 0, width: int = 64) -> dict[str, Ten
     return {name: torch.randn(shape, generator=random).bfloat16() for name, shape in shapes.items()}
 
 
-def trained(base: Mapping[str, Tensor], share: float = 0.3, seed: int = 1) -> dict[str, Tensor]:
-    """The tensors after an update that doubles a random share of the entries of each."""
+def trained(base: Mapping[str, Tensor], share: float = 0.3, seed: int = 1, by: float = 2.0) -> dict[str, Tensor]:
+    """The tensors after an update that multiplies a random share of the entries of each."""
     random = torch.Generator().manual_seed(seed)
-    return {n: torch.where(torch.rand(w.shape, generator=random) < share, 2 * w, w) for n, w in base.items()}
+    return {n: torch.where(torch.rand(w.shape, generator=random) < share, by * w, w) for n, w in base.items()}
 
 
 def pair_of(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], file: File = lambda name: "one") -> ModelPair:
