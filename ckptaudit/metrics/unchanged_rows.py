@@ -29,6 +29,8 @@ READ_AGAIN = 12
 CAUTION = 0.2
 """Rows of one matrix may change this much less often than its others without being called stale."""
 
+FIRST_COLUMNS = 128
+
 ALIKE = 0.6
 """Share of those whose blocks must lie alike to be one rank's."""
 
@@ -138,10 +140,15 @@ def _rows_of(part: Part) -> int:
 
 
 def _rows_that_differ(batch: PairBatch) -> Bool[Tensor, "batch m"]:
+    if not isinstance(batch, LargePair):
+        return (batch.tuned != batch.base).any(dim=2)
     narrow = batch.stored_base.dtype == batch.stored_tuned.dtype == torch.bfloat16
-    if isinstance(batch, LargePair):
-        return batch.changed.any(dim=2) if narrow else (batch.difference.update != 0).any(dim=1)[None]
-    return (batch.tuned != batch.base).any(dim=2)
+    marks = batch.changed[0] if narrow else batch.difference.update != 0
+    # Few columns settle nearly every row of a healthy update.
+    differ = marks[:, :FIRST_COLUMNS].any(dim=1)
+    left = torch.nonzero(~differ).flatten()
+    differ[left] = marks[left].any(dim=1)
+    return differ[None]
 
 
 def _longest(differ: Bool[Tensor, "m"]) -> tuple[Tensor, Tensor]:
