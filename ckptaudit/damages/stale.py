@@ -108,7 +108,7 @@ def _layers(tuned: Checkpoint) -> list[int]:
         place = naming.place(name)
         if place.layer is not None:
             stacks.setdefault(place.stack, set()).add(place.layer)
-    return sorted(max(stacks.values(), key=lambda layers: len(layers), default=set()))
+    return max((sorted(layers) for layers in stacks.values()), key=len, default=[])
 
 
 def _restored(base: Checkpoint, tuned: Checkpoint, chosen: Callable[[Place], bool]) -> Checkpoint:
