@@ -149,6 +149,8 @@ class AuditPlan:
     @cached_property
     def _standing(self) -> frozenset[str]:
         named = {name for planned in self.verdicts for name in planned.check.metrics}
+        together = {p.check.metric for p in self.verdicts if p.check.scope == "run"}
+        named |= {name for metric in together for name in findings_metric_of(metric).rests_on}
         return frozenset(n for n, metric in matrix_metrics().items() if metric.standing or n in named) | FINITE
 
     @cached_property

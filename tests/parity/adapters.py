@@ -53,8 +53,8 @@ def trained(base: nn.Module, config: LoraConfig, *, seed: int = 1, size: float =
 def made(folder: Path, base: nn.Module, config: LoraConfig, *, size: float = 0.05) -> Merged:
     """Base, adapter and merge, saved as their users save them."""
     paths = Merged(folder / "base", folder / "adapter", folder / "merged")
-    base.save_pretrained(paths.base)
-    trained(base, config, size=size).save_pretrained(paths.adapter)
+    base.save_pretrained(paths.base)  # type: ignore[operator]
+    trained(base, config, size=size).save_pretrained(str(paths.adapter))
     PeftModel.from_pretrained(copy.deepcopy(base), paths.adapter).merge_and_unload().save_pretrained(paths.merged)
     return paths
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -214,7 +215,7 @@ def test_an_untrained_adapter_is_its_base(dtype: torch.dtype, llama: nn.Module, 
     assert paths.faults(load_file(paths.base / "model.safetensors")) == []
 
 
-def audited(base: str, tuned: Path, **options: object) -> ckptaudit.AuditResult:
+def audited(base: str, tuned: Path, **options: Any) -> ckptaudit.AuditResult:
     return ckptaudit.audit(base, tuned, profile="merged", cache="off", device="cpu", complete=False, **options)
 
 

@@ -210,7 +210,7 @@ def test_a_long_weight_is_fitted_piece_by_piece_alike(opened: Checkpoint, monkey
     size=st.sampled_from([1.0, 0.1, 0.01, 0.004]),
     seed=st.integers(0, 99),
 )
-def test_any_combination_of_any_size_is_inside(coefficients: list[float], size: float, seed: int, opened) -> None:  # type: ignore[no-untyped-def]
+def test_any_combination_of_any_size_is_inside(coefficients: list[float], size: float, seed: int, opened) -> None:
     """Rounding pulls least squares aside where updates are a step or two; the fit must find its way back."""
     base = weights(torch.bfloat16)
     parents = [moved(base, seed + i, size) for i in range(len(coefficients))]
