@@ -22,14 +22,18 @@ remedy = "Look."
 """
 
 
+RLVR = "--audit-profile=rlvr"
+"""What is expected here was counted on this profile."""
+
+
 @pytest.fixture
 def good(fixture_pairs: Path) -> list[str]:
-    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "rlvr-gentle")]
+    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "rlvr-gentle"), RLVR]
 
 
 @pytest.fixture
 def bad(fixture_pairs: Path) -> list[str]:
-    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "sft")]
+    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "sft"), RLVR]
 
 
 def own_check(pytester: pytest.Pytester, *, limit: str = "0.1", role: str = "mlp", per: str = "layer") -> None:
