@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard ckptaudit/linalg/fast/*.[ch])
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
 	touch $(READY)
@@ -30,4 +30,4 @@ bench: $(READY)  ## whole processes timed against each other; `make bench BENCH=
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) audit.json audit.xml build dist ckptaudit/linalg/fast/_compiled.*
+	rm -rf $(VENV) audit.json audit.xml build dist

@@ -15,8 +15,9 @@ from ckptaudit.metrics import (
     spectrum,
 )
 from ckptaudit.metrics.across_runs import RUNS_METRICS, Over, RunsMetric
-from ckptaudit.metrics.base_facts import Recall, Tensors, afresh
+from ckptaudit.metrics.base_facts import CachedLookup, Tensors, uncached
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.estimates import Estimate, Method
 from ckptaudit.metrics.groups import GROUP_METRICS, GroupMetric
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
 from ckptaudit.metrics.measurement import Kind, Measurement
@@ -32,21 +33,23 @@ __all__ = [
     "REGISTRY",
     "RUNS_METRICS",
     "SHORT_SIDE",
+    "CachedLookup",
+    "Estimate",
     "GroupMetric",
     "Kind",
     "LargePair",
     "Measurement",
+    "Method",
     "Metric",
     "Over",
     "PairBatch",
     "PairFact",
-    "Recall",
     "RunsMetric",
     "Tensors",
-    "afresh",
     "described",
     "metric_names",
     "nearest",
+    "uncached",
 ]
 
 FAMILIES = (

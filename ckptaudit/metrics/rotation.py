@@ -1,4 +1,4 @@
-"""Where the update lies against the base's principal directions, and how far it turns them."""
+"""Where the update lies against the base's principal directions, and how far it rotates them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _mean(pair: LargePair) -> float | None:
 
 
 def _rotated(pair: LargePair) -> float | None:
-    return None if pair.turned is None else degrees(pair.turned)
+    return None if pair.rotation_sine is None else degrees(pair.rotation_sine)
 
 
 @metric(
@@ -34,7 +34,7 @@ def _rotated(pair: LargePair) -> float | None:
 )
 def principal_angle_left_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k left singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return batch.angles("left")[0]
+    return batch.read(batch.angles("left").largest)
 
 
 @metric(
@@ -46,7 +46,7 @@ def principal_angle_left_max(batch: PairBatch) -> Tensor:
 )
 def principal_angle_left_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k left singular subspaces."""
-    return batch.angles("left")[1]
+    return batch.read(batch.angles("left").mean)
 
 
 @metric(
@@ -58,7 +58,7 @@ def principal_angle_left_mean(batch: PairBatch) -> Tensor:
 )
 def principal_angle_right_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k right singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return batch.angles("right")[0]
+    return batch.read(batch.angles("right").largest)
 
 
 @metric(
@@ -70,7 +70,7 @@ def principal_angle_right_max(batch: PairBatch) -> Tensor:
 )
 def principal_angle_right_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k right singular subspaces."""
-    return batch.angles("right")[1]
+    return batch.read(batch.angles("right").mean)
 
 
 ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
@@ -85,7 +85,7 @@ ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{
 )
 def principal_rotation_left(batch: PairBatch) -> Tensor:
     """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
-    return batch.rotation("left")[0]
+    return batch.read(batch.rotation("left"))
 
 
 @metric(
@@ -97,7 +97,7 @@ def principal_rotation_left(batch: PairBatch) -> Tensor:
 )
 def principal_rotation_right(batch: PairBatch) -> Tensor:
     """How far any top-k right direction left the tuned matrix's top, with near-ties at k taken out."""
-    return batch.rotation("right")[0]
+    return batch.read(batch.rotation("right"))
 
 
 @metric(
@@ -108,9 +108,9 @@ def principal_rotation_right(batch: PairBatch) -> Tensor:
 )
 def off_principal_energy(batch: PairBatch) -> Tensor:
     """Share of the update's energy outside the base's top-k subspaces; isotropic updates read 1 - k^2 / (m n)."""
-    moved, inside = batch.update_norm > 0, batch.captured
-    share = inside / torch.where(moved, batch.update_norm, torch.ones_like(inside)).square()
-    return torch.where(moved, 1.0 - share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
+    moved, outside = batch.update_norm > 0, batch.read(batch.outside)
+    share = outside / torch.where(moved, batch.update_norm, torch.ones_like(outside)).square()
+    return torch.where(moved, share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
 
 
 @metric(
@@ -134,7 +134,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 )
 def principal_mask_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share in the principal mask; alpha = 0.5 is the random baseline."""
-    return batch.principal_share
+    return batch.read(batch.principal_share)
 
 
 def _isotropic(batch: PairBatch) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.linalg import symmetric
-from ckptaudit.linalg.fast import compiled, lapack
+from ckptaudit.linalg.fast import lapack
 from ckptaudit.linalg.symmetric import (
     Eigen,
     add_gram,
@@ -45,10 +45,8 @@ MATRICES = {
 }
 
 
-@pytest.fixture(params=["compiled", "lapack", "torch"], autouse=True)
+@pytest.fixture(params=["lapack", "torch"], autouse=True)
 def _either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param != "compiled":
-        monkeypatch.setattr(compiled, "is_available", lambda: False)
     if request.param == "torch":
         monkeypatch.setattr(lapack, "is_available", lambda: False)
 
