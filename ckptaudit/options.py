@@ -41,7 +41,9 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
         ),
         AuxiliaryKind("retain_gradients", "samples", "FILE", "the same of the loss on what must be retained"),
         AuxiliaryKind("fisher", "weights", "FILE", "diagonal of the Fisher information, in each weight's shape"),
-        AuxiliaryKind("aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"),
+        AuxiliaryKind(
+            "aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"
+        ),
         AuxiliaryKind("adapter_init", "adapter", "PATH", "the tuned adapter as it was before training"),
         AuxiliaryKind(
             "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"

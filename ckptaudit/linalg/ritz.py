@@ -18,7 +18,7 @@ from ckptaudit.linalg.products import empty, multiply
 from ckptaudit.linalg.symmetric import eigenvalues, eigenvectors
 
 RESTARTS = 6
-STEPS = 6
+STEPS = 3
 """Steps of conjugate gradients between two Rayleigh-Ritz steps; each divides the residual by two or three."""
 
 ACCEPTED, ACCEPTED_SHARE = 0.005, 0.005
@@ -61,9 +61,7 @@ class _Ritz:
         return norm / gap if gap > 0 else 1.0
 
 
-def ritz_rotation(
-    base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share: float
-) -> RitzRotation | None:
+def ritz_rotation(base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share: float) -> RitzRotation | None:
     """The rotation of either side; None where directions are missing or the error does not fall.
 
     `base` has to hold all directions down to below the threshold, `share` times its s_k. The upper side of the
@@ -88,7 +86,9 @@ def ritz_rotation(
         correction, before = _correction(tall, found), largest
         if correction is None:
             return None
-        start = torch.cat([found.right[:, : found.corrected] + correction, found.right[:, found.corrected :]], dim=1)
+        start = torch.cat(
+            [found.right[:, : found.corrected] + correction, found.right[:, found.corrected :]], dim=1
+        )
     return None
 
 

@@ -125,4 +125,6 @@ class _Seen:
         along = self.along[:size]
         # Angles are taken of its symmetric part, so that twice a mixed term stands for it and its transpose.
         left = multiply(across.mT, pulled - 2 * self.crossed) + self.images - multiply(along.mT, along)
-        return SubspaceAngles(left=angles_of(left / self.s / self.s[:, None]), right=angles_of(multiply(across.mT, across)))
+        return SubspaceAngles(
+            left=angles_of(left / self.s / self.s[:, None]), right=angles_of(multiply(across.mT, across))
+        )

@@ -235,21 +235,18 @@ class PairBatch:
     @property
     def spectral_norm(self) -> Estimate:
         """norm_2(D)."""
-        return self._of_update(self.update_s[:, 0], self.update_s_error)
+        norm = self.update_s[:, 0]
+        return Estimate(norm, "gram", self.update_s_error * norm) if self.update_s_error else Estimate(norm)
 
     @property
     def stable_rank(self) -> Estimate:
         """norm_F(D)^2 / norm_2(D)^2, at most the short side."""
         norm = self.spectral_norm
         values = stable_rank(self.update_norm, norm.values).clamp_max(min(self.m, self.n))
-        return self._of_update(values, 2 * self.update_s_error)
+        return Estimate(values, norm.method, None if norm.error is None else 2 * norm.relative_error * values)
 
     @property
     def hill(self) -> Estimate:
         """Hill's estimate over the top k singular values of D; an error of theirs enters k times, twice."""
-        alpha = hill_alpha(self.update_s, self.k)
-        return self._of_update(alpha, 2 * self.update_s_error * alpha)
-
-    def _of_update(self, values: Tensor, relative: float | Tensor) -> Estimate:
-        exact = isinstance(relative, float) and relative == 0
-        return Estimate(values) if exact or not self.update_s_error else Estimate(values, "gram", relative * values)
+        alpha, error = hill_alpha(self.update_s, self.k), self.update_s_error
+        return Estimate(alpha, "gram", 2 * error * alpha.square()) if error else Estimate(alpha)

@@ -21,6 +21,7 @@ from ckptaudit.linalg.changes import (
 )
 from ckptaudit.linalg.differences import Difference, difference
 from ckptaudit.linalg.entry_sets import count_common, packed
+from ckptaudit.linalg.lanczos import spectral_norm
 from ckptaudit.linalg.leading import CERTAIN, Leading
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import UNIT
@@ -40,6 +41,9 @@ CHEAP_SIDE = 512
 
 CHEAP_ERROR = 1e-4
 """Largest estimated relative error of a spectral shift there."""
+
+LANCZOS_SIDE = 1024
+"""From this short side on Lanczos' method finds a spectral norm sooner than the eigenvalues of a Gram matrix do."""
 
 CHANGE_ERROR = 2e-3
 """Largest error of the change of the Gram matrix, relative to what rotates a subspace, with which it is used."""
@@ -177,7 +181,9 @@ class LargePair(PairBatch):
     @cached_property
     def principal_share(self) -> Estimate:
         """Of the changed entries, the share among the floor(alpha m n) largest of the base's leading part."""
-        return super().principal_share if self.facts is None else Estimate(self._share(self.facts.principal), "gram")
+        return (
+            super().principal_share if self.facts is None else Estimate(self._share(self.facts.principal), "gram")
+        )
 
     @cached_property
     def outside(self) -> Estimate:
@@ -199,7 +205,9 @@ class LargePair(PairBatch):
         known = self.facts.top or self.facts.spectrum
         assert known is not None  # one of the two
         s, k = known.s, self.k
-        return self._estimate(float((s[k - 1] - s[k]) / s[k - 1]) if k < min(self.m, self.n) else 1.0, "gram", CERTAIN)
+        return self._estimate(
+            float((s[k - 1] - s[k]) / s[k - 1]) if k < min(self.m, self.n) else 1.0, "gram", CERTAIN
+        )
 
     @cached_property
     def own(self) -> Float32[Tensor, "r r"]:
@@ -297,6 +305,14 @@ class LargePair(PairBatch):
     def update_s_error(self) -> float:
         """Largest relative error of any of them."""
         return super().update_s_error if self._fast_update_s is None else VALUE_ERROR / 2
+
+    @cached_property
+    def spectral_norm(self) -> Estimate:
+        """norm_2(D)."""
+        if self._exact or min(self.m, self.n) < LANCZOS_SIDE or not within(self.size, SQUARABLE):
+            return super().spectral_norm
+        norm, error = spectral_norm(self.difference.update)
+        return self._estimate(norm, "iterative", error)
 
     def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
         return matrix if self.m >= self.n else matrix.mT

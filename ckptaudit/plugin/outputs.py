@@ -31,9 +31,17 @@ class Kind:
 KINDS = (
     Kind("audit_json", "results.json_io", "write_json", "every number"),
     Kind("audit_html", "report.html", "write_html", "the page to look at"),
-    Kind("audit_parquet", "report.parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"),
     Kind(
-        "audit_plot", "report.plot", "write_plot", "each metric over the steps", "matplotlib", "plot", may_be_folder=True
+        "audit_parquet", "report.parquet", "write_parquet", "every measurement, as a table,", "pyarrow", "parquet"
+    ),
+    Kind(
+        "audit_plot",
+        "report.plot",
+        "write_plot",
+        "each metric over the steps",
+        "matplotlib",
+        "plot",
+        may_be_folder=True,
     ),
 )
 

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ckptaudit.linalg.threads import hold_to_limit
 
-ROUTINES = tuple(letter + stem for letter in "sd" for stem in ("syrk", "sytrd", "sterf", "stein", "stemr", "ormtr", "syevd"))
+ROUTINES = tuple(
+    letter + stem for letter in "sd" for stem in ("syrk", "sytrd", "sterf", "stein", "stemr", "ormtr", "syevd")
+)
 """All that is called here, single and double precision: the fast route is offered with all of them or not at all."""
 
 PANEL = 64
@@ -94,14 +96,20 @@ def tridiagonal_vectors_of_ties(
     n, c = len(diagonal), len(values)
     found, vectors = torch.empty_like(diagonal), diagonal.new_empty(c, n)
     support, robust = torch.empty(2 * c, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
-    count, work, spare = torch.empty(1, dtype=torch.int32), diagonal.new_empty(18 * n), torch.empty(10 * n, dtype=torch.int32)
+    count, work, spare = (
+        torch.empty(1, dtype=torch.int32),
+        diagonal.new_empty(18 * n),
+        torch.empty(10 * n, dtype=torch.int32),
+    )
     sides = "V", "I", n, diagonal.clone(), off.clone(), 0.0, 0.0, n - c + 1, n, count
     places = found, vectors, n, c, support, robust, work, len(work), spare, len(spare), None
     _solved(_call(_letter(diagonal) + "stemr", *sides, *places))
     return vectors
 
 
-def transformed_back(reflectors: Float[Tensor, "n n"], factors: Float[Tensor, "n"], vectors: Float[Tensor, "c n"]) -> None:
+def transformed_back(
+    reflectors: Float[Tensor, "n n"], factors: Float[Tensor, "n"], vectors: Float[Tensor, "c n"]
+) -> None:
     """Eigenvectors of A from those of Q'AQ, both as rows, in place."""
     c, n = vectors.shape
     work = vectors.new_empty(PANEL * n)
