@@ -52,7 +52,7 @@ def spectral_shift(s: Float64[Tensor, "r"], squares: Float64[Tensor, "r"]) -> fl
 
 
 def expected_shift_error(s: Float64[Tensor, "r"], error: float) -> float:
-    """Three times what an error of C of no preferred direction, given by its norm_F, is expected to do to the shift."""
+    """Three times what an error of C without preferred direction, of this norm_F, may be expected to shift."""
     return 3 * error / math.sqrt(len(s)) * float(torch.linalg.vector_norm(0.5 / s.clamp_min(1e-300)))
 
 

@@ -64,7 +64,7 @@ class Spectrum:
 def rows_of(
     tall: Shaped[Tensor, "m n"], dtype: torch.dtype = torch.float64
 ) -> Iterator[tuple[int, Float[Tensor, "_ n"]]]:
-    """Blocks of rows in a wider type, each with the index of its first; all lie in one place, one after the other."""
+    """Blocks of rows in a wider type, each with the index of its first; all share one place in memory."""
     m, n = tall.shape
     by_rows = tall.stride(1) == 1
     shape = (min(m, ROWS), n) if by_rows else (n, min(m, ROWS))
@@ -119,7 +119,7 @@ def truncated(weight: Shaped[Tensor, "m n"], short: Float32[Tensor, "r c"]) -> F
 
 
 def leading(weight: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    """The first k + 1 triplets and the band below; None where the matrix has fewer that rounding leaves any meaning.
+    """The first k + 1 triplets and the band below; None where fewer of them stand above rounding.
 
     From the Gram matrix of the short side where that is accurate enough, else from a decomposition of the
     matrix itself.

@@ -180,7 +180,7 @@ class PairBatch:
         return self._angles(f"angles_{side}", side, lambda: self.tuned_factors.rank.clamp(max=self.k))
 
     def rotation(self, side: Side) -> Estimate:
-        """Largest angle from the base's top-k subspace to the tuned one, near-ties at k taken in (docs/rotation.md)."""
+        """Largest angle from the base's top-k subspace to the tuned one, near-ties taken in (docs/rotation.md)."""
         return self._angles(f"rotation_{side}", side, self._separated).largest
 
     def _separated(self) -> Int[Tensor, "batch"]:

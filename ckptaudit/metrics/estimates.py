@@ -16,7 +16,7 @@ the base's directions."""
 
 @dataclass(frozen=True)
 class Estimate:
-    """Values of a batch, and the largest absolute error that the method leaves; None for that of float64 rounding."""
+    """Values of a batch, and the largest absolute error that the method leaves; None for float64 rounding."""
 
     values: Float[Tensor, "batch"]
     method: Method = "direct"

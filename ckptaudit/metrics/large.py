@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg import bounds, rotation_bounds
+from ckptaudit.linalg import rotation_bounds
 from ckptaudit.linalg.changes import (
     ANGLE_ERROR,
     VALUE_ERROR,
@@ -19,8 +19,6 @@ from ckptaudit.linalg.changes import (
     own_product,
     update_values,
 )
-from ckptaudit.linalg.differences import Difference, difference
-from ckptaudit.linalg.entry_sets import count_common, packed
 from ckptaudit.linalg.lanczos import spectral_norm
 from ckptaudit.linalg.leading import CERTAIN, Leading
 from ckptaudit.linalg.parts import cached_property
@@ -30,8 +28,9 @@ from ckptaudit.linalg.subspaces import SEPARATION
 from ckptaudit.linalg.tuned_gram import TunedGram
 from ckptaudit.metrics import base_facts
 from ckptaudit.metrics.base_facts import BaseFacts, CachedLookup, low_magnitude, uncached, within
-from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, PairBatch, Side
-from ckptaudit.metrics.estimates import Estimate, Method
+from ckptaudit.metrics.batch import SHIFT_ERROR, Angles, PairBatch, Side
+from ckptaudit.metrics.estimates import Estimate
+from ckptaudit.metrics.stored_pair import LEAST_UPDATE, StoredPair
 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
@@ -53,14 +52,12 @@ NARROW = (torch.bfloat16, torch.float16, torch.float32)
 SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
-LEAST_UPDATE = 1e-25
 
+class LargePair(StoredPair):
+    """A stored pair worth fast ways of its own. `lookup` finds what is known of the base.
 
-class LargePair(PairBatch):
-    """A batch of one, stored in bf16, fp16 or float32. `lookup` finds what is known of the base.
-
-    Every part that it computes in its own way is certified; where that fails, the float64 one stands in. Which way a
-    part takes follows from the matrices and from `exact` alone, never from what was asked before.
+    Every part that it computes in a way of its own is certified; where that fails, the float64 one stands in. Which
+    way a part takes follows from the matrices and from `exact` alone, never from what was asked before.
     """
 
     def __init__(
@@ -76,19 +73,9 @@ class LargePair(PairBatch):
         self._exact = exact
         self._prepared: BaseFacts | None = None
 
-    @cached_property
-    def difference(self) -> Difference:
-        """The one pass over both sides."""
-        return difference(self.stored_base[0].contiguous(), self.stored_tuned[0].contiguous(), eta=ETA)
-
     def prepare(self) -> None:
         """Look at the base first, where several parts will ask for it: it saves work and changes no number."""
         self._prepared = self.facts
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether both sides are free of NaN and infinity; False as well where only their difference is not."""
-        return self.difference.is_finite
 
     @cached_property
     def facts(self) -> BaseFacts | None:
@@ -128,43 +115,6 @@ class LargePair(PairBatch):
         if self.top is None or self.images is None:
             return None
         return rotation_bounds.rotation_sine(self.images, self.top, k=self.k, share=1.0 - SEPARATION)
-
-    @property
-    def size(self) -> float:
-        """Bound on norm_F(D)."""
-        return math.sqrt(self.difference.square_sum) * (1 + 2 * UNIT)
-
-    @cached_property
-    def norm_floor(self) -> float:
-        """Lower bound on norm_2(D)."""
-        if not self.size > LEAST_UPDATE:
-            return 0.0
-        return bounds.norm_floor(self.difference.update, size=self.size)
-
-    @cached_property
-    def changed(self) -> Bool[Tensor, "batch m n"]:
-        """The bf16-visible update mask."""
-        return self.difference.changed[None]
-
-    @cached_property
-    def changed_count(self) -> Float64[Tensor, "batch"]:
-        """Number of entries in the update mask."""
-        return self._one(self.difference.changed_count)
-
-    @cached_property
-    def differing_count(self) -> Float64[Tensor, "batch"]:
-        """Number of entries whose stored values differ."""
-        return self._one(self.difference.differing_count) if self.is_finite else super().differing_count
-
-    @cached_property
-    def nonfinite_count(self) -> Float64[Tensor, "batch"]:
-        """Number of NaN and infinite entries on the tuned side."""
-        return self._one(0.0) if self.is_finite else super().nonfinite_count
-
-    @cached_property
-    def update_norm(self) -> Float64[Tensor, "batch"]:
-        """norm_F(D), of the difference rounded to float32."""
-        return self._one(math.sqrt(self.difference.square_sum))
 
     @cached_property
     def base_norm(self) -> Float64[Tensor, "batch"]:
@@ -216,7 +166,7 @@ class LargePair(PairBatch):
 
     @cached_property
     def tuned_gram(self) -> TunedGram | None:
-        """The tuned decomposition by what the update adds to the base's Gram matrix; None out of float32's range."""
+        """The tuned side by what the update adds to the base's Gram matrix; None out of float32's range."""
         known = self._spectrum_facts.spectrum if self._spectrum_facts is not None else None
         if known is None or not within(float(known.s[0]), SQUARABLE_BASE):
             return None
@@ -264,7 +214,7 @@ class LargePair(PairBatch):
 
     @cached_property
     def ritz(self) -> RitzRotation | None:
-        """The rotation by Rayleigh-Ritz steps from the base's leading directions, for a number that no bound settles."""
+        """The rotation by Rayleigh-Ritz steps from the base's leading directions, where no bound settles it."""
         if self.top is None or not within(self.size, SQUARABLE) or not within(float(self.top.s[0]), SQUARABLE_BASE):
             return None
         return ritz_rotation(self.top, self.stored_tuned[0], k=self.k, share=1.0 - SEPARATION)
@@ -313,24 +263,6 @@ class LargePair(PairBatch):
             return super().spectral_norm
         norm, error = spectral_norm(self.difference.update)
         return self._estimate(norm, "iterative", error)
-
-    def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
-        return matrix if self.m >= self.n else matrix.mT
-
-    def _one(self, value: float | int) -> Float64[Tensor, "1"]:
-        return torch.tensor([value], dtype=torch.float64, device=self.stored_base.device)
-
-    def _estimate(self, value: float, method: Method, error: float) -> Estimate:
-        return Estimate(self._one(value), method, self._one(error))
-
-    def _share(self, bits: UInt8[Tensor, "_"]) -> Float64[Tensor, "1"]:
-        total = self.difference.changed_count
-        inside = count_common(bits, self._marks)
-        return self._one(inside / total if total else ALPHA)
-
-    @cached_property
-    def _marks(self) -> UInt8[Tensor, "_"]:
-        return packed(self.difference.changed.flatten())
 
 
 def bound_of(evaluate: Callable[[LargePair], float | None]) -> Callable[[PairBatch], Tensor | None]:

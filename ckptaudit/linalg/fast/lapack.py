@@ -21,7 +21,7 @@ from ckptaudit.linalg.threads import hold_to_limit
 ROUTINES = tuple(
     letter + stem for letter in "sd" for stem in ("syrk", "sytrd", "sterf", "stein", "stemr", "ormtr", "syevd")
 )
-"""All that is called here, single and double precision: the fast route is offered with all of them or not at all."""
+"""All that is called here, in single and double precision: offered together or not at all."""
 
 PANEL = 64
 """Columns that LAPACK treats at a time, by which its workspaces are measured."""
@@ -91,7 +91,7 @@ def tridiagonal_vectors_of_ties(
 ) -> Float[Tensor, "c n"]:
     """Eigenvectors for the largest eigenvalues, as rows, ascending; orthonormal for repeated eigenvalues too.
 
-    By multiple relatively robust representations, which takes longer than inverse iteration where there are no ties.
+    By multiple relatively robust representations, slower than inverse iteration where there are no ties.
     """
     n, c = len(diagonal), len(values)
     found, vectors = torch.empty_like(diagonal), diagonal.new_empty(c, n)
