@@ -26,7 +26,7 @@ GUARD = 8
 """Directions kept below the band."""
 
 MOST = 2
-"""At most so many times k directions are kept; a flatter spectrum has no band to speak of."""
+"""At most so many times k directions are kept; the band of a flatter spectrum is cut off."""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Eigen:
 
 
 def eigenvectors(matrix: Float[Tensor, "n n"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
-    """All eigenvalues, descending, and their eigenvectors. Equals `numpy.linalg.eigh`, turned round."""
+    """All eigenvalues, descending, and their eigenvectors. Equals `numpy.linalg.eigh`, reversed."""
     if _by_lapack(matrix):
         try:
             rows = matrix.clone()
