@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float32, Float64, Shaped
+from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.products import EPS, empty, multiply
@@ -61,14 +61,12 @@ class Spectrum:
     gram: Float64[Tensor, "r r"]
 
 
-def rows_of(
-    tall: Shaped[Tensor, "m n"], dtype: torch.dtype = torch.float64
-) -> Iterator[tuple[int, Float[Tensor, "_ n"]]]:
-    """Blocks of rows in a wider type, each with the index of its first; all share one place in memory."""
+def rows_of(tall: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
+    """Blocks of rows in float64, each with the index of its first; all share one place in memory."""
     m, n = tall.shape
     by_rows = tall.stride(1) == 1
     shape = (min(m, ROWS), n) if by_rows else (n, min(m, ROWS))
-    place = empty(*shape, dtype=dtype, device=tall.device)
+    place = empty(*shape, dtype=torch.float64, device=tall.device)
     for start in range(0, m, ROWS):
         rows = tall[start : start + ROWS]
         here = place[: len(rows)] if by_rows else place[:, : len(rows)].mT

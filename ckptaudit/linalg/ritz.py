@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.changes import SubspaceAngles, angles_of
-from ckptaudit.linalg.leading import Leading, gram, rows_of
-from ckptaudit.linalg.products import empty, multiply
+from ckptaudit.linalg.leading import Leading, gram
+from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import eigenvalues, eigenvectors
 
 RESTARTS = 6
@@ -71,7 +71,7 @@ def ritz_rotation(base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share:
     if base.following > threshold:
         return None
     wide = tuned.shape[0] < tuned.shape[1]
-    tall = tuned.mT if wide else tuned
+    tall = tuned.float().mT if wide else tuned.float()
     long, short = (base.right, base.left) if wide else (base.left, base.right)
     start: Float32[Tensor, "n c"] = short
     before = math.inf
@@ -92,26 +92,22 @@ def ritz_rotation(base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share:
     return None
 
 
-def _rayleigh_ritz(tall: Shaped[Tensor, "m n"], start: Float32[Tensor, "n c"], k: int, threshold: float) -> _Ritz:
+def _rayleigh_ritz(tall: Float32[Tensor, "m n"], start: Float32[Tensor, "n c"], k: int, threshold: float) -> _Ritz:
     # Orthonormal by a Cholesky factor, which the small condition number of the directions allows.
     factor = torch.linalg.cholesky(gram(start), upper=True)
     basis = torch.linalg.solve_triangular(factor, start.double(), upper=True, left=False).float()
-    images = empty(len(tall), basis.shape[1], dtype=torch.float32, device=tall.device)
-    for at, rows in rows_of(tall, torch.float32):
-        images[at : at + len(rows)] = multiply(rows, basis)
+    images = multiply(tall, basis)
     squares, mixed = eigenvectors(gram(images))
     s = squares.clamp(min=1e-300).sqrt()
     size = max(k, int((s > threshold).sum()))
     corrected = max(size, int((s > 0.5 * (threshold + float(s[-1]))).sum()))
     left = multiply(images, (mixed[:, :corrected] / s[:corrected]).float())
     right = multiply(basis, mixed.float().contiguous())
-    back = torch.zeros(len(right), corrected, dtype=torch.float32, device=tall.device)
-    for at, rows in rows_of(tall, torch.float32):
-        back += multiply(rows.mT, left[at : at + len(rows)])
-    return _Ritz(s, left, right, size, back - right[:, :corrected] * s[:corrected].float())
+    residual = multiply(tall.mT, left) - right[:, :corrected] * s[:corrected].float()
+    return _Ritz(s, left, right, size, residual)
 
 
-def _correction(tall: Shaped[Tensor, "m n"], found: _Ritz) -> Float32[Tensor, "n l"] | None:
+def _correction(tall: Float32[Tensor, "m n"], found: _Ritz) -> Float32[Tensor, "n l"] | None:
     """Y with (s_i^2 - W'W) y_i = s_i r_i across the Ritz directions, by conjugate gradients, a column each.
 
     None where the operator is not positive.
@@ -133,19 +129,16 @@ def _correction(tall: Shaped[Tensor, "m n"], found: _Ritz) -> Float32[Tensor, "n
     return y
 
 
-def _normal(tall: Shaped[Tensor, "m n"], x: Float32[Tensor, "n k"]) -> Float32[Tensor, "n k"]:
+def _normal(tall: Float32[Tensor, "m n"], x: Float32[Tensor, "n k"]) -> Float32[Tensor, "n k"]:
     """W'W X."""
-    total = torch.zeros_like(x)
-    for _, rows in rows_of(tall, torch.float32):
-        total += multiply(rows.mT, multiply(rows, x))
-    return total
+    return multiply(tall.mT, multiply(tall, x))
 
 
 def _across(directions: Float32[Tensor, "n c"], x: Float32[Tensor, "n k"]) -> Float32[Tensor, "n k"]:
     return x - multiply(directions, multiply(directions.mT, x))
 
 
-def _norm_across(tall: Shaped[Tensor, "m n"], directions: Float32[Tensor, "n c"]) -> float:
+def _norm_across(tall: Float32[Tensor, "m n"], directions: Float32[Tensor, "n c"]) -> float:
     """norm_2(W (I - V V')) by block power iteration, from below; 0 where V spans everything."""
     n, c = directions.shape
     if c == n:
