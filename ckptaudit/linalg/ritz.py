@@ -60,6 +60,17 @@ class _Ritz:
         norm = math.sqrt(max(float(eigenvalues(gram(self.residual[:, :k]))[0]), 0.0))
         return norm / gap if gap > 0 else 1.0
 
+    def mixing(self, long: Float32[Tensor, "m k"], short: Float32[Tensor, "n k"], across: float) -> float:
+        """What the base's top k have along each further direction, times the sine by which that one may be off.
+
+        `across` is about the largest singular value across all directions.
+        """
+        k = long.shape[1]
+        gaps = (self.s[k : self.corrected] - across).clamp_min(1e-300)
+        off = (torch.linalg.vector_norm(self.residual[:, k:].double(), dim=0) / gaps).clamp(max=1.0)
+        parts = (self.left[:, k:].mT @ long, self.right[:, k : self.corrected].mT @ short)
+        return max(float(torch.linalg.vector_norm(part.double() * off[:, None])) for part in parts)
+
 
 def ritz_rotation(base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share: float) -> RitzRotation | None:
     """The rotation of either side; None where directions are missing or the error does not fall.
@@ -74,16 +85,16 @@ def ritz_rotation(base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share:
     tall = tuned.float().mT if wide else tuned.float()
     long, short = (base.right, base.left) if wide else (base.left, base.right)
     start: Float32[Tensor, "n c"] = short
-    before = math.inf
     for _ in range(RESTARTS):
         found = _rayleigh_ritz(tall, start, k, threshold)
         angles = _angles(found, long[:, :k], short[:, :k], wide)
         largest = max(float(angles.left[-1]), float(angles.right[-1]))
-        error = max(math.degrees(found.tilt(k, threshold)), abs(largest - before))
+        mixing = found.mixing(long[:, :k], short[:, :k], base.following)
+        error = math.degrees(found.tilt(k, threshold) + mixing)
         if error <= max(ACCEPTED, ACCEPTED_SHARE * largest):
             complete = UNSEEN * _norm_across(tall, found.right) <= threshold
             return RitzRotation(angles, error) if complete else None
-        correction, before = _correction(tall, found), largest
+        correction = _correction(tall, found)
         if correction is None:
             return None
         start = torch.cat(
