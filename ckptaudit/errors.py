@@ -112,6 +112,10 @@ class CollectionError(CkptAuditError):
     page = "docs/claims.md"
 
 
+class RolloutError(CkptAuditError):
+    """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
+
+
 def ended(text: str) -> str:
     """A sentence with its full stop, unless it ends in a question."""
     return text if text.endswith(("?", ".")) else f"{text}."

@@ -38,6 +38,59 @@ if find_spec("hypothesis") is not None:
     settings.load_profile("ckptaudit")
 
 
+SLOW = (
+    "artifact/test_damaged_releases.py",
+    "behavior",
+    "calibration/test_calibration.py::test_real_runs",
+    "checkpoints/test_dcp.py",
+    "checkpoints/test_fuzz.py",
+    "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "cli/test_cli.py::test_audit_is_the_pytest_command",
+    "docs/test_site.py",
+    "end_to_end",
+    "families/test_every_family.py",
+    "integrations",
+    "judging/test_every_check.py",
+    "judging/test_run_group_checks.py",
+    "linalg/test_threads.py",
+    "measurement/test_base_cache.py::TestProcessesAtOnce",
+    "measurement/test_scheduler.py::test_a_batch_measures",
+    "measurement/test_scheduler.py::test_the_whole_fixture_pair",
+    "measurement/test_store.py",
+    "metrics/test_against_oracle.py::test_the_bundled_pairs",
+    "metrics/test_bounds.py",
+    "metrics/test_large.py",
+    "metrics/test_pissa.py",
+    "metrics/test_properties.py",
+    "pairing/test_auxiliary.py",
+    "pairing/test_matching.py",
+    "pipeline/test_audit.py",
+    "plugin/test_bad_requests.py",
+    "plugin/test_fixtures.py",
+    "plugin/test_gate.py",
+    "plugin/test_gate_cache.py",
+    "plugin/test_html_option.py",
+    "plugin/test_many_runs.py",
+    "plugin/test_settings.py",
+    "plugin/test_summary.py",
+    "plugin/test_xdist.py",
+    "report/test_html.py::test_experts_are_summed_up",
+    "report/test_html_in_a_browser.py",
+    "report/test_junit.py",
+    "results/test_baseline.py",
+    "results/test_diff.py",
+)
+"""Folders, files and tests that `make test-fast` leaves out, by how their ids begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow."""
+    begins = tuple(f"tests/{name}" for name in SLOW)
+    for item in items:
+        if item.nodeid.startswith(begins):
+            item.add_marker(pytest.mark.slow)
+
+
 def missing(what: str) -> None:
     """Skip a test, or all of a file, for something that is not installed; in continuous integration it fails."""
     reason = f"needs {what}, which is not installed"

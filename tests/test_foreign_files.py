@@ -35,6 +35,12 @@ def pipe(path: Path) -> Path:
     return path
 
 
+def stretched(path: Path) -> Path:
+    path.touch()
+    os.truncate(path, 2**40)
+    return path
+
+
 def link(target: str) -> Callable[[Path], Path]:
     def make(path: Path) -> Path:
         path.symlink_to(target)
@@ -60,13 +66,6 @@ def folder(path: Path) -> Path:
 
 def renamed(name: str) -> Callable[[Path], Path]:
     return lambda path: path.with_name(name + path.name)
-
-
-def terabyte(path: Path) -> Path:
-    """A file of holes."""
-    path.write_bytes(b"")
-    os.truncate(path, 2**40)
-    return path
 
 
 def filled(content: bytes) -> Callable[[Path], Path]:
@@ -95,7 +94,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "NULs": filled(bytes(1000)),
     "a lone surrogate": filled(b'a = "\xed\xa0\x80"'),
     "nothing in it": filled(b""),
-    "a terabyte": terabyte,
+    "a terabyte": stretched,
 }
 
 

@@ -12,6 +12,7 @@ from hypothesis import settings
 from packaging.requirements import Requirement
 
 import ckptaudit
+from tests.conftest import SLOW
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -67,3 +68,11 @@ def test_every_target_says_what_it_is_for_in_contributing() -> None:
     targets = re.findall(r"^(\w[\w-]*):.*##", (ROOT / "Makefile").read_text(), re.M)
     page = (ROOT / "CONTRIBUTING.md").read_text()
     assert [name for name in targets if f"make {name}" not in page] == ["clean"]
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_is_called_slow_is_there(name: str) -> None:
+    path, _, test = name.partition("::")
+    found = ROOT / "tests" / path
+    assert found.exists()
+    assert not test or f" {test.partition('::')[0]}" in found.read_text()

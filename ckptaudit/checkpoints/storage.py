@@ -6,14 +6,9 @@ read is an answer. Memory stays within the tensor asked for, which the file's si
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from dataclasses import dataclass
-from io import BufferedReader
-=======
 import os
 from dataclasses import dataclass, field
 from io import FileIO
->>>>>>> trust
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -88,11 +83,7 @@ def read_bytes(path: Path, start: int, length: int, expected: tuple[int, int] | 
                     "audit again."
                 )
             file.seek(start)
-<<<<<<< HEAD
-            _fill(memoryview(buffer.data), cast(BufferedReader, file).readinto, path, start)
-=======
             _fill(memoryview(buffer.data), cast(FileIO, file).readinto, path, start)
->>>>>>> trust
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({reason(error)}).") from error
     return torch.from_numpy(buffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,19 @@ def run(arguments: list[str]) -> int:
     if not is_audit(words):
         print("ERROR: an audit needs two checkpoints; give --base PATH and --tuned PATH.", file=sys.stderr)
         return 4
+    words = [*_settings_of_here(words), *words]
     # A process of its own: pytest rewrites this package's modules as it imports them, so none may be
     # loaded yet. -P keeps the current folder off the import path, as the pytest command does.
     return subprocess.call([sys.executable, "-P", "-m", "pytest", *words])
+
+
+def _settings_of_here(words: list[str]) -> list[str]:
+    """Root and settings that pytest finds from the current folder alone, so that no word has a say in them."""
+    if any(word.startswith(("-c", "--config-file", "--rootdir")) for word in words):
+        return []
+    from _pytest.config.findpaths import determine_setup
+
+    found = determine_setup(
+        inifile=None, override_ini=None, args=[], rootdir_cmd_arg=None, invocation_dir=Path.cwd()
+    )
+    return [f"--rootdir={found[0]}", f"--config-file={found[1] or os.devnull}"]

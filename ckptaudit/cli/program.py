@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, calibrate, checks, collect, diff, explain, inspect, report
+from ckptaudit.cli import audit, cache, calibrate, checks, collect, diff, explain, inspect, report, rollouts
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
@@ -38,6 +38,7 @@ COMMANDS = {
     "report": report,
     "diff": diff,
     "collect": collect,
+    "rollouts": rollouts,
 }
 
 

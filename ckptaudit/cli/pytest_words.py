@@ -29,13 +29,14 @@ def joined(words: Sequence[str]) -> list[str]:
 
 def is_audit(words: Sequence[str]) -> bool:
     """Whether these words ask for an audit."""
-    return any(word.partition("=")[0] in ("--base", "--tuned") for word in words)
+    return any(_is_one_of(word.partition("=")[0], ("--base", "--tuned")) for word in words)
 
 
 def settled(words: Sequence[str], start: Path) -> list[str]:
-    """The words, joined; and where pytest is started inside a checkpoint, nothing there is read or imported."""
+    """The words, joined; and where pytest is started or sent inside a checkpoint, nothing there is imported."""
     found = joined(words)
-    if is_audit(found) and _is_inside_checkpoint(found, start):
+    places = [start, *(Path(word.partition("::")[0]) for word in found if not word.startswith("-"))]
+    if is_audit(found) and any(_is_inside_checkpoint(found, place) for place in places):
         found = [*NO_SETTINGS, f"--rootdir={start.anchor}", *found]
     return found
 
@@ -53,20 +54,28 @@ def _joined(words: Iterator[str]) -> Iterator[str]:
 
 
 def _takes_value(word: str) -> bool:
-    if word in ("--base", "--tuned"):
-        return True
-    return word.startswith("--audit-") and "=" not in word and word not in FLAGS
+    """Whether the next word is this one's value; options may be abbreviated."""
+    if word.startswith("--audit-"):
+        return "=" not in word and not any(flag.startswith(word) for flag in FLAGS)
+    return len(word) > len("--x") and any(option.startswith(word) for option in ("--base", "--tuned"))
 
 
-def _is_inside_checkpoint(words: Sequence[str], start: Path) -> bool:
-    here = start.resolve()
+def _is_one_of(word: str, options: Sequence[str]) -> bool:
+    return len(word) > len("--x") and any(option.startswith(word) for option in options)
+
+
+def _is_inside_checkpoint(words: Sequence[str], place: Path) -> bool:
+    try:
+        here = place.resolve()
+    except (OSError, ValueError):
+        return False
     return any(here.is_relative_to(folder) for word in words for folder in _folders(word))
 
 
 def _folders(word: str) -> Iterator[Path]:
     """The folders of what a checkpoint option names: those given, those of files given, those of each part."""
     option, equals, value = word.partition("=")
-    if not equals or option not in CHECKPOINTS:
+    if not equals or not _is_one_of(option, CHECKPOINTS):
         return
     for text in {value, *value.split("+"), value.rpartition("@")[0]}:
         try:

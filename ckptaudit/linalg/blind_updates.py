@@ -43,6 +43,9 @@ WIDEST, STEPS, CLOSE = 2.0, 12, 5e-3
 NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(7))
 """Gauss-Hermite nodes and weights of the logarithm of the deviation."""
 
+FINE_BITS = 24
+"""From this precision, that of float32, on steps that bf16 shows are not rounded to speak of."""
+
 TERMS, FINE = 8, 1.0
 """Below this unit, in deviations, rounding is an independent uniform error but for exp(-2 pi^2) of it; above, the
 terms reach seven deviations."""
@@ -155,9 +158,16 @@ class BlindUpdate:
         """By binade, the probability that a weight changes visibly."""
         return self._everywhere(self._shown(self._half / self._scales))
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether rounding shapes the stored change: not where bf16 sees none of it or the type is far finer."""
+        return self.visible > 0 and self.bits < FINE_BITS
+
     @cached_property
     def energies(self) -> Rates:
         """By binade, the mean square of the stored change."""
+        if not self.is_rounded:
+            return _mean(self._scales.square()).expand(BINADES)
         return self._everywhere(self._energies(self._scales))
 
     @cached_property
@@ -167,6 +177,8 @@ class BlindUpdate:
         Rounding makes D = c E + R of a step E, with c = E[D E] / E[E^2] and R uncorrelated with E (Bussgang
         1952). What differs in c between binades is as good as noise to any direction: the mean c counts.
         """
+        if not self.is_rounded:
+            return 1.0
         squares = self._scales.square()
         total = float(self._counted @ _mean(self._energies(self._scales)))
         if not total > 0:
@@ -229,7 +241,7 @@ class BlindUpdate:
     def _lacking(self, tail: float, wanted: float) -> float:
         """The logarithm of the energy wanted over what steps with such tails have."""
         mean = _mean(self._energies(self._deviation(tail) * _spread(tail)))
-        return math.log(max(wanted, 1e-300) / max(float(self._counted @ mean), 1e-300))
+        return math.log(max(max(wanted, 1e-300) / max(float(self._counted @ mean), 1e-300), 1e-300))
 
     def _energies(self, scales: Float64[Tensor, "nodes 1"]) -> Float64[Tensor, "nodes b"]:
         """E[round(E)^2] = unit^2 sum_j (2 j - 1) 2 P(E > (j - 1/2) unit), for E Gaussian."""
@@ -276,7 +288,8 @@ def _mean(mixed: Values) -> Values:
     """The mean over the mixture, the first axis."""
     if len(mixed) == 1:
         return mixed[0]
-    return torch.tensordot(WEIGHTS / math.sqrt(2 * math.pi), mixed, dims=1)
+    mean: Values = torch.tensordot(WEIGHTS / math.sqrt(2 * math.pi), mixed, dims=1)
+    return mean
 
 
 def _tail(x: Values) -> Values:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
@@ -582,7 +583,7 @@ def test_a_file_that_shrinks_during_a_read_is_refused(tmp_path, monkeypatch):
     save_file({"a": torch.ones(500, 500)}, tmp_path / "model.safetensors")
     handle = open_checkpoint(tmp_path).tensors["a"]
     size = handle.file.stat().st_size
-    seen = storage.stamp(handle.file.stat())
+    seen = storage.stamp(handle.file.stat())  # type: ignore[attr-defined]
     monkeypatch.setattr(storage, "file_size", lambda _: size)
     monkeypatch.setattr(storage, "stamp", lambda _: seen)
     os.truncate(handle.file, 400_000)
@@ -598,7 +599,7 @@ def test_a_file_that_is_replaced_after_opening_is_refused(kind, tmp_path):
     if kind == "safetensors":
         save_file(weights, tmp_path / "model.safetensors")
     elif kind == "distributed":
-        dcp.save(weights, checkpoint_id=tmp_path, no_dist=True)
+        dcp.save(weights, checkpoint_id=tmp_path, no_dist=True)  # type: ignore[attr-defined]
     else:
         torch.save(weights, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "zip")
     handle = open_checkpoint(tmp_path).tensors["a"]

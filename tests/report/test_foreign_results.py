@@ -93,7 +93,9 @@ def test_the_comparison(hostile):
 
 def test_annotations_are_the_only_commands(hostile):
     for line in annotation_lines(hostile):
-        level, title, message = re.fullmatch(r"::(\w+) title=([^:,]*)::(.*)", line, re.DOTALL).groups()  # type: ignore[union-attr]
+        found = re.fullmatch(r"::(\w+) title=([^:,]*)::(.*)", line, re.DOTALL)
+        assert found is not None
+        level, title, message = found.groups()
         assert level in ("error", "warning", "notice")
         assert not UNSEEN.search(title + message)
         assert "\n" not in title + message

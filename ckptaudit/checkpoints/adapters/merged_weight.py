@@ -93,10 +93,6 @@ class MergedWeight:
             raise self._not_decomposed("holds NaN or infinity")
         try:
             left, values, right = torch.linalg.svd(weight32, full_matrices=False)
-<<<<<<< HEAD
-            return left, values, right
-=======
->>>>>>> trust
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise self._not_decomposed("has no decomposition") from error
         return left, values, right

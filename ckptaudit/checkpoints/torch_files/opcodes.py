@@ -146,12 +146,7 @@ def _refused(code: int) -> Callable[[Source], Any]:
     def read(_: Source) -> Any:
         import pickletools
 
-<<<<<<< HEAD
-        known = next((op for op in pickletools.opcodes if op.code == chr(code)), None)
-        name = known.name if known else f"opcode {code}"
-=======
         name = next((o.name for o in pickletools.opcodes if o.code == chr(code)), f"opcode {code}")
->>>>>>> trust
         raise MalformedError(f"its pickle uses {name}, which no checkpoint needs")
 
     return read

@@ -1,0 +1,100 @@
+"""`ckptaudit rollouts`: what a trainer logged, and the same as one table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptaudit.errors import RolloutError, printable
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.facts import RunFacts
+    from ckptaudit.rollouts.measure import Rollouts
+
+HELP = "look into the rollouts that a trainer logged, or convert them to one Parquet table"
+CONFIG = "ckptaudit.toml"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do, with which log."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = commands.add_parser(
+        "inspect", help="print trainer, steps, samples, columns and what cannot be measured"
+    )
+    inspect.add_argument(
+        "--scalars", action="append", default=[], metavar="PATH", help="the run's curves, repeatable"
+    )
+    convert = commands.add_parser("convert", help="write the log as the canonical table")
+    convert.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="Parquet file to write")
+    for command in (inspect, convert):
+        command.add_argument("path", help="the folder that the trainer logged to, or a file of it")
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help=f"a file with a table [rollouts] (default: {CONFIG} if there)",
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it. Raises CkptAuditError."""
+    from ckptaudit.rollouts.readers import open_rollouts
+
+    facts = _facts(options.config)
+    table = open_rollouts(options.path, facts)
+    if options.action == "convert":
+        return _convert(table, options.path, options.output)
+    print("\n".join(_lines(table, options.path, options.scalars)))
+    return 0
+
+
+def _facts(config: Path | None) -> RunFacts:
+    from ckptaudit.rollouts.facts import RunFacts, read_facts
+
+    if config is None and not Path(CONFIG).is_file():
+        return RunFacts()
+    return read_facts(config or Path(CONFIG))
+
+
+def _convert(table: Rollouts, source: str, output: Path) -> int:
+    from ckptaudit.rollouts.table import SCHEMA, write_table
+
+    here = Path(source)
+    if output.resolve() in (here.resolve(), *here.resolve().glob("*.parquet")):
+        raise RolloutError(f"{printable(output)}: this file is part of the log itself; choose another name.")
+    rows = write_table(output, table.open(SCHEMA.names))
+    print(f"{printable(output)}: {rows:,} samples of {table.trainer} with {len(table.columns)} columns")
+    return 0
+
+
+def _lines(table: Rollouts, path: str, scalars: list[str]) -> Iterator[str]:
+    from ckptaudit.rollouts.measure import not_measurable
+    from ckptaudit.rollouts.quantities import metrics
+    from ckptaudit.rollouts.scalars import merged, read_scalars
+
+    curves = merged(read_scalars(one) for one in scalars)
+    lacking = not_measurable(table, curves)
+    yield f"{printable(path)}: rollouts of {table.trainer}"
+    yield from _extent(table)
+    yield f"columns     {', '.join(sorted(table.columns))}"
+    if curves:
+        yield f"curves      {', '.join(sorted(curves))}"
+    yield f"metrics     {len(metrics()) - sum(map(len, lacking.values()))} of {len(metrics())} can be measured"
+    for reason, names in lacking.items():
+        yield f"\n{printable(reason)}\n  not measured: {', '.join(names)}"
+
+
+def _extent(table: Rollouts) -> Iterator[str]:
+    steps: dict[str, set[int]] = {}
+    samples: dict[str, int] = {}
+    for batch in table.open(()):
+        splits, numbers = batch.column("split").to_pylist(), batch.column("step").to_pylist()
+        for split, step in zip(splits, numbers, strict=True):
+            steps.setdefault(split, set()).add(step)
+            samples[split] = samples.get(split, 0) + 1
+    for split in sorted(steps):
+        first, last = min(steps[split]), max(steps[split])
+        count = len(steps[split])
+        yield f"{printable(split):10}  {count:,} steps from {first} to {last}, {samples[split]:,} samples"

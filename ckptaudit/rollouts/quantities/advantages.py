@@ -1,0 +1,184 @@
+"""Whether the advantages are what the rewards of their groups make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIATION, errors, rounding
+from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
+from ckptaudit.rollouts.moments import Furthest
+from ckptaudit.rollouts.readings import Metric, Part, Per, Reading, Scale, exact, step_subject, unjudged
+from ckptaudit.rollouts.run import RunSoFar
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
+
+TOLERANCE = 1e-3
+NEEDS = ("group_id", "reward", "advantage")
+
+
+def _metric(
+    name: str, formula: str, source: str, scale: Scale = "difference", per: tuple[Per, ...] = ("step",)
+) -> Metric:
+    return Metric(name=name, unit="1", formula=formula, source=source, scale=scale, per=per, needs=NEEDS)
+
+
+ERROR = _metric(
+    "advantage_error",
+    "max abs(logged advantage - the convention's, from the group's rewards) beyond float32's rounding; "
+    "undeclared, the best of nine",
+    "the trainers' own formulas; docs/rollouts.md lists them",
+)
+SIGNS = _metric(
+    "advantage_sign_flips",
+    "samples with abs(advantage) > 1e-6 whose sign is not that of reward - baseline",
+    "MC-GRPO (arXiv:2601.22582): advantage sign flips; strict, as all conventions share the sign",
+    "count",
+)
+BOUND = _metric(
+    "advantage_bound",
+    "max abs(advantage) / ((n - 1) / sqrt n) over groups of n",
+    "the largest z-score of n values with deviation over n - 1",
+    "size",
+)
+SUM = _metric(
+    "advantage_group_sum",
+    "max over groups of abs(sum of advantages) / (n max(1, max abs(advantage)))",
+    "Group-relative REINFORCE (arXiv:2509.24203): centred advantages",
+)
+REFERENCE = _metric(
+    "reference_advantage_error",
+    "advantage_error over the samples whose stop_reason is reference",
+    "GRAO (arXiv:2508.07750): the reference answer is a member of the group",
+)
+METRICS = (ERROR, SIGNS, BOUND, SUM, REFERENCE)
+
+
+def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Advantages:
+    """Rewards and advantages of a step."""
+    return Advantages(facts, wanted)
+
+
+class Advantages:
+    """Gathers rewards and advantages by group, and recomputes them once the step is complete."""
+
+    def __init__(self, facts: RunFacts, wanted: frozenset[str]) -> None:
+        self._declared, self._wanted = facts.advantage, wanted
+        self._gatherer = GroupGatherer("reward", "advantage")
+
+    def add(self, rows: StepRows) -> None:
+        """Take in some rows."""
+        if rows.has(*NEEDS):
+            self._gatherer.add(rows, reference=_references(rows))
+
+    def readings(self, step: int) -> Iterator[Reading]:
+        """What the step's groups say."""
+        table = self._gatherer.gathered()
+        if table is None:
+            return
+        table = table.where(np.isfinite(table.values["reward"]))
+        logged = np.isfinite(table.values["advantage"])
+        if not logged.any():
+            return
+        subject = step_subject(step)
+        error, convention, fits = self._fit(table, logged)
+        remark = self._remark(convention, float(error[logged].max()))
+        parts = [Part(value, 0.0, int(logged.sum())) for value in fits.values()]
+        yield _worst(ERROR, subject, table, np.where(logged, error, 0.0), remark, parts)
+        yield _signs(subject, table, convention)
+        if convention in SCALED_BY_DEVIATION:
+            yield _bound(subject, table)
+        if convention in CENTRED and logged.all():
+            yield _sum(subject, table, convention)
+        reference = table.values["reference"].astype(bool) & logged
+        if reference.any():
+            yield _worst(REFERENCE, subject, table, np.where(reference, error, 0.0), remark)
+
+    def _fit(self, table: GroupTable, logged: Array) -> tuple[Array, str, dict[str, float]]:
+        tried = (self._declared,) if self._declared else tuple(CONVENTIONS)
+        found = errors(table, tried)
+        fits = {name: float(np.nan_to_num(error[logged], nan=np.inf).max()) for name, error in found.items()}
+        best = min(fits, key=lambda name: fits[name])
+        return np.nan_to_num(found[best], nan=np.inf), best, fits
+
+    def _remark(self, convention: str, error: float) -> str:
+        if self._declared:
+            return f"as {convention} declares"
+        if error <= TOLERANCE:
+            return f"no convention is declared; {convention} fits"
+        return f"no convention is declared and none fits; {convention} is nearest"
+
+
+def _references(rows: StepRows) -> Array:
+    if not rows.has("stop_reason"):
+        return np.zeros(rows.count, dtype=bool)
+    return np.array([reason == "reference" for reason in rows.rows.column("stop_reason").to_pylist()])
+
+
+def _worst(
+    metric: Metric, subject: str, table: GroupTable, error: Array, remark: str, parts: list[Part] | None = None
+) -> Reading:
+    worst = Furthest()
+    worst.add(np.where(error > TOLERANCE, error, 0.0), table.samples)
+    reading = exact(metric, subject, float(error.max()), len(error), worst.names, remark)
+    return reading if parts is None else _with_parts(reading, parts)
+
+
+def _with_parts(reading: Reading, parts: list[Part]) -> Reading:
+    import msgspec
+
+    return msgspec.structs.replace(reading, parts=tuple(parts))
+
+
+def _signs(subject: str, table: GroupTable, convention: str) -> Reading:
+    rewards, advantages = table.values["reward"], table.values["advantage"]
+    baseline = table.medians(rewards) if convention == "mc-grpo" else table.means(rewards)
+    size = np.maximum(np.abs(rewards), np.abs(baseline))
+    difference = np.where(np.abs(rewards - baseline) <= 1e-6 * np.maximum(size, 1e-3), 0.0, rewards - baseline)
+    flipped = (np.sign(advantages) != np.sign(difference)) & (np.abs(advantages) > 1e-6) & (table.members > 1)
+    # Where the reward is its own baseline, float32 may leave a sign on what should be 0.
+    flipped &= (difference != 0) | (np.abs(advantages) > TOLERANCE + rounding(table, convention))
+    worst = Furthest()
+    worst.add(np.where(flipped, np.abs(advantages), 0.0), table.samples)
+    return exact(SIGNS, subject, int(flipped.sum()), len(rewards), worst.names)
+
+
+def _bound(subject: str, table: GroupTable) -> Reading:
+    sizes = table.members
+    several = sizes > 1
+    if not several.any():
+        return unjudged(BOUND, subject, "every group has one sample", len(sizes))
+    share = np.abs(table.values["advantage"]) / np.maximum((sizes - 1) / np.sqrt(sizes), 0.5)
+    share = np.where(several & np.isfinite(share), share, 0.0)
+    worst = Furthest()
+    worst.add(np.where(share > 1 + TOLERANCE, share, 0.0), table.samples)
+    return exact(BOUND, subject, float(share.max()), len(sizes), worst.names)
+
+
+def _sum(subject: str, table: GroupTable, convention: str) -> Reading:
+    advantages = table.values["advantage"]
+    _, largest = table.extremes(np.abs(advantages))
+    filled = table.sizes > 1
+    if not filled.any():
+        return unjudged(SUM, subject, "every group has one sample", len(advantages))
+    beyond = np.maximum(np.abs(table.sums(advantages)) - table.sums(rounding(table, convention)), 0.0)
+    off = beyond / np.maximum(table.sizes * np.maximum(largest, 1.0), 1.0)
+    off = np.where(filled, off, 0.0)
+    worst = Furthest()
+    worst.add(np.where(off > 1e-4, off, 0.0), np.asarray(table.names, dtype=object))
+    return exact(SUM, subject, float(off.max()), int(filled.sum()), worst.names)
+
+
+def convention_that_fits(run: RunSoFar) -> tuple[str, float] | None:
+    """The convention with the smallest error at the worst step, where none was declared; None without readings."""
+    parts = [
+        reading.parts for _, reading in run.series.get(ERROR.name, ()) if len(reading.parts) == len(CONVENTIONS)
+    ]
+    if not parts:
+        return None
+    largest = [max(part.value for part in column) for column in zip(*parts, strict=True)]
+    return min(zip(CONVENTIONS, largest, strict=True), key=lambda pair: pair[1])

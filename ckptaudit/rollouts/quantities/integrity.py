@@ -1,0 +1,135 @@
+"""Whether the log-probabilities can be what they claim to be at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.moments import Furthest
+from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject
+
+if TYPE_CHECKING:
+    from ckptaudit.rollouts.batches import StepRows
+
+LARGEST_LOGP = 1e-6
+"""What rounding may leave above 0, the logarithm of certainty."""
+SIDES = ("logp_rollout", "logp_train")
+
+IMPOSSIBLE = Metric(
+    name="logp_impossible_count",
+    unit="tokens",
+    formula="entries of logp_rollout and logp_train that are NaN, infinite or > 1e-6",
+    source="a log-probability is finite and at most 0",
+    scale="count",
+    per=("step",),
+    needs=SIDES,
+)
+ZERO_SHARE = Metric(
+    name="logp_zero_share",
+    unit="1",
+    formula="max over both sides of P(log-probability = 0 exactly)",
+    source="ours: a token that is sure is rare, a value that was never written is 0",
+    scale="share",
+    per=("step",),
+    needs=SIDES,
+)
+ZERO_DIFFERENCE = Metric(
+    name="logp_zero_difference",
+    unit="1",
+    formula="abs(P(logp_rollout = 0) - P(logp_train = 0))",
+    source="ours: what is sure is sure on both sides",
+    scale="difference",
+    per=("step",),
+    needs=SIDES,
+)
+MISALIGNED = Metric(
+    name="misaligned_count",
+    unit="samples",
+    formula="samples whose token ids, mask, log-probabilities, entropies differ in length",
+    source="entry t of every list belongs to token t",
+    scale="count",
+    per=("step",),
+    needs=("logp_rollout",),
+)
+METRICS = (IMPOSSIBLE, ZERO_SHARE, ZERO_DIFFERENCE, MISALIGNED)
+
+
+def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Integrity:
+    """Counts over a step."""
+    return Integrity(wanted)
+
+
+class Integrity:
+    """Counts over the rows of a step."""
+
+    def __init__(self, wanted: frozenset[str]) -> None:
+        self._wanted = wanted
+        self._entries = dict.fromkeys(SIDES, 0)
+        self._zeros = dict.fromkeys(SIDES, 0)
+        self._impossible, self._misaligned, self._samples = 0, 0, 0
+        self._worst, self._unequal = Furthest(), Furthest()
+
+    def add(self, rows: StepRows) -> None:
+        """Count impossible and zero entries of both sides, and samples whose lists disagree."""
+        self._samples += rows.count
+        self._misaligned += int((~rows.aligned).sum())
+        self._unequal.add((~rows.aligned).astype(float), rows.names)
+        if self._wanted - {MISALIGNED.name}:
+            for side in SIDES:
+                if rows.has(side):
+                    self._count(rows, side)
+
+    def _count(self, rows: StepRows, side: str) -> None:
+        values, sequence = _logged(rows, side)
+        wrong = ~(values <= LARGEST_LOGP) | np.isneginf(values)
+        self._entries[side] += len(values)
+        self._zeros[side] += len(values) - int(np.count_nonzero(values))
+        if wrong.any():
+            self._impossible += int(wrong.sum())
+            if sequence is not None:
+                self._worst.add(np.bincount(sequence[wrong], minlength=rows.count).astype(float), rows.names)
+
+    def readings(self, step: int) -> Iterator[Reading]:
+        """The four counts and shares."""
+        subject, entries = step_subject(step), sum(self._entries.values())
+        yield exact(MISALIGNED, subject, self._misaligned, self._samples, self._unequal.names)
+        if not all(self._entries.values()):
+            return
+        rollout, train = (self._zeros[side] / self._entries[side] for side in SIDES)
+        yield exact(IMPOSSIBLE, subject, self._impossible, entries, self._worst.names)
+        yield exact(ZERO_SHARE, subject, max(rollout, train), entries)
+        remark = f"{rollout:.3g} of the engine's, {train:.3g} of the trainer's"
+        yield exact(ZERO_DIFFERENCE, subject, abs(rollout - train), entries, remark=remark)
+
+
+def _logged(rows: StepRows, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Entries that are there and count for the loss, and the row of each."""
+    lists = rows.rows.column(side)
+    flat = lists.flatten()
+    sizes = np.maximum(rows.lengths(side), 0)
+    sequence = np.repeat(np.arange(rows.count), sizes)
+    values = flat.to_numpy(zero_copy_only=False)
+    keep = _counted(rows, sizes)
+    if flat.null_count:
+        valid = flat.is_valid().to_numpy(zero_copy_only=False)
+        keep = valid if keep is None else keep & valid
+    return (values, sequence) if keep is None else (values[keep], sequence[keep])
+
+
+def _counted(rows: StepRows, sizes: np.ndarray) -> np.ndarray | None:
+    """Which entries the loss mask lets count; all of a sample whose mask is missing or of another length."""
+    if not rows.has("loss_mask"):
+        return None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = rows.lengths("loss_mask")
+    fits = lengths == sizes
+    kept = np.ones(int(sizes.sum()), dtype=bool)
+    masks = rows.rows.column("loss_mask")
+    flat = pc.fill_null(masks.filter(pa.array(fits)).flatten(), False)
+    kept[np.repeat(fits, sizes)] = flat.to_numpy(zero_copy_only=False)
+    return kept

@@ -1,0 +1,43 @@
+"""The canonical table itself: what the recorder or `ckptaudit rollouts convert` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.table import SCHEMA, filled_columns, is_canonical, read_table
+
+NAME = "ckptaudit"
+FILES = "Parquet of the canonical table"
+COLUMNS = frozenset(SCHEMA.names)
+MISSING: dict[str, str] = {}
+
+
+def _files(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder] if folder.suffix == ".parquet" else []
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def recognises(folder: Path) -> bool:
+    """Whether the first Parquet file says so in its metadata."""
+    files = _files(folder)
+    return bool(files) and files[0].is_file() and is_canonical(files[0])
+
+
+def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
+    """All columns, in the order of file names."""
+    return read_table(_files(folder))
+
+
+def columns(folder: Path) -> frozenset[str]:
+    """Columns that any row fills, read off the files' ends."""
+    return filled_columns(_files(folder))
+
+
+def open_columns(folder: Path, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns, so that nothing else is read from the disk."""
+    return read_table(_files(folder), columns)

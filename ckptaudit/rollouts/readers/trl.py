@@ -1,0 +1,108 @@
+"""TRL and Unsloth: `completions/completions_{step:05d}.parquet`, written with log_completions=True.
+
+Columns: step, prompt, completion, one of doubles for each reward function, advantage. Each file holds the last
+batch of generations before it was written. Which column of doubles is a reward cannot be told from one of
+log_extra; all are taken. The reward is their weighted sum where the weights are declared, or there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ckptaudit.errors import RolloutError, printable
+from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.files import numbered, regular_file
+from ckptaudit.rollouts.rows import Row, batches_of, prompt_hash
+
+NAME = "trl"
+FILES = "completions/completions_*.parquet"
+COLUMNS = frozenset(
+    {"run", "source_file", "step", "split", "group_id", "sample_id", "prompt_hash", "prompt", "response", "reward"}
+    | {"rewards", "advantage"}
+)
+_RECORDER = "TRL keeps it in memory; attach TrlRecorder of ckptaudit.integrations.trl"
+MISSING = {
+    "logp_rollout": f"{_RECORDER}, with use_vllm=True or a rollout_func, which return the engine's",
+    "logp_train": _RECORDER,
+    "entropy": _RECORDER,
+    "response_len": _RECORDER,
+    "truncated": _RECORDER,
+    "version_first": _RECORDER,
+    "reward": "declare reward_weights in [rollouts], as several reward functions were summed",
+}
+WHOLE_STEPS = False
+_PATTERN = r"completions_(\d{1,18})\.parquet"
+
+
+def _folder(folder: Path) -> Path:
+    return folder / "completions" if (folder / "completions").is_dir() else folder
+
+
+def recognises(folder: Path) -> bool:
+    """Whether there is a file of that name."""
+    return bool(numbered(_folder(folder), _PATTERN))
+
+
+def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
+    """File by file, which is by step."""
+    for _, path in numbered(_folder(folder), _PATTERN):
+        yield from batches_of(_rows(path, facts), path, folder.name)
+
+
+def _rows(path: Path, facts: RunFacts) -> Iterator[Row]:
+    regular_file(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            rewards = _reward_columns(path, file.schema_arrow)
+            place = 0
+            for batch in file.iter_batches(1024):
+                for row in batch.to_pylist():
+                    yield _row(path, row, rewards, facts.reward_weights, place)
+                    place += 1
+    except (OSError, pa.ArrowException) as error:
+        raise RolloutError(
+            f"{printable(path)}: cannot be read as Parquet ({printable(str(error)[:160])})."
+        ) from error
+
+
+def _reward_columns(path: Path, schema: pa.Schema) -> list[str]:
+    for name in ("step", "prompt", "completion"):
+        if name not in schema.names:
+            raise RolloutError(f"{printable(path)}: no column {name}; TRL's table of completions has one.")
+    return [field.name for field in schema if pa.types.is_floating(field.type) and field.name != "advantage"]
+
+
+def _row(path: Path, row: dict[str, Any], names: list[str], weights: Mapping[str, float], place: int) -> Row:
+    prompt = text_of(row["prompt"])
+    digest = prompt_hash(prompt)
+    rewards = {name: row[name] for name in names if row[name] is not None}
+    return {
+        "step": row["step"],
+        "group_id": digest.hex(),
+        "sample_id": f"{row['step']}/{place}",
+        "prompt_hash": digest,
+        "prompt": prompt,
+        "response": text_of(row["completion"]),
+        "reward": _total(rewards, names, weights),
+        "rewards": list(rewards.items()) or None,
+        "advantage": row.get("advantage"),
+    }
+
+
+def text_of(value: Any) -> str:
+    """A text as it is; a conversation as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _total(rewards: dict[str, float], names: list[str], weights: Mapping[str, float]) -> float | None:
+    if not rewards:
+        return None
+    if not weights:
+        return rewards[names[0]] if len(names) == 1 else None
+    return sum(weights.get(name, 0.0) * value for name, value in rewards.items())

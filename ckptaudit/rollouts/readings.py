@@ -1,0 +1,114 @@
+"""What is measured of a run: the record of a quantity, and the record of one value of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+Scale = Literal["size", "share", "count", "difference", "angle"]
+Per = Literal["step", "run"]
+
+MIN_TOKENS = 2_000
+MIN_SEQUENCES = 30
+"""Below these, an estimate over tokens is not judged; the limits are ours."""
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """A quantity: its unit and formula, where it comes from, and which columns of the table it needs.
+
+    `rests_on` names metrics of steps that a metric of the run is made of; `deviations` says how many standard
+    errors lie between the value and either end of its interval.
+    """
+
+    name: str
+    unit: str
+    formula: str
+    source: str
+    scale: Scale
+    per: tuple[Per, ...]
+    needs: tuple[str, ...] = ()
+    rests_on: tuple[str, ...] = ()
+    deviations: float = 2.0
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A signed mean that a reading was made from, as of one bin of positions."""
+
+    value: float
+    standard_error: float
+    samples: int
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of a metric, at a step or over the run; a value of None could not be judged, and `remark` says why.
+
+    `samples` counts what it was taken over (tokens, sequences or groups), `worst` names the samples or groups
+    that did most; `parts` holds the signed means behind it where there are several or the sign matters.
+    """
+
+    metric: str
+    subject: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float | None = None
+    samples: int = 0
+    worst: tuple[str, ...] = ()
+    remark: str = ""
+    parts: tuple[Part, ...] = ()
+
+
+def exact(
+    metric: Metric, subject: str, value: float, samples: int, worst: Sequence[str] = (), remark: str = ""
+) -> Reading:
+    """A reading without sampling error."""
+    return Reading(
+        metric=metric.name,
+        subject=subject,
+        value=float(value),
+        low=float(value),
+        high=float(value),
+        samples=samples,
+        worst=tuple(worst),
+        remark=remark,
+    )
+
+
+def estimate(
+    metric: Metric,
+    subject: str,
+    value: float,
+    standard_error: float,
+    samples: int,
+    worst: Sequence[str] = (),
+    remark: str = "",
+    parts: Sequence[Part] = (),
+) -> Reading:
+    """A reading with its standard error and interval."""
+    width = metric.deviations * standard_error
+    return Reading(
+        metric=metric.name,
+        subject=subject,
+        value=float(value),
+        low=float(value - width),
+        high=float(value + width),
+        standard_error=float(standard_error),
+        samples=samples,
+        worst=tuple(worst),
+        remark=remark,
+        parts=tuple(parts),
+    )
+
+
+def unjudged(metric: Metric, subject: str, remark: str, samples: int = 0, parts: Sequence[Part] = ()) -> Reading:
+    """A reading that says why there is no value."""
+    return Reading(
+        metric=metric.name, subject=subject, value=None, samples=samples, remark=remark, parts=tuple(parts)
+    )
+
+
+def step_subject(step: int) -> str:
+    """The name of a step in readings and reports."""
+    return f"step {step}"

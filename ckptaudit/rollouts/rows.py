@@ -1,0 +1,76 @@
+"""Rows of a log, gathered into record batches of the canonical table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ckptaudit.errors import RolloutError, printable
+from ckptaudit.rollouts.table import SCHEMA, TOKEN_LISTS
+
+Row = Mapping[str, Any]
+MAX_ROWS = 4096
+MAX_CELLS = 2_000_000  # list entries and characters of a batch
+
+
+def prompt_hash(prompt: str | Sequence[int] | np.ndarray) -> bytes:
+    """Sixteen bytes that tell prompts apart: of the token ids where they are known, else of the text."""
+    data = prompt.encode() if isinstance(prompt, str) else np.asarray(prompt, dtype="<i8").tobytes()
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def batches_of(rows: Iterable[Row], source: Path, run: str) -> Iterator[pa.RecordBatch]:
+    """Record batches of bounded size out of rows; a key that a row lacks is null, except run and source.
+
+    Raises RolloutError naming the file and column where a value does not fit.
+    """
+    pending: list[Row] = []
+    cells = 0
+    for row in rows:
+        pending.append(row)
+        cells += sum(len(row[name]) for name in (*TOKEN_LISTS, "response") if row.get(name) is not None)
+        if len(pending) >= MAX_ROWS or cells >= MAX_CELLS:
+            yield batch_of(pending, source, run)
+            pending, cells = [], 0
+    if pending:
+        yield batch_of(pending, source, run)
+
+
+def batch_of(rows: Sequence[Row], source: Path, run: str) -> pa.RecordBatch:
+    """One record batch of all the rows."""
+    fixed = {"run": run, "source_file": source.name, "split": "train"}
+    columns = []
+    for field in SCHEMA:
+        values = [row.get(field.name, fixed.get(field.name)) for row in rows]
+        try:
+            columns.append(pa.array(values, type=field.type))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise RolloutError(
+                f"{printable(source)}: {field.name} does not fit its type {field.type}; the file is damaged or of "
+                "another version."
+            ) from error
+        if columns[-1].null_count and not field.nullable:
+            raise RolloutError(
+                f"{printable(source)}: a sample has no {field.name}; the file is of another version."
+            )
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def constant(values: np.ndarray | Sequence[float] | None, mask: np.ndarray | None = None) -> float | None:
+    """The one value that an advantage has at all tokens that count; None if it varies or there is no token."""
+    if values is None:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    array = array if mask is None or len(mask) != len(array) else array[mask]
+    if (
+        not len(array)
+        or not np.isfinite(array).all()
+        or np.ptp(array) > 1e-6 * max(1.0, float(np.abs(array).max()))
+    ):
+        return None
+    return float(array[0])

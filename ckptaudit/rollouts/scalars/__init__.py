@@ -1,0 +1,81 @@
+"""A run's curves, from whatever store the trainer wrote them to, under one set of names.
+
+Every module of this folder with `recognises` and `rows` is a store. Rows are (name, step, value); the last value
+logged for a name and step counts. NaN is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+from ckptaudit.errors import RolloutError, printable
+from ckptaudit.rollouts.scalars.names import canonical_name
+
+MAX_VALUES = 20_000_000
+
+
+class ScalarRow(NamedTuple):
+    """One logged value under the trainer's own name."""
+
+    name: str
+    step: int
+    value: float
+
+
+class Store(Protocol):
+    """What a module of this folder offers."""
+
+    NAME: str
+    FILES: str
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the folder or file is of this kind."""
+
+    def rows(self, path: Path) -> Iterator[ScalarRow]:
+        """All values in the order logged. Raises RolloutError."""
+
+
+@cache
+def stores() -> tuple[Store, ...]:
+    """Every store of the folder, in order of names."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return tuple(cast(Store, module) for module in modules if hasattr(module, "recognises"))
+
+
+def read_scalars(path: str | Path) -> dict[str, dict[int, float]]:
+    """Curves by canonical name, then by step. Raises RolloutError if no store knows the path, or it is damaged."""
+    folder = Path(path)
+    if not folder.exists():
+        raise RolloutError(f"{printable(folder)}: no such folder or file of scalars.")
+    store = next((store for store in stores() if store.recognises(folder)), None)
+    if store is None:
+        known = "; ".join(f"{store.NAME} ({store.FILES})" for store in stores())
+        raise RolloutError(f"{printable(folder)}: no scalars that are known: {known}.")
+    return curves(store.rows(folder))
+
+
+def curves(rows: Iterable[ScalarRow]) -> dict[str, dict[int, float]]:
+    """Rows under their canonical names; those without one are left out."""
+    found: dict[str, dict[int, float]] = {}
+    for count, row in enumerate(rows):
+        if count >= MAX_VALUES:
+            raise RolloutError(f"more than {MAX_VALUES:,} logged scalars; pass the log of one run.")
+        name = canonical_name(row.name)
+        if name is not None:
+            found.setdefault(name, {})[row.step] = row.value
+    return found
+
+
+def merged(stores_read: Iterable[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
+    """Curves of several paths as one; where two have the same step, the later path counts."""
+    together: dict[str, dict[int, float]] = {}
+    for read in stores_read:
+        for name, curve in read.items():
+            together.setdefault(name, {}).update(curve)
+    return together
