@@ -56,7 +56,7 @@ def top_angles(
 
 
 def rms_angle(angles: Float[Tensor, "batch k"], count: Int[Tensor, "batch"] | int) -> Float[Tensor, "batch"]:
-    """asin sqrt(sum_i sin^2 theta_i / count), in degrees: the root mean square of so many angles, the rest being 0.
+    """Root mean square of `count` angles in degrees, the rest being 0: asin sqrt(sum_i sin^2 theta_i / count).
 
     It changes by no more than the angle that changes most.
     """

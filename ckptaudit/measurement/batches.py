@@ -202,7 +202,9 @@ def _batch(chunk: list[StoredMatrix], computing: Computing) -> PairBatch:
     )
 
 
-def _bounded(batch: PairBatch, metrics: list[MatrixMetric], sufficient: SufficientBounds) -> dict[str, list[Number]]:
+def _bounded(
+    batch: PairBatch, metrics: list[MatrixMetric], sufficient: SufficientBounds
+) -> dict[str, list[Number]]:
     """Metrics whose bound decides; only where that saves the decomposition that others would need anyway."""
     bounds: dict[str, list[Number]] = {}
     for metric in (metric for metric in metrics if metric.cost == "spectrum"):
@@ -232,7 +234,9 @@ def _numbers(
 
 def _number(value: float, method: Method, error: float | None, standard_error: float | None) -> Number:
     """One of a batch: a method leaves no error in those of its matrices that it was not used for."""
-    return Number(value, "direct", None, standard_error) if error == 0 else Number(value, method, error, standard_error)
+    if error == 0:
+        return Number(value, standard_error=standard_error)
+    return Number(value, method, error, standard_error)
 
 
 def _record(matrix: StoredMatrix, metric: str, number: Number, kind: Kind) -> Measurement:

@@ -13,7 +13,7 @@ from ckptaudit.metrics.findings import FindingsMetric, findings_metric_of
 from ckptaudit.metrics.groups import GroupMetric, group_metric_of
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
 from ckptaudit.metrics.matrix import MatrixMetric, matrix_metrics
-from ckptaudit.metrics.measurement import Kind, Measurement
+from ckptaudit.metrics.measurement import Kind, Measurement, Method
 from ckptaudit.metrics.metric import METRICS, Metric, Scale, Scope, meaning_of, of_scope
 
 __all__ = [

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import program
-
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from adversarial import base_of, stored, update_of
 from torch import Tensor
 
-from ckptaudit.metrics import REGISTRY, Estimate, LargePair, PairBatch, Tensors, large
+from ckptaudit.metrics import Estimate, LargePair, PairBatch, Tensors, large, matrix_metrics
+from tests.metrics.adversarial import base_of, stored, update_of
 
-NAMES = [name for name, metric in REGISTRY.items() if metric.standing]
+NAMES = [name for name, metric in matrix_metrics().items() if metric.standing]
 SIZE = {"gentle": 4e-4, "large": 3e-2}
 
 
@@ -28,10 +28,10 @@ def evaluated(pair: PairBatch, names: list[str], *, prepared: bool, bounds: bool
         pair.prepare()
     found = {}
     for name in names:
-        metric = REGISTRY[name]
+        metric = matrix_metrics()[name]
         if bounds and metric.bound is not None:
             metric.bound(pair)
-        found[name] = pair.evaluate(metric.compute)
+        found[name] = pair.evaluate(metric.compute, is_difference=metric.scale == "difference")
     return found
 
 
@@ -111,7 +111,7 @@ def test_methods_say_how_a_number_was_found() -> None:
 def test_a_relative_error_carries_over_to_a_quotient() -> None:
     base, tuned = sides((160, 300), "large")
     pair = LargePair(base, tuned)
-    shift, relative = pair.shift, pair.evaluate(REGISTRY["normalized_spectral_shift"].compute)
+    shift, relative = pair.shift, pair.evaluate(matrix_metrics()["normalized_spectral_shift"].compute)
     assert shift.error is not None
     assert relative.error is not None
     assert float(relative.error / relative.values) == pytest.approx(float(shift.error / shift.values))
