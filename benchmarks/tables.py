@@ -83,15 +83,11 @@ def memory(results: Results, bound: float) -> str:
 def family(taken: Mapping[str, Mapping[str, Run]]) -> str:
     """Processor seconds of each mode on each pair, the largest peak; `closed` where the gate failed."""
     names = list(next(iter(taken.values())))
-    rows = [
-        [
-            kind,
-            *(f"{runs[name].cpu_seconds:.1f}" for name in names),
-            f"{max(run.peak_bytes for run in runs.values()) / MIB:.0f}",
-            "closed" if runs[names[0]].code else "open",
-        ]
-        for kind, runs in taken.items()
-    ]
+    rows = []
+    for kind, runs in taken.items():
+        peak = max(run.peak_bytes for run in runs.values()) / MIB
+        ending = "closed" if runs[names[0]].code else "open"
+        rows.append([kind, *(f"{runs[name].cpu_seconds:.1f}" for name in names), f"{peak:.0f}", ending])
     return _table(["pair", *(f"{name} (CPU s)" for name in names), "peak (MiB)", "gate"], rows)
 
 

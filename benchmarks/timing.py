@@ -24,7 +24,7 @@ class Run:
 
 
 def timed(command: Sequence[str], *, folder: Path, codes: Sequence[int] = (0,)) -> Run:
-    """Run a command to its end. Another code than `codes` ends the benchmark.
+    """Run a command to its end. Another code than `codes` ends the benchmark: no failure is timed.
 
     The peak is that of the largest process of the command. The kernel starts it from the memory of the process
     that launched it, so whoever calls this must stay small: no torch in here.

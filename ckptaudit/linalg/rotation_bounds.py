@@ -127,8 +127,7 @@ def rotation_sine(found: Images, base: Leading, *, k: int, share: float) -> floa
     With W0 V = U S and W0' U = V S, the tuned directions (P, Q) at or below the threshold t satisfy
     P'U S = S1 Q'V - P'D V and Q'V S = S1 P'U - Q'D'U, hence, one put into the other again and again,
     norm(P'U) <= sum_j t^j norm(E_j S^-(j+1)) with E_j = D V for even j and D'U for odd j, and the same for Q'V with
-    these exchanged. So
-    each column counts by its own distance to the threshold.
+    these exchanged. Each column counts by its own distance to the threshold.
     """
     last = float(base.s[k - 1])
     at_most = found.size / (last * (1 - share)) * GAP_SLACK

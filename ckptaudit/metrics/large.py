@@ -42,8 +42,8 @@ CHEAP_SIDE = 512
 CHEAP_ERROR = 1e-4
 """Largest estimated relative error of a spectral shift there."""
 
-LANCZOS_SIDE = 1024
-"""From this short side on Lanczos' method finds a spectral norm sooner than the eigenvalues of a Gram matrix do."""
+ITERATIVE_SIDE = 1024
+"""From this short side on iterative methods find single numbers sooner than eigenvalues of Gram matrices do."""
 
 CHANGE_ERROR = 2e-3
 """Largest error of the change of the Gram matrix, relative to what rotates a subspace, with which it is used."""
@@ -255,7 +255,9 @@ class LargePair(StoredPair):
     @cached_property
     def ritz(self) -> RitzRotation | None:
         """The rotation by Rayleigh-Ritz steps from the base's leading directions, where no bound settles it."""
-        if self.top is None or not within(self.size, SQUARABLE) or not within(float(self.top.s[0]), SQUARABLE_BASE):
+        if self.top is None or min(self.m, self.n) < ITERATIVE_SIDE or not within(self.size, SQUARABLE):
+            return None
+        if not within(float(self.top.s[0]), SQUARABLE_BASE):
             return None
         return ritz_rotation(self.top, self.stored_tuned[0], k=self.k, share=1.0 - SEPARATION)
 
@@ -302,7 +304,7 @@ class LargePair(StoredPair):
     @cached_property
     def spectral_norm(self) -> Estimate:
         """norm_2(D)."""
-        if self._exact or min(self.m, self.n) < LANCZOS_SIDE or not within(self.size, SQUARABLE):
+        if self._exact or min(self.m, self.n) < ITERATIVE_SIDE or not within(self.size, SQUARABLE):
             return super().spectral_norm
         norm, error = spectral_norm(self.difference.update)
         return self._estimate(norm, "iterative", error)

@@ -48,7 +48,7 @@ def same(one: Estimate, other: Estimate) -> bool:
 def test_no_number_depends_on_what_was_asked_before(
     shape: tuple[int, int], size: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "LANCZOS_SIDE", 64)
+    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
     kept: dict[str, Tensors] = {}
 
     def lookup(_: Tensor, definition: str, make: large.Callable[[], Tensors]) -> Tensors:
@@ -74,7 +74,7 @@ def test_no_number_depends_on_what_was_asked_before(
 def test_the_error_stated_covers_the_distance_to_float64(
     shape: tuple[int, int], size: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "LANCZOS_SIDE", 64)
+    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
     base, tuned = sides(shape, size)
     truth = evaluated(PairBatch(base[None], tuned[None]), NAMES, prepared=False, bounds=False)
     monkeypatch.setattr("ckptaudit.linalg.factors.SMALL", 10**6)
@@ -88,7 +88,8 @@ def test_the_error_stated_covers_the_distance_to_float64(
             assert abs(float(seen.values) - value) <= stated + room, name
 
 
-def test_methods_say_how_a_number_was_found() -> None:
+def test_methods_say_how_a_number_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
     base, tuned = sides((160, 300), "large")
     names = ["normalized_spectral_shift", "principal_rotation_left", "relative_update_norm"]
     gate, exact, direct = (
