@@ -133,6 +133,12 @@ class PairBatch:
         wide = stored.double()
         return wide if bool((self.unit == 1.0).all()) else wide / self.unit[:, None, None]
 
+    @property
+    def in_range(self) -> tuple[Shaped[Tensor, "batch m n"], Shaped[Tensor, "batch m n"]]:
+        """Both sides as stored, or in units of `unit` where that lies beyond bf16's range, which is not float64's."""
+        ordinary = bool((self.unit == 1.0).all())
+        return (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
+
     @cached_property
     def update(self) -> Float[Tensor, "batch m n"]:
         """D = W1 - W0."""
@@ -153,10 +159,7 @@ class PairBatch:
     @cached_property
     def changed(self) -> Bool[Tensor, "batch m n"]:
         """The bf16-visible update mask."""
-        # bf16 has another range than float64: what only lies out of it has changed as well.
-        ordinary = bool((self.unit == 1.0).all())
-        before, after = (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
-        return visibly_changed(before, after, eta=ETA)
+        return visibly_changed(*self.in_range, eta=ETA)
 
     @cached_property
     def changed_count(self) -> Float64[Tensor, "batch"]:
@@ -269,14 +272,14 @@ class PairBatch:
     @cached_property
     def censuses(self) -> tuple[Census, ...]:
         """Of each matrix, how many weights of W0 lie in each binade."""
-        return tuple(census(weight) for weight in self.stored_base)
+        return tuple(census(weight) for weight in self.in_range[0])
 
     @cached_property
     def principal_binades(self) -> tuple[Tensor, ...]:
         """The same of the weights in the principal mask, of the same sample."""
         part = self.base_factors.part(self.mask_rank).abs().flatten(1)
         marked = in_top(part, count=int(ALPHA * part.shape[1]))[:, sample(self.m, self.n)]
-        return tuple(census_among(w, marks) for w, marks in zip(self.stored_base, marked, strict=True))
+        return tuple(census_among(w, marks) for w, marks in zip(self.in_range[0], marked, strict=True))
 
     @cached_property
     def blind(self) -> tuple[BlindUpdate, ...]:
@@ -290,7 +293,7 @@ class PairBatch:
     def precisions(self) -> tuple[int, ...]:
         """Of each matrix, the bits of precision that W1 was rounded to; a bf16 matrix may be stored as another."""
         bits = PRECISION.get(self.stored_tuned.dtype, 53)
-        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.stored_tuned)
+        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.in_range[1])
 
     @property
     def grid(self) -> tuple[slice, slice]:

@@ -166,7 +166,7 @@ def _inside_expected(batch: PairBatch) -> tuple[Tensor, Tensor]:
 def _inside_of(batch: PairBatch, index: int, rows: Tensor, columns: Tensor) -> tuple[float, float]:
     even = batch.k**2 / (batch.m * batch.n)
     profile = batch.blind[index].energies.to(rows.device)
-    v = profile[binades(batch.stored_base[index][batch.grid])]
+    v = profile[binades(batch.in_range[0][index][batch.grid])]
     a, b = _weights(rows), _weights(columns)
     inside, total = (v @ b) * a, v.sum(dim=1)
     if not float(total.sum()) > 0:
