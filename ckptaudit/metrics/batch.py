@@ -135,7 +135,7 @@ class PairBatch:
 
     @property
     def in_range(self) -> tuple[Shaped[Tensor, "batch m n"], Shaped[Tensor, "batch m n"]]:
-        """Both sides as stored, or in units of `unit` where that lies beyond bf16's range, which is not float64's."""
+        """Both sides as stored, or in units of `unit` where float64 goes beyond bf16's range."""
         ordinary = bool((self.unit == 1.0).all())
         return (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
 

@@ -30,7 +30,8 @@ from ckptaudit.linalg.tuned_gram import TunedGram
 from ckptaudit.metrics import base_facts
 from ckptaudit.metrics.base_facts import BaseFacts, CachedLookup, low_magnitude, uncached, within
 from ckptaudit.metrics.batch import SHIFT_ERROR, Angles, Leverages, PairBatch, Side
-from ckptaudit.metrics.estimates import Estimate, Method
+from ckptaudit.metrics.estimates import Estimate
+from ckptaudit.metrics.measurement import Method
 from ckptaudit.metrics.stored_pair import PRODUCTS, StoredPair
 
 SHORT_SIDE = 128

@@ -15,7 +15,8 @@ from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import UNIT
 from ckptaudit.metrics.base_facts import within
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
-from ckptaudit.metrics.estimates import Estimate, Method
+from ckptaudit.metrics.estimates import Estimate
+from ckptaudit.metrics.measurement import Method
 
 PRODUCTS = (1e-25, 1e18)
 """Sizes of an update whose float32 products keep their digits, and whose squares float32 holds."""

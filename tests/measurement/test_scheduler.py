@@ -24,7 +24,7 @@ WriteCheckpoint = Callable[..., Path]
 CPU = torch.device("cpu")
 UNIT = Unit("run", "layers.0")
 ALL = frozenset(matrix_metrics())
-TOLERANT = {"nonfinite_entries", "differing_entries"}
+TOLERANT = {"nonfinite_entries", "base_nonfinite_entries", "differing_entries"}
 
 
 def by_key(rows: list[Measurement]) -> dict[tuple[str, str], float | None]:
