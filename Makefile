@@ -9,7 +9,7 @@ READY = $(VENV)/ready
 READY_AUDIT = $(VENV_AUDIT)/ready
 READY_LOWEST = $(VENV_LOWEST)/ready
 INSTALL = -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed
-BUILT_FROM = pyproject.toml constraints.txt hatch_build.py $(wildcard ckptaudit/linalg/fast/*.[ch])
+BUILT_FROM = pyproject.toml constraints.txt hatch_build.py
 # What needs no package beyond these versions, and touches each of the dependencies.
 LOWEST_TESTS = tests/calibration tests/linalg tests/measurement tests/naming tests/results tests/test_atomic_write.py \
 	tests/test_sizes.py $(addprefix tests/judging/test_,check_files.py config.py effective_config.py judge.py waivers.py)
@@ -67,4 +67,4 @@ bench: $(READY)  ## time complete processes against each other; `make bench BENC
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:  ## remove the environments and everything that was built
-	rm -rf $(VENV) $(VENV_AUDIT) $(VENV_LOWEST) audit.json audit.xml build dist site ckptaudit/linalg/fast/_compiled.*
+	rm -rf $(VENV) $(VENV_AUDIT) $(VENV_LOWEST) audit.json audit.xml build dist site

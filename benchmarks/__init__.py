@@ -1,1 +1,1 @@
-"""Whole processes timed against each other on generated pairs of checkpoints: `make bench`."""
+"""Complete processes timed against each other on generated pairs of checkpoints: `make bench`."""

@@ -1,4 +1,4 @@
-"""Time our gate, and what people use today, in turn; print the tables and, if told so, keep them in the docs."""
+"""Time our gate, and what people use today, alternating; print the tables and, if told so, keep them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import tables
+from benchmarks.family import FAMILY, LARGE_FAMILY, Kind
 from benchmarks.installed import gate_python, modeldelta
 from benchmarks.limits import least_work
 from benchmarks.modes import IMPORT_TORCH, Mode, Place, modes
@@ -31,9 +32,16 @@ def main() -> None:
     """Measure and print."""
     given = _options()
     build: Path = given.build.resolve()
-    python = gate_python(build)
-    every = modes(python, modeldelta(build))
+    python = given.python or gate_python(build)
+    every = modes(python, build / "modeldelta" / "bin" / "modeldelta")
     chosen = [m for m in every if not given.only or any(name in m.name for name in given.only)]
+    if any(m.name == "modeldelta" for m in chosen):
+        modeldelta(build)
+    kinds = LARGE_FAMILY if given.large else FAMILY if given.family else ()
+    if kinds:
+        with TemporaryDirectory(prefix="benchmark-") as name:
+            print(_of_kinds(kinds, chosen, Path(name), given))
+        return
     # Outside of this repository: pytest would take its settings and its conftest for the gate's.
     with TemporaryDirectory(prefix="benchmark-") as name:
         scratch = Path(name)
@@ -49,19 +57,26 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--layers", type=int, nargs="+", default=[4, 12, 24])
+    parser.add_argument("--layers", type=int, nargs="+", help="default: 4 12 24; 2 for the family, 1 for large")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of our own modes (default: 3)")
     parser.add_argument("--slow-rounds", type=int, default=1, help="of them, rounds with the comparators")
     parser.add_argument(
         "--only", nargs="+", metavar="MODE", help="modes with these words in the name; cached needs first"
     )
+    parser.add_argument(
+        "--family", action="store_true", help="a few layers of each pair of the family, not one pair"
+    )
+    parser.add_argument(
+        "--large", action="store_true", help="one layer in the shapes of Qwen2.5-7B, of three pairs"
+    )
+    parser.add_argument("--python", type=Path, help="an interpreter that has the package, instead of a new one")
     parser.add_argument("--quick", action="store_true", help="4 layers, one round")
     parser.add_argument("--write", action="store_true", help=f"keep the tables in {PAGE.relative_to(ROOT)}")
     parser.add_argument(
         "--build", type=Path, default=ROOT / "build" / "benchmarks", help="folder for pairs and runs"
     )
     given = parser.parse_args()
-    given.layers.sort()
+    given.layers = sorted(given.layers or ([1] if given.large else [2] if given.family else [4, 12, 24]))
     if given.quick:
         given.layers, given.rounds, given.slow_rounds = [4], 1, 1
     return given
@@ -72,8 +87,29 @@ def _place(layers: int, build: Path, scratch: Path) -> Place:
     return Place(base, tuned, scratch)
 
 
+def _of_kinds(kinds: Sequence[Kind], chosen: Sequence[Mode], scratch: Path, given: argparse.Namespace) -> str:
+    """A table of one round of each mode on each pair; pairs that the gate refuses are timed like the others."""
+    taken: dict[str, dict[str, Run]] = {}
+    for kind in kinds:
+        arguments = given.layers[0], given.build.resolve() / "pairs", f"{kind.shapes.name}: {kind.name}"
+        place = Place(*map(Path, _printed_by("benchmarks.pair", *arguments).splitlines()), scratch / kind.name)
+        place.scratch.mkdir()
+        for mode in chosen:
+            command = mode.command(place)
+            mode.prepare(place)
+            run = timed(command, folder=place.scratch, codes=(0, 1))
+            taken.setdefault(kind.name, {})[mode.name] = run
+            print(
+                f"{kind.name}: {mode.name} {run.seconds:.2f} s, {run.cpu_seconds:.2f} s of processor, "
+                f"{run.peak_bytes / 2**20:.0f} MiB, load before {run.load:.1f}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return f"{os.cpu_count()} cores, {_processor()}, torch {version('torch')}\n\n{tables.family(taken)}"
+
+
 def _rounds(chosen: Sequence[Mode], place: Place, layers: int, given: argparse.Namespace) -> dict[str, list[Run]]:
-    """Whole rounds, each mode once in each: a slow spell of the machine falls on all of them alike."""
+    """Complete rounds, each mode once in each: a slow spell of the machine falls on all of them alike."""
     taken: dict[str, list[Run]] = {}
     for number in range(given.rounds):
         for mode in chosen:
@@ -128,7 +164,7 @@ def _limits(results: tables.Results, places: dict[int, Place]) -> Iterator[str]:
     rates = json.loads(_printed_by("benchmarks.machine", files[0]))
     changed = float(_printed_by("benchmarks.limits", *files))
     size = sum(file.stat().st_size for file in files)
-    work = {mode.name: least_work(mode.name, _shapes(place), size, changed) for mode in results.modes}
+    work = {mode.name: least_work(mode.name, _shapes(place), size) for mode in results.modes}
     yield f"### Physical limits at {layers} layers"
     yield (
         f"Measured rates: reading {rates['read'] / 1e9:.1f} GB/s from files that the system holds in memory "
@@ -140,7 +176,7 @@ def _limits(results: tables.Results, places: dict[int, Place]) -> Iterator[str]:
 
 
 def _plugin(python: Path, scratch: Path) -> str:
-    """Milliseconds that the plugin adds to a run that audits nothing; with and without in turn."""
+    """Milliseconds that the plugin adds to a run that audits nothing; with and without alternating."""
     folder = scratch / "plain"
     folder.mkdir(exist_ok=True)
     (folder / "test_nothing.py").write_text("def test_nothing():\n    pass\n")

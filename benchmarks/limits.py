@@ -30,11 +30,8 @@ class Work:
         }
 
 
-def least_work(mode: str, shapes: Sequence[Shape], files: int, changed: float) -> Work:
-    """The work of a mode on matrices of these shapes, by the methods used here; for others by what they compute.
-
-    `changed` is the share of entries that the update changes: the exact mode leaves out the others.
-    """
+def least_work(mode: str, shapes: Sequence[Shape], files: int) -> Work:
+    """The work of a mode on matrices of these shapes, by the methods used here; for others by what they compute."""
     entries = 2 * sum(m * n for m, n in shapes)
     first = "first" in mode
     if mode.startswith("gate"):
@@ -42,8 +39,8 @@ def least_work(mode: str, shapes: Sequence[Shape], files: int, changed: float) -
         return Work(files, entries, images * (1.5 if first else 1), sum(map(_leading, shapes)) if first else 0)
     if mode.startswith("exact"):
         # What the update does to the Gram matrix, and its own Gram matrix; then the eigenvalues of either side.
-        float32 = sum(changed * 3 * _gram(shape) + _reduced(shape) for shape in shapes)
-        tuned = sum(_reduced(shape) + _turned_back(shape) for shape in shapes)
+        float32 = sum(3 * _gram(shape) + _reduced(shape) for shape in shapes)
+        tuned = sum(_reduced(shape) + _transformed_back(shape) for shape in shapes)
         return Work(files, entries, float32, tuned + (sum(map(_leading, shapes)) if first else 0))
     if mode == "float64":
         return Work(files, entries, float64=2 * sum(map(_factors, shapes)))
@@ -87,8 +84,8 @@ def _reduced(shape: Shape) -> float:
     return 4 / 3 * min(shape) ** 3
 
 
-def _turned_back(shape: Shape) -> float:
-    """The top k eigenvectors of the tridiagonal form turned into those of the matrix."""
+def _transformed_back(shape: Shape) -> float:
+    """The top k eigenvectors of the tridiagonal form transformed into those of the matrix."""
     return 2.0 * min(shape) ** 2 * _top(shape)
 
 
@@ -99,11 +96,11 @@ def _spectrum(shape: Shape) -> float:
 
 def _leading(shape: Shape) -> float:
     """All singular values and the top k vectors of the short side."""
-    return _spectrum(shape) + _turned_back(shape)
+    return _spectrum(shape) + _transformed_back(shape)
 
 
 def _factors(shape: Shape) -> float:
-    """Singular values and vectors: all eigenvectors turned back, and one product for the other side."""
+    """Singular values and vectors: all eigenvectors transformed back, and one product for the other side."""
     r, long = min(shape), max(shape)
     return _spectrum(shape) + 2.0 * r**3 + 2.0 * long * r**2
 

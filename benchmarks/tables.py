@@ -80,6 +80,17 @@ def memory(results: Results, bound: float) -> str:
     return _table(["run", *(f"{n} layers (MiB)" for n in sizes), "at most"], rows)
 
 
+def family(taken: Mapping[str, Mapping[str, Run]]) -> str:
+    """Processor seconds of each mode on each pair, the largest peak; `closed` where the gate failed."""
+    names = list(next(iter(taken.values())))
+    rows = []
+    for kind, runs in taken.items():
+        peak = max(run.peak_bytes for run in runs.values()) / MIB
+        ending = "closed" if runs[names[0]].code else "open"
+        rows.append([kind, *(f"{runs[name].cpu_seconds:.1f}" for name in names), f"{peak:.0f}", ending])
+    return _table(["pair", *(f"{name} (CPU s)" for name in names), "peak (MiB)", "gate"], rows)
+
+
 def limits(results: Results, layers: int, work: Mapping[str, Work], rates: Rates) -> str:
     """The least time for reading, passing over and multiplying, and how far from it each mode is."""
     start = min(run.seconds for run in results.torch)

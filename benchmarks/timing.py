@@ -1,4 +1,4 @@
-"""One command as a whole process: wall clock, processor time and peak memory, by the operating system's account."""
+"""One command as a complete process: wall clock, processor time and peak memory, by the system's account."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Run:
     load: float
 
 
-def timed(command: Sequence[str], *, folder: Path) -> Run:
-    """Run a command to its end. One that fails ends the benchmark: a time without its result is worth nothing.
+def timed(command: Sequence[str], *, folder: Path, codes: Sequence[int] = (0,)) -> Run:
+    """Run a command to its end. Another code than `codes` ends the benchmark: no failure is timed.
 
     The peak is that of the largest process of the command. The kernel starts it from the memory of the process
     that launched it, so whoever calls this must stay small: no torch in here.
@@ -36,12 +36,12 @@ def timed(command: Sequence[str], *, folder: Path) -> Run:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = code = os.waitstatus_to_exitcode(status)
-        if code:
+        if code not in codes:
             output.seek(0)
             sys.exit(f"{' '.join(command)}\nended with {code}:\n{output.read().decode(errors='replace')[-4000:]}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, code, load)
 
 
 def _environment() -> dict[str, str]:
-    """Ours, less what would keep Python from its compiled files: modules are not compiled anew at every start."""
+    """Ours, less what would keep Python from its compiled files: modules are not compiled again at every start."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

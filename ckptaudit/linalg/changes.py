@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.fast import compiled
 from ckptaudit.linalg.products import UNIT, multiply
 from ckptaudit.linalg.symmetric import add_gram, largest_eigenvalues, mirrored
 
@@ -32,8 +31,8 @@ FEW_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Angles in degrees, ascending, between base and tuned directions."""
+class SubspaceAngles:
+    """Principal angles in degrees, ascending, between base and tuned singular subspaces."""
 
     left: Float64[Tensor, "k"]
     right: Float64[Tensor, "k"]
@@ -45,39 +44,29 @@ def angles_of(sines: Float64[Tensor, "k k"]) -> Float64[Tensor, "k"]:
     return torch.rad2deg(torch.asin(values.sqrt()))
 
 
-def moved(s: Float64[Tensor, "r"], squares: Float64[Tensor, "r"]) -> float:
+def spectral_shift(s: Float64[Tensor, "r"], squares: Float64[Tensor, "r"]) -> float:
     """The spectral shift norm(s(W1) - s(W0)), from singular values of one side and squares of the other's."""
     # As a quotient: the difference of two roots would lose what the difference of the squares still has.
     total = (squares.sqrt() + s).clamp_min(1e-300)
     return float(torch.linalg.vector_norm((squares - s.square()) / total))
 
 
-def spread(s: Float64[Tensor, "r"], error: float) -> float:
-    """Three times what an error of C, given by its norm_F and spread evenly, is expected to do to the shift."""
+def expected_shift_error(s: Float64[Tensor, "r"], error: float) -> float:
+    """Three times what an error of C without preferred direction, of this norm_F, may be expected to shift."""
     return 3 * error / math.sqrt(len(s)) * float(torch.linalg.vector_norm(0.5 / s.clamp_min(1e-300)))
 
 
-def products(
-    base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"], *, share: float = 1.0
-) -> tuple[Float32[Tensor, "r r"], Float32[Tensor, "r r"]]:
-    """(W0 + D/2)'D, which with its transpose is what D adds to W0'W0, and D'D.
-
-    `share` says how many of the update's entries are not zero: a sparse update takes less work.
-    """
-    if compiled.is_sparse(update, share=share):
-        cross, own = compiled.products(base, update)
-        return cross, mirrored(own)
+def cross_product(base: Shaped[Tensor, "m r"], update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
+    """(W0 + D/2)'D, which with its transpose is what D adds to W0'W0."""
     cross = torch.zeros(base.shape[1], base.shape[1], dtype=torch.float32, device=base.device)
     for start in range(0, base.shape[0], ROWS):
         d = update[start : start + ROWS]
         cross.addmm_(torch.add(base[start : start + ROWS].float(), d, alpha=0.5).mT, d)
-    return cross, own_product(update)
+    return cross
 
 
-def own_product(update: Float32[Tensor, "m r"], *, share: float = 1.0) -> Float32[Tensor, "r r"]:
+def own_product(update: Float32[Tensor, "m r"]) -> Float32[Tensor, "r r"]:
     """D'D."""
-    if compiled.is_sparse(update, share=share):
-        return mirrored(compiled.products(None, update)[1])
     r = update.shape[1]
     product = torch.zeros(r, r, dtype=torch.float32, device=update.device)
     add_gram(update, product)
@@ -118,10 +107,7 @@ def change_error(
     # As rows, which run at the speed of memory.
     z = torch.randn(probes, base.shape[1], generator=random).to(base.device)
     grown = torch.zeros_like(z)
-    if compiled.applies(base, tuned):
-        grown += compiled.acted(z, base, tuned)
-    else:
-        for start in range(0, base.shape[0], FEW_ROWS):
-            before, after, d = (side[start : start + FEW_ROWS].float() for side in (base, tuned, update))
-            grown += multiply(multiply(z, d.mT), before) + multiply(multiply(z, after.mT), d)
+    for start in range(0, base.shape[0], FEW_ROWS):
+        before, after, d = (side[start : start + FEW_ROWS].float() for side in (base, tuned, update))
+        grown += multiply(multiply(z, d.mT), before) + multiply(multiply(z, after.mT), d)
     return float(torch.linalg.matrix_norm((grown - act(z)).double())) / math.sqrt(probes)

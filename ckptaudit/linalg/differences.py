@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.fast import compiled
 from ckptaudit.linalg.masks import visibly_changed
 from ckptaudit.linalg.products import empty, mark_nonzero
 
@@ -46,9 +45,6 @@ def difference(base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], *, eta
     update = empty(*base.shape, dtype=torch.float32, device=base.device)
     changed = empty(*base.shape, dtype=torch.bool, device=base.device)
     narrow = base.dtype == tuned.dtype == torch.bfloat16
-    if narrow and compiled.applies(base, tuned):
-        differing, total = compiled.compared(base, tuned, update, changed)
-        return Difference(update, changed, differing, differing, total)
     differing, visible = 0, 0
     squares = torch.zeros((), dtype=torch.float64, device=base.device)
     for w0, w1, d, mark in pieces(base, tuned, update, changed):

@@ -22,7 +22,7 @@ SAMPLE = 2**14
 FEW = 16
 """Different keys that are counted one after the other."""
 
-SPREAD = 4.0
+DEVIATIONS = 4.0
 """Standard deviations by which the rank of a sampled entry may miss its rank among all."""
 
 
@@ -90,7 +90,7 @@ def _threshold(keys: Keys, count: int) -> int:
     """The `count`-th largest key: between two of a sample that very likely enclose it, else by a full selection."""
     sample = np.sort(keys[:: 1 + len(keys) // SAMPLE])
     rank = len(sample) * (1 - count / len(keys))
-    doubt = SPREAD / 2 * math.sqrt(len(sample))
+    doubt = DEVIATIONS / 2 * math.sqrt(len(sample))
     low, high = (int(sample[int(min(max(at, 0), len(sample) - 1))]) for at in (rank - doubt, rank + doubt))
     above = int(np.count_nonzero(keys > high))
     if above < count and high - low < FEW:

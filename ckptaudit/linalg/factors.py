@@ -32,12 +32,13 @@ class Factors:
     `cuts` are the subspace sizes that will be asked for. The eigenvalues of the smaller Gram matrix
     give everything at a fraction of the cost, to an error E in the squares of the singular values: the
     leading-k subspace then errs by E / (s_k^2 - s_{k+1}^2) radians at most (Davis and Kahan 1970). A matrix
-    for which that is not small, or whose least singular value drowns in E, is decomposed directly.
+    for which that is not small, or whose least singular value drowns in E, is decomposed directly. `by_gram` says
+    which were not.
     """
 
     def __init__(self, stack: Float[Tensor, "batch m n"], cuts: tuple[int, ...]) -> None:
-        self._turned = stack.shape[1] > stack.shape[2]
-        self._wide = stack.mT if self._turned else stack
+        self._tall = stack.shape[1] > stack.shape[2]
+        self._wide = stack.mT if self._tall else stack
         r = self._wide.shape[1]
         rows = stack.shape[0]
         self._direct = torch.ones(rows, dtype=torch.bool, device=stack.device)
@@ -45,6 +46,7 @@ class Factors:
         self.s: Float[Tensor, "batch r"] = stack.new_empty(rows, r)
         self.s_error: Float[Tensor, "batch"] = stack.new_zeros(rows)
         self._long: dict[int, Tensor] = {}
+        self.by_gram: Bool[Tensor, "batch"] = ~self._direct
         if r >= SMALL:
             self._by_gram(cuts)
         self._directly()
@@ -52,17 +54,17 @@ class Factors:
 
     def left(self, count: int) -> Float[Tensor, "batch m l"]:
         """The leading left singular vectors; past the rank they are arbitrary."""
-        return self._long_side(count) if self._turned else self._short[:, :, :count]
+        return self._long_side(count) if self._tall else self._short[:, :, :count]
 
     def right(self, count: int) -> Float[Tensor, "batch n l"]:
         """The leading right singular vectors; past the rank they are arbitrary."""
-        return self._short[:, :, :count] if self._turned else self._long_side(count)
+        return self._short[:, :, :count] if self._tall else self._long_side(count)
 
     def part(self, rank: int) -> Float[Tensor, "batch m n"]:
         """The best approximation of the given rank, `U_l U_l' W`."""
         leading = self._short[:, :, :rank]
         part: Tensor = leading @ (leading.mT @ self._wide)
-        return part.mT if self._turned else part
+        return part.mT if self._tall else part
 
     def _by_gram(self, cuts: tuple[int, ...]) -> None:
         values, vectors = torch.linalg.eigh(self._wide @ self._wide.mT)
@@ -70,6 +72,7 @@ class Factors:
         error = gram_error(self._wide, squares)
         self.s = squares.clamp(min=0).sqrt()
         self._direct = ~_certified(squares, error, cuts)
+        self.by_gram = ~self._direct
         # An error of E in the square is one of E / (2 s) in the value, to first order, and E << s^2 here.
         self.s_error = torch.linalg.vector_norm(
             error[:, None] / self.s.clamp_min(torch.finfo(self.s.dtype).tiny), dim=1

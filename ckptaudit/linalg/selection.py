@@ -43,7 +43,7 @@ class Cut:
 
 
 def cut_by_mass(stream: Stream, wanted: float) -> Cut:
-    """The cut at which the largest keys hold `wanted` mass; each call of `stream` gives all (keys, masses) anew.
+    """The cut at which the largest keys hold `wanted` mass; each call of `stream` gives all (keys, masses) again.
 
     Keys are not negative, float64, of any number; memory does not grow with it. At most four passes.
     """

@@ -52,8 +52,16 @@ def top_angles(
         rows = columns == width
         angles[rows, :width] = principal_angles(base[rows, :, :width], kept[rows])
     columns = columns.clamp(min=1)
-    squares = torch.deg2rad(angles).sin().square().sum(dim=1) / columns
-    return angles.amax(dim=1), angles.sum(dim=1) / columns, torch.rad2deg(squares.sqrt().clamp(max=1.0).asin())
+    return angles.amax(dim=1), angles.sum(dim=1) / columns, rms_angle(angles, columns)
+
+
+def rms_angle(angles: Float[Tensor, "batch k"], count: Int[Tensor, "batch"] | int) -> Float[Tensor, "batch"]:
+    """Root mean square of `count` angles in degrees, the rest being 0: asin sqrt(sum_i sin^2 theta_i / count).
+
+    It changes by no more than the angle that changes most.
+    """
+    squares = torch.deg2rad(angles).sin().square().sum(dim=1) / count
+    return torch.rad2deg(squares.sqrt().clamp(max=1.0).asin())
 
 
 def separated_size(

@@ -1,4 +1,4 @@
-"""Symmetric matrices: Gram products, and eigenvalues and eigenvectors in part or in whole, descending."""
+"""Symmetric matrices: Gram products, and all or the leading eigenvalues and eigenvectors, descending."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ckptaudit.linalg.fast import compiled, lapack
+from ckptaudit.linalg.fast import lapack
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import multiply
 
@@ -69,9 +69,13 @@ def eigenvalues(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
 
 def largest_eigenvalues(matrix: Float[Tensor, "n n"], count: int) -> Float64[Tensor, "c"]:
     """The `count` largest eigenvalues, descending, to the accuracy of the matrix's own type."""
-    if matrix.dtype is torch.float32 and _by_lapack(matrix) and compiled.is_available():
-        diagonal, off, _ = lapack.tridiagonal(matrix.clone(), triangle="U")
-        return compiled.largest_values(diagonal.double(), off[:-1].double(), count)
+    if matrix.dtype is torch.float32 and _by_lapack(matrix):
+        try:
+            # Brought to tridiagonal form in float32; its eigenvalues in float64, or they would lose a digit more.
+            diagonal, off, _ = lapack.tridiagonal(matrix.clone(), triangle="U")
+            return lapack.tridiagonal_values(diagonal.double(), off.double()).flip(0)[:count]
+        except lapack.Unsolved:
+            pass
     return eigenvalues(matrix)[:count].double()
 
 
@@ -104,12 +108,12 @@ class Eigen:
         assert self._reduced is not None  # asked for where it is not
         reflectors, diagonal, off, factors = self._reduced
         values = self.values[:count].flip(0)
-        for find in (_twisted, lapack.tridiagonal_vectors):
+        for find in (lapack.tridiagonal_vectors, lapack.tridiagonal_vectors_of_ties):
             try:
                 rows = find(diagonal, off, values)
                 # As a question that NaN answers with no: either way overflows on matrices out of all scale.
-                if rows is not None and skew(rows.mT) <= SKEW:
-                    lapack.turn_back(reflectors, factors, rows)
+                if skew(rows.mT) <= SKEW:
+                    lapack.transformed_back(reflectors, factors, rows)
                     return rows.flip(0).mT.contiguous()
             except lapack.Unsolved:
                 continue
@@ -121,7 +125,7 @@ class Eigen:
 
 
 def eigenvectors(matrix: Float[Tensor, "n n"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]:
-    """All eigenvalues, descending, and their eigenvectors. Equals `numpy.linalg.eigh`, turned round."""
+    """All eigenvalues, descending, and their eigenvectors. Equals `numpy.linalg.eigh`, reversed."""
     if _by_lapack(matrix):
         try:
             rows = matrix.clone()
@@ -138,19 +142,6 @@ def skew(vectors: Float[Tensor, "n c"]) -> float:
     inner = multiply(vectors.mT, vectors)
     inner.diagonal().sub_(1)
     return float(torch.linalg.matrix_norm(inner))
-
-
-def _twisted(
-    diagonal: Float[Tensor, "n"], off: Float[Tensor, "n"], values: Float[Tensor, "c"]
-) -> Float[Tensor, "c n"] | None:
-    """Eigenvectors of a tridiagonal matrix as rows, all at once; None where they do not solve the equation."""
-    if diagonal.dtype is not torch.float64 or not compiled.is_available():
-        return None
-    rows = compiled.tridiagonal_vectors(diagonal, off[:-1], values)
-    residual = rows * (diagonal - values[:, None])
-    residual[:, :-1].addcmul_(rows[:, 1:], off[:-1])
-    residual[:, 1:].addcmul_(rows[:, :-1], off[:-1])
-    return rows if float(residual.abs().amax()) <= SKEW * float(values.abs().amax()) else None
 
 
 def _by_lapack(matrix: Float[Tensor, "n n"]) -> bool:

@@ -13,7 +13,7 @@ _limits: list[Callable[[], object]] = []
 
 @contextmanager
 def blas_threads(count: int) -> Iterator[None]:
-    """Let every BLAS library take so many threads for a call, those that are loaded meanwhile included."""
+    """Let every BLAS library take this number of threads for a call, those that are loaded meanwhile included."""
     # OpenBLAS obeys the one thread that set a limit first, until it lifts it: so one thread does all of it.
     with ThreadPoolExecutor(1) as setter, ExitStack() as undo:
         undo.callback(lambda: setter.submit(limits.close).result())

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from ckptaudit.linalg.changes import ANGLE_ERROR, Turn, angles_of, moved, spread
+from ckptaudit.linalg.changes import ANGLE_ERROR, SubspaceAngles, angles_of, expected_shift_error, spectral_shift
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import EPS, UNIT, multiply
 from ckptaudit.linalg.symmetric import Eigen
@@ -51,14 +51,14 @@ class TunedGram:
 
     def shift(self) -> float:
         """norm(s(W0 + D) - s(W0))."""
-        return moved(self.s, self.tuned_squares)
+        return spectral_shift(self.s, self.tuned_squares)
 
     def shift_error(self, error: float) -> float:
         """What an error of C, given by its norm_F, and the eigensolver's on either side may do to the shift.
 
         The eigensolver's backward error is taken as r eps times the largest eigenvalue, in norm_F.
         """
-        return spread(self.s, error + 2 * len(self.s) * EPS * float(self.s[0].square()))
+        return expected_shift_error(self.s, error + 2 * len(self.s) * EPS * float(self.s[0].square()))
 
     @cached_property
     def _pull(self) -> Float32[Tensor, "r c"]:
@@ -73,12 +73,12 @@ class TunedGram:
         return own, multiply(self._cross, v) - 0.5 * own
 
     def coupling(self, size: int) -> float:
-        """norm_F of what C turns the top `size` directions by: C V less its part along V."""
+        """norm_F of what C rotates the top `size` directions by: C V less its part along V."""
         v, image = self._v[:, :size].float(), self._pull[:, :size]
         return float(torch.linalg.matrix_norm(image - multiply(v, multiply(v.mT, image))))
 
-    def turns(self, k: int, size: int) -> tuple[Turn, Turn] | None:
-        """How the base's top k directions turned against the tuned top k and the tuned top `size`, size >= k."""
+    def angles(self, k: int, size: int) -> tuple[SubspaceAngles, SubspaceAngles] | None:
+        """Angles from the base's top k directions to the tuned top k, and to the tuned top `size`, size >= k."""
         if size >= len(self.s):
             return None
         v, w = self._v[:, :k], self._tuned.vectors(size)
@@ -92,13 +92,13 @@ class TunedGram:
         crossed = cross + own
         seen = _Seen(s0, crossed=crossed, images=inside, along=multiply(w.mT, crossed) / s1[:, None])
         across, pulled = v, v * s0.square() + self._pull[:, :k].double()
-        found: list[Turn] = []
+        found: list[SubspaceAngles] = []
         for a, b in ((0, k), (k, size)):
             # Directions are eigenvectors on their own side: no Gram matrix need be applied to them.
             part = multiply(w[:, a:b].mT, v)
             across = across - multiply(w[:, a:b], part)
             pulled = pulled - multiply(w[:, a:b], s1[a:b, None].square() * part)
-            found.append(seen.turn(across, pulled, b) if b > a else found[0])
+            found.append(seen.angles(across, pulled, b) if b > a else found[0])
         return found[0], found[1]
 
     def captured(self, size: int) -> float:
@@ -116,7 +116,7 @@ class _Seen:
     images: Float64[Tensor, "k k"]
     along: Float64[Tensor, "l k"]
 
-    def turn(self, across: Float64[Tensor, "r k"], pulled: Float64[Tensor, "r k"], size: int) -> Turn:
+    def angles(self, across: Float64[Tensor, "r k"], pulled: Float64[Tensor, "r k"], size: int) -> SubspaceAngles:
         """Angles to the first `size` tuned directions V1, from what of the base's lies across them.
 
         `across` is Q = V0 - V1 V1'V0, `pulled` is W1'W1 Q. The left directions W0 V0 = W1 V0 - D V0 leave
@@ -125,4 +125,6 @@ class _Seen:
         along = self.along[:size]
         # Angles are taken of its symmetric part, so that twice a mixed term stands for it and its transpose.
         left = multiply(across.mT, pulled - 2 * self.crossed) + self.images - multiply(along.mT, along)
-        return Turn(left=angles_of(left / self.s / self.s[:, None]), right=angles_of(multiply(across.mT, across)))
+        return SubspaceAngles(
+            left=angles_of(left / self.s / self.s[:, None]), right=angles_of(multiply(across.mT, across))
+        )

@@ -19,6 +19,7 @@ from ckptaudit.metrics import (
     LargePair,
     MatrixMetric,
     Measurement,
+    Method,
     PairBatch,
     matrix_metrics,
 )
@@ -37,6 +38,16 @@ class StoredMatrix:
     tensor: AlignedTensor
     base: Tensor
     tuned: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A metric's value for one matrix, how it was computed, and how far it may be off."""
+
+    value: float | None
+    method: Method = "direct"
+    error: float | None = None
+    standard_error: float | None = None
 
 
 def is_large(tensor: AlignedTensor) -> bool:
@@ -76,7 +87,7 @@ def _measure_one(
     pair = LargePair(
         matrix.base.to(computing.device),
         matrix.tuned.to(computing.device),
-        computing.recall,
+        computing.lookup,
         exact=not computing.sufficient,
     )
     if not pair.is_finite:
@@ -87,11 +98,10 @@ def _measure_one(
     bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, computing)) is not None}
     for metric in metrics:
         if metric.name in bounds:
-            yield _record(matrix, metric.name, bounds[metric.name], metric.bound_kind)
+            yield _record(matrix, metric.name, Number(bounds[metric.name]), metric.bound_kind)
         else:
-            (value,) = _values(metric.compute, pair, chunk, computing)
-            (error,) = _errors(metric, pair, chunk, computing)
-            yield _record(matrix, metric.name, value, "exact", error)
+            (found,) = _numbers(metric, pair, chunk, computing)
+            yield _record(matrix, metric.name, found, "exact")
 
 
 def _needs_base(metric: MatrixMetric, computing: Computing) -> bool:
@@ -167,7 +177,7 @@ def _measure_chunk(
         yield from _evaluate(sound, metrics, computing)
     if unsound:
         yield from _evaluate(unsound, tolerant, computing)
-        yield from (_record(x, metric.name, None, "exact") for metric in intolerant for x in unsound)
+        yield from (_record(x, metric.name, Number(None), "exact") for metric in intolerant for x in unsound)
 
 
 def _is_finite(matrix: Tensor) -> bool:
@@ -181,10 +191,8 @@ def _evaluate(
     bounded = _bounded(batch, metrics, computing.sufficient)
     for metric in metrics:
         kind: Kind = metric.bound_kind if metric.name in bounded else "exact"
-        values = bounded.get(metric.name) or _values(metric.compute, batch, chunk, computing)
-        errors = _errors(metric, batch, chunk, computing)
-        found = zip(chunk, values, errors, strict=True)
-        yield from (_record(x, metric.name, value, kind, error) for x, value, error in found)
+        found = bounded.get(metric.name) or _numbers(metric, batch, chunk, computing)
+        yield from (_record(x, metric.name, number, kind) for x, number in zip(chunk, found, strict=True))
 
 
 def _batch(chunk: list[StoredMatrix], computing: Computing) -> PairBatch:
@@ -194,52 +202,57 @@ def _batch(chunk: list[StoredMatrix], computing: Computing) -> PairBatch:
     )
 
 
-def _bounded(batch: PairBatch, metrics: list[MatrixMetric], sufficient: SufficientBounds) -> dict[str, list[float]]:
+def _bounded(
+    batch: PairBatch, metrics: list[MatrixMetric], sufficient: SufficientBounds
+) -> dict[str, list[Number]]:
     """Metrics whose bound decides; only where that saves the decomposition that others would need anyway."""
-    bounds: dict[str, list[float]] = {}
+    bounds: dict[str, list[Number]] = {}
     for metric in (metric for metric in metrics if metric.cost == "spectrum"):
         values = metric.bound(batch) if metric.bound and metric.name in sufficient else None
         if values is None or not all(metric.settles(v, sufficient[metric.name]) for v in values.tolist()):
             return {}
-        bounds[metric.name] = values.tolist()
+        bounds[metric.name] = [Number(value) for value in values.tolist()]
     return bounds
 
 
-def _values(
-    compute: Callable[[PairBatch], Tensor], batch: PairBatch, chunk: list[StoredMatrix], computing: Computing
-) -> list[float | None]:
+def _numbers(
+    metric: MatrixMetric, batch: PairBatch, chunk: list[StoredMatrix], computing: Computing
+) -> list[Number]:
     try:
-        values: list[float | None] = compute(batch).tolist()
-        return values
+        found = batch.evaluate(metric.compute, is_difference=metric.scale == "difference")
+        scatter = None if metric.standard_error is None else metric.standard_error(batch).tolist()
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         # One matrix on which LAPACK fails must not take its neighbours along.
         if len(chunk) == 1:
-            return [None]
-        return [value for x in chunk for value in _values(compute, _batch([x], computing), [x], computing)]
+            return [Number(None)]
+        return [number for x in chunk for number in _numbers(metric, _batch([x], computing), [x], computing)]
+    none = [None] * len(chunk)
+    errors = none if found.error is None else found.error.tolist()
+    parts = zip(found.values.tolist(), errors, scatter or none, strict=True)
+    return [_number(value, found.method, error, deviation) for value, error, deviation in parts]
 
 
-def _errors(
-    metric: MatrixMetric, batch: PairBatch, chunk: list[StoredMatrix], computing: Computing
-) -> list[float | None]:
-    """The standard errors of a metric's values, where it has any."""
-    if metric.standard_error is None:
-        return [None] * len(chunk)
-    return _values(metric.standard_error, batch, chunk, computing)
+def _number(value: float, method: Method, error: float | None, standard_error: float | None) -> Number:
+    """One of a batch: a method leaves no error in those of its matrices that it was not used for."""
+    if error == 0:
+        return Number(value, standard_error=standard_error)
+    return Number(value, method, error, standard_error)
 
 
-def _record(
-    matrix: StoredMatrix, metric: str, value: float | None, kind: Kind, error: float | None = None
-) -> Measurement:
-    finite = value if value is not None and math.isfinite(value) else None
+def _record(matrix: StoredMatrix, metric: str, number: Number, kind: Kind) -> Measurement:
     facts = _facts(matrix.tensor)
+    if number.value is None or not math.isfinite(number.value):
+        return Measurement(matrix.name, *facts, metric, None, kind, tuned=matrix.run)
     return Measurement(
         matrix.name,
         *facts,
         metric,
-        finite,
+        number.value,
         kind,
         tuned=matrix.run,
-        standard_error=None if finite is None else error,
+        method=number.method,
+        error=number.error,
+        standard_error=number.standard_error,
     )
 
 

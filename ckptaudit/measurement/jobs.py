@@ -59,7 +59,7 @@ class Computing:
     sufficient: SufficientBounds = field(default_factory=dict)
     cache: FactorCache | None = None
 
-    def recall(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    def lookup(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
         """What rests on a base matrix alone: from the cache, or made now and kept there."""
         if self.cache is None:
             return make()

@@ -6,13 +6,14 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ckptaudit.metrics.across_runs import RunsMetric, runs_metrics
-from ckptaudit.metrics.base_facts import Recall, Tensors, afresh
+from ckptaudit.metrics.base_facts import CachedLookup, Tensors, uncached
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.estimates import Estimate
 from ckptaudit.metrics.findings import FindingsMetric, findings_metric_of
 from ckptaudit.metrics.groups import GroupMetric, group_metric_of
 from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
 from ckptaudit.metrics.matrix import MatrixMetric, matrix_metrics
-from ckptaudit.metrics.measurement import Kind, Measurement
+from ckptaudit.metrics.measurement import Kind, Measurement, Method
 from ckptaudit.metrics.metric import METRICS, Metric, Scale, Scope, meaning_of, of_scope
 
 __all__ = [
@@ -21,26 +22,28 @@ __all__ = [
     "METRICS",
     "NARROW",
     "SHORT_SIDE",
+    "CachedLookup",
+    "Estimate",
     "FindingsMetric",
     "GroupMetric",
     "Kind",
     "LargePair",
     "MatrixMetric",
     "Measurement",
+    "Method",
     "Metric",
     "PairBatch",
-    "Recall",
     "RunsMetric",
     "Scale",
     "Scope",
     "Tensors",
-    "afresh",
     "findings_metric_of",
     "group_metric_of",
     "matrix_metrics",
     "meaning_of",
     "of_scope",
     "runs_metrics",
+    "uncached",
 ]
 
 # Families are found, not listed: what a new file registers is there.

@@ -14,12 +14,12 @@ from torch import Tensor
 from ckptaudit.linalg.blind_updates import Census, census, census_among, sample
 from ckptaudit.linalg.differences import square_sum
 from ckptaudit.linalg.entry_sets import largest, members, smallest
-from ckptaudit.linalg.leading import Leading, Spectrum, leading, part, spectrum
+from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum, truncated
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.metrics.batch import ALPHA
 
-FACTS_VERSION = f"{version('ckptaudit')}/5"
+FACTS_VERSION = f"{version('ckptaudit')}/6"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
@@ -28,18 +28,18 @@ ORDINARY = (1e-20, 1e20)
 
 Tensors = Mapping[str, Tensor]
 NOTHING = {"s": torch.empty(0, dtype=torch.float64)}
-Recall = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
+CachedLookup = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
 """(a stored matrix, what is wanted of it, how to make it) to the tensors wanted; a cache may answer."""
 
 
-def afresh(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
-    """Recall nothing: make it."""
+def uncached(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    """The lookup without a cache: everything is made."""
     return make()
 
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """Leading directions or all singular values, two sets of entries, norm_F, and counts by binade.
+    """Leading triplets or all singular values, two sets of entries, norm_F, and counts by binade.
 
     The counts are of a sample of the weights: of all of them, and of those in the principal set.
     """
@@ -53,22 +53,22 @@ class BaseFacts:
     principal_binades: Int64[Tensor, "binades"]
 
 
-def led(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> BaseFacts | None:
-    """Leading directions of both sides, for the bounds; None where they are not certified."""
-    kept = _recalled("leading", lambda: _make_led(stored, k, rank), stored, recall, k, rank)
+def leading_facts(stored: Shaped[Tensor, "m n"], lookup: CachedLookup, *, k: int, rank: int) -> BaseFacts | None:
+    """Leading triplets of both sides, for the bounds; None where they are not certified."""
+    kept = _looked_up("leading", lambda: _make_leading(stored, k, rank), stored, lookup, k, rank)
     if kept is None:
         return None
-    top = Leading(kept["s"], kept["left"], kept["right"], float(kept["error"]), float(kept["blur"]))
+    residual, skew, following = kept["certificate"].tolist()
+    top = Leading(kept["s"], kept["left"], kept["right"], residual, skew, following)
     return _facts(top, None, kept, stored)
 
 
-def whole(stored: Shaped[Tensor, "m n"], recall: Recall, *, k: int, rank: int) -> BaseFacts | None:
+def spectrum_facts(stored: Shaped[Tensor, "m n"], lookup: CachedLookup, *, k: int, rank: int) -> BaseFacts | None:
     """All singular values, and what the tuned ones are found from; None where they are not certified."""
-    kept = _recalled("whole", lambda: _make_whole(stored, k, rank), stored, recall, k, rank)
+    kept = _looked_up("spectrum", lambda: _make_spectrum(stored, k, rank), stored, lookup, k, rank)
     if kept is None:
         return None
-    gram = from_triangle(kept["gram"], len(kept["s"])) if len(kept["gram"]) else None
-    found = Spectrum(kept["s"], kept["short"], gram)
+    found = Spectrum(kept["s"], kept["short"], from_triangle(kept["gram"], len(kept["s"])))
     return _facts(None, found, kept, stored)
 
 
@@ -88,31 +88,35 @@ def low_magnitude(stored: Shaped[Tensor, "m n"]) -> UInt8[Tensor, "_"]:
     return smallest(stored.flatten().abs(), int(ALPHA * stored.numel()))
 
 
-def _recalled(
-    extent: str, make: Callable[[], Tensors], stored: Shaped[Tensor, "m n"], recall: Recall, k: int, rank: int
+def norm(stored: Shaped[Tensor, "m n"]) -> float:
+    """norm_F in float64."""
+    return math.sqrt(square_sum(stored))
+
+
+def _looked_up(
+    extent: str, make: Callable[[], Tensors], stored: Shaped[Tensor, "m n"], lookup: CachedLookup, k: int, rank: int
 ) -> Tensors | None:
-    kept = recall(stored, f"{extent}/{FACTS_VERSION} k={k} rank={rank} alpha={ALPHA}", make)
+    kept = lookup(stored, f"{extent}/{FACTS_VERSION} k={k} rank={rank} alpha={ALPHA}", make)
     return {name: tensor.to(stored.device) for name, tensor in kept.items()} if len(kept["s"]) else None
 
 
-def _make_led(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
-    if not within(math.sqrt(square_sum(stored)), ORDINARY):
+def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    if not within(norm(stored), ORDINARY):
         return NOTHING  # before anything is squared in float32
-    top = leading(stored, min(k + 1, *stored.shape))
+    top = leading(stored, k)
     if top is None or not within(float(top.s[0]), ORDINARY):
         return NOTHING
     return {
         "s": top.s,
         "left": top.left,
         "right": top.right,
-        "error": torch.tensor(top.error, dtype=torch.float64),
-        "blur": torch.tensor(top.blur, dtype=torch.float64),
+        "certificate": torch.tensor([top.residual, top.skew, top.following], dtype=torch.float64),
         **_make_masks(stored, multiply(top.left[:, :rank] * top.s[:rank].float(), top.right[:, :rank].mT)),
     }
 
 
-def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
-    if not within(math.sqrt(square_sum(stored)), ORDINARY):
+def _make_spectrum(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
+    if not within(norm(stored), ORDINARY):
         return NOTHING
     found = spectrum(stored, min(k + 1, *stored.shape))
     if found is None or not within(float(found.s[0]), ORDINARY):
@@ -120,8 +124,8 @@ def _make_whole(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
     return {
         "s": found.s,
         "short": found.short,
-        "gram": triangle(found.gram) if found.gram is not None else found.s[:0],
-        **_make_masks(stored, part(stored, found.short[:, :rank].float())),
+        "gram": triangle(found.gram),
+        **_make_masks(stored, truncated(stored, found.short[:, :rank].float())),
     }
 
 
@@ -130,7 +134,7 @@ def _make_masks(stored: Shaped[Tensor, "m n"], reconstructed: Float32[Tensor, "m
     seen = census(stored)
     places = torch.arange(0, stored.numel(), sample(*stored.shape).step, device=stored.device)
     return {
-        "norm": torch.tensor(math.sqrt(square_sum(stored)), dtype=torch.float64),
+        "norm": torch.tensor(norm(stored), dtype=torch.float64),
         "binades": torch.stack([seen.every, census_among(stored, members(principal, places))]),
         "on_grid": torch.tensor(seen.on_grid),
         "principal": principal,

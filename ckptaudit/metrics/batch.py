@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.blind_updates import BlindUpdate, Census, census, census_among, sample
-from ckptaudit.linalg.factors import Factors, direct_values, singular_values
+from ckptaudit.linalg.factors import ANGLE_ERROR, SMALL, Factors, direct_values, singular_values
 from ckptaudit.linalg.masks import in_top, share_in_top, visibly_changed
 from ckptaudit.linalg.parts import cached_property
-from ckptaudit.linalg.spectra import relative_gap
+from ckptaudit.linalg.spectra import hill_alpha, relative_gap, stable_rank
 from ckptaudit.linalg.subspaces import captured_energy, separated_size, top_angles
+from ckptaudit.metrics.estimates import Estimate, derived
 
 ETA = 1e-3
 ALPHA = 0.5
@@ -28,9 +31,10 @@ SHIFT_ERROR = 5e-3
 """Largest certified relative error of a spectral shift with which the cheap route is taken."""
 
 Side = Literal["left", "right"]
+VALUE_ERROR = 1e-6
+"""Largest relative error of a singular value of the update."""
+
 Result = TypeVar("Result")
-Angles = tuple[Tensor, Tensor, Tensor]
-"""The largest, the mean and the root mean square angle, in degrees, of each matrix of the batch."""
 
 Leverages = tuple[Tensor, Tensor]
 """How much of each of some rows and columns lies in the top-k subspaces: squared norms of rows of U0k and V0k."""
@@ -38,6 +42,15 @@ Leverages = tuple[Tensor, Tensor]
 PRECISION = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 GRID = (64, 256)
 """Rows and columns, at most, of the entries that stand for all where their size is set against their place."""
+
+
+@dataclass(frozen=True)
+class Angles:
+    """The largest, the mean and the root mean square angle, in degrees, of each matrix of the batch."""
+
+    largest: Estimate
+    mean: Estimate
+    rms: Estimate
 
 
 class PairBatch:
@@ -49,6 +62,22 @@ class PairBatch:
     def __init__(self, base: Shaped[Tensor, "batch m n"], tuned: Shaped[Tensor, "batch m n"]) -> None:
         self.stored_base = base
         self.stored_tuned = tuned
+        self._reads: list[Estimate] = []
+
+    def evaluate(self, compute: Callable[[Self], Tensor], *, is_difference: bool = False) -> Estimate:
+        """What a metric's function gives, with the method and the error of the parts that it reads.
+
+        Which other metrics were evaluated before makes no difference. A difference to an exact number has the error
+        of the part in absolute terms, a quotient in relative ones.
+        """
+        self._reads = []
+        values = compute(self)
+        return derived(values, self._reads, is_difference=is_difference)
+
+    def read(self, part: Estimate) -> Tensor:
+        """The values of a part, noted for `evaluate`: the result's error follows from it."""
+        self._reads.append(part)
+        return part.values
 
     @property
     def m(self) -> int:
@@ -104,6 +133,12 @@ class PairBatch:
         wide = stored.double()
         return wide if bool((self.unit == 1.0).all()) else wide / self.unit[:, None, None]
 
+    @property
+    def in_range(self) -> tuple[Shaped[Tensor, "batch m n"], Shaped[Tensor, "batch m n"]]:
+        """Both sides as stored, or in units of `unit` where float64 goes beyond bf16's range."""
+        ordinary = bool((self.unit == 1.0).all())
+        return (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
+
     @cached_property
     def update(self) -> Float[Tensor, "batch m n"]:
         """D = W1 - W0."""
@@ -124,10 +159,7 @@ class PairBatch:
     @cached_property
     def changed(self) -> Bool[Tensor, "batch m n"]:
         """The bf16-visible update mask."""
-        # bf16 has another range than float64: what only lies out of it has changed as well.
-        ordinary = bool((self.unit == 1.0).all())
-        before, after = (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
-        return visibly_changed(before, after, eta=ETA)
+        return visibly_changed(*self.in_range, eta=ETA)
 
     @cached_property
     def changed_count(self) -> Float64[Tensor, "batch"]:
@@ -156,46 +188,70 @@ class PairBatch:
         return share_in_top(-self.base.abs(), self.changed, alpha=ALPHA)
 
     @cached_property
-    def principal_share(self) -> Float64[Tensor, "batch"]:
+    def principal_share(self) -> Estimate:
         """Of the changed entries, the share among the floor(alpha m n) largest of the base's leading part."""
         overlap = share_in_top(self.base_factors.part(self.mask_rank).abs(), self.changed, alpha=ALPHA)
         # A zero base has no principal entry; every mask would be arbitrary, so it reads the baseline.
-        return torch.where(self.base_factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA))
+        return Estimate(torch.where(self.base_factors.s[:, 0] > 0, overlap, torch.full_like(overlap, ALPHA)))
 
     @cached_property
-    def captured(self) -> Float64[Tensor, "batch"]:
-        """norm_F(U0k' D V0k)^2."""
+    def outside(self) -> Estimate:
+        """norm_F(D)^2 - norm_F(U0k' D V0k)^2, the update's energy outside of the base's top-k subspaces."""
         factors = self.base_factors
-        return captured_energy(self.update, factors.left(self.k), factors.right(self.k))
+        captured = captured_energy(self.update, factors.left(self.k), factors.right(self.k))
+        return Estimate((self.update_norm.square() - captured).clamp(min=0))
+
+    @property
+    def outside_share(self) -> Estimate:
+        """The same as a share of norm_F(D)^2; 0 for a zero update."""
+        moved, outside = self.update_norm > 0, self.outside
+        square = torch.where(moved, self.update_norm, torch.ones_like(self.update_norm)).square()
+        return replace(
+            outside,
+            values=torch.where(moved, outside.values / square, 0.0),
+            error=None if outside.error is None else outside.error / square,
+        )
 
     @cached_property
-    def gap(self) -> Float64[Tensor, "batch"]:
+    def gap(self) -> Estimate:
         """(s_k(W0) - s_{k+1}(W0)) / s_k(W0)."""
-        return relative_gap(self.base_factors.s, self.k)
+        return Estimate(relative_gap(self.base_factors.s, self.k))
 
     @cached_property
-    def shift(self) -> Float64[Tensor, "batch"]:
+    def shift(self) -> Estimate:
         """norm(s(W1) - s(W0)) over all singular values, descending."""
         before, after = self.base_factors, self.tuned_factors
         moved: Tensor = torch.linalg.vector_norm(after.s - before.s, dim=1)
-        doubtful = (before.s_error + after.s_error > SHIFT_ERROR * moved) & (self.update_norm > 0)
+        error = before.s_error + after.s_error
+        doubtful = (error > SHIFT_ERROR * moved) & (self.update_norm > 0)
         if bool(doubtful.any()):
             # Too small a shift for the cheap route's certified error: these few are decomposed directly.
             exact = [direct_values(side[doubtful]) for side in (self.base, self.tuned)]
             moved[doubtful] = torch.linalg.vector_norm(exact[1] - exact[0], dim=1)
-        return moved
+            error = error.masked_fill(doubtful, 0.0)
+        return Estimate(moved, "gram", error) if bool(error.any()) else Estimate(moved)
 
     def angles(self, side: Side) -> Angles:
         """Angles between the top-k subspaces of one side, directions that the tuned matrix lost included."""
-        return self.shared(f"angles_{side}", lambda: self._turn(side, self.tuned_factors.rank.clamp(max=self.k)))
+        return self._angles(f"angles_{side}", side, lambda: self.tuned_factors.rank.clamp(max=self.k))
 
     def rotation(self, side: Side) -> Angles:
-        """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in (docs/rotation.md)."""
-        before, after = self.base_factors, self.tuned_factors
-        kept = torch.minimum(separated_size(before.s, after.s, k=self.k), after.rank)
-        return self.shared(f"rotation_{side}", lambda: self._turn(side, kept))
+        """Angles from the base's top-k subspace to the tuned one, near-ties taken in (docs/rotation.md)."""
+        return self._angles(f"rotation_{side}", side, self._separated)
 
-    def _turn(self, side: Side, tuned_size: Int[Tensor, "batch"]) -> Angles:
+    def _separated(self) -> Int[Tensor, "batch"]:
+        before, after = self.base_factors, self.tuned_factors
+        return torch.minimum(separated_size(before.s, after.s, k=self.k), after.rank)
+
+    def _angles(self, key: str, side: Side, tuned_size: Callable[[], Int[Tensor, "batch"]]) -> Angles:
+        found = self.shared(key, lambda: self._principal(side, tuned_size()))
+        by_gram = self.base_factors.by_gram | self.tuned_factors.by_gram
+        if not bool(by_gram.any()):
+            return Angles(*(Estimate(values) for values in found))
+        error = 2 * math.degrees(ANGLE_ERROR) * by_gram.double()
+        return Angles(*(Estimate(values, "gram", error) for values in found))
+
+    def _principal(self, side: Side, tuned_size: Int[Tensor, "batch"]) -> tuple[Tensor, Tensor, Tensor]:
         before, after = self.base_factors, self.tuned_factors
         widest = max(1, int(tuned_size.max()))
         return top_angles(
@@ -216,14 +272,14 @@ class PairBatch:
     @cached_property
     def censuses(self) -> tuple[Census, ...]:
         """Of each matrix, how many weights of W0 lie in each binade."""
-        return tuple(census(weight) for weight in self.stored_base)
+        return tuple(census(weight) for weight in self.in_range[0])
 
     @cached_property
     def principal_binades(self) -> tuple[Tensor, ...]:
         """The same of the weights in the principal mask, of the same sample."""
         part = self.base_factors.part(self.mask_rank).abs().flatten(1)
         marked = in_top(part, count=int(ALPHA * part.shape[1]))[:, sample(self.m, self.n)]
-        return tuple(census_among(w, marks) for w, marks in zip(self.stored_base, marked, strict=True))
+        return tuple(census_among(w, marks) for w, marks in zip(self.in_range[0], marked, strict=True))
 
     @cached_property
     def blind(self) -> tuple[BlindUpdate, ...]:
@@ -237,7 +293,7 @@ class PairBatch:
     def precisions(self) -> tuple[int, ...]:
         """Of each matrix, the bits of precision that W1 was rounded to; a bf16 matrix may be stored as another."""
         bits = PRECISION.get(self.stored_tuned.dtype, 53)
-        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.stored_tuned)
+        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.in_range[1])
 
     @property
     def grid(self) -> tuple[slice, slice]:
@@ -265,3 +321,27 @@ class PairBatch:
     def update_s(self) -> Float[Tensor, "batch c"]:
         """Singular values of D, descending: all, or those that are asked for, the first k + 1."""
         return singular_values(self.update, trusted=self.k + 1)
+
+    @property
+    def update_s_error(self) -> float:
+        """Largest relative error of any of them; 0 for that of float64 rounding."""
+        return VALUE_ERROR if min(self.m, self.n) >= SMALL else 0.0
+
+    @property
+    def spectral_norm(self) -> Estimate:
+        """norm_2(D)."""
+        norm = self.update_s[:, 0]
+        return Estimate(norm, "gram", self.update_s_error * norm) if self.update_s_error else Estimate(norm)
+
+    @property
+    def stable_rank(self) -> Estimate:
+        """norm_F(D)^2 / norm_2(D)^2, at most the short side."""
+        norm = self.spectral_norm
+        values = stable_rank(self.update_norm, norm.values).clamp_max(min(self.m, self.n))
+        return Estimate(values, norm.method, None if norm.error is None else 2 * norm.relative_error * values)
+
+    @property
+    def hill(self) -> Estimate:
+        """Hill's estimate over the top k singular values of D; an error of theirs enters k times, twice."""
+        alpha, error = hill_alpha(self.update_s, self.k), self.update_s_error
+        return Estimate(alpha, "gram", 2 * error * alpha.square()) if error else Estimate(alpha)

@@ -71,7 +71,7 @@ def low_magnitude_excess(batch: PairBatch) -> Tensor:
 )
 def principal_mask_excess(batch: PairBatch) -> Tensor:
     """Overlap with the principal mask beyond what rounding gives an update blind to it."""
-    return _beyond(batch, batch.principal_share, principal_expected(batch))
+    return _beyond(batch, batch.read(batch.principal_share), principal_expected(batch))
 
 
 def _off_principal_error(batch: PairBatch) -> Tensor:
@@ -134,7 +134,7 @@ def _ratio_ceiling(batch: PairBatch) -> Tensor:
 def spectral_shift_ratio(batch: PairBatch) -> Tensor:
     """Spectral shift against that of a small blind update: 1 for one, sqrt(max(m, n)) for a uniform scaling."""
     share = relative_distance(batch.update_norm, batch.base_norm)
-    shift = relative_distance(batch.shift, batch.base_norm)
+    shift = relative_distance(batch.read(batch.shift), batch.base_norm)
     ratio = shift * math.sqrt(max(batch.m, batch.n)) / torch.where(share > 0, share, 1.0)
     return torch.where(share > 0, ratio, 1.0)
 
@@ -166,7 +166,7 @@ def _inside_expected(batch: PairBatch) -> tuple[Tensor, Tensor]:
 def _inside_of(batch: PairBatch, index: int, rows: Tensor, columns: Tensor) -> tuple[float, float]:
     even = batch.k**2 / (batch.m * batch.n)
     profile = batch.blind[index].energies.to(rows.device)
-    v = profile[binades(batch.stored_base[index][batch.grid])]
+    v = profile[binades(batch.in_range[0][index][batch.grid])]
     a, b = _weights(rows), _weights(columns)
     inside, total = (v @ b) * a, v.sum(dim=1)
     if not float(total.sum()) > 0:

@@ -23,7 +23,7 @@ def directions(m: int, n: int) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """One run's update of a stack of matrices: its size, its spread, its leading directions, its mask if kept."""
+    """One run's update of a stack of matrices: size, stable rank, leading directions, mask if kept."""
 
     norm: Float[Tensor, "batch"]
     stable_rank: Float[Tensor, "batch"]

@@ -6,23 +6,33 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Shaped, UInt8
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg import bounds
+from ckptaudit.linalg import rotation_bounds
 from ckptaudit.linalg.blind_updates import Census
-from ckptaudit.linalg.changes import Turn, change_error, own_product, products, update_values
-from ckptaudit.linalg.differences import Difference, difference, square_sum
-from ckptaudit.linalg.entry_sets import count_common, packed
-from ckptaudit.linalg.followed import Followed
-from ckptaudit.linalg.leading import Leading
+from ckptaudit.linalg.changes import (
+    ANGLE_ERROR,
+    VALUE_ERROR,
+    SubspaceAngles,
+    change_error,
+    cross_product,
+    own_product,
+    update_values,
+)
+from ckptaudit.linalg.lanczos import spectral_norm
+from ckptaudit.linalg.leading import CERTAIN, Leading
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import UNIT
-from ckptaudit.linalg.subspaces import SEPARATION
+from ckptaudit.linalg.ritz import RitzRotation, ritz_rotation
+from ckptaudit.linalg.subspaces import SEPARATION, rms_angle
 from ckptaudit.linalg.tuned_gram import TunedGram
 from ckptaudit.metrics import base_facts
-from ckptaudit.metrics.base_facts import BaseFacts, Recall, afresh, low_magnitude, within
-from ckptaudit.metrics.batch import ALPHA, ETA, SHIFT_ERROR, Angles, Leverages, PairBatch, Side
+from ckptaudit.metrics.base_facts import BaseFacts, CachedLookup, low_magnitude, uncached, within
+from ckptaudit.metrics.batch import SHIFT_ERROR, Angles, Leverages, PairBatch, Side
+from ckptaudit.metrics.estimates import Estimate
+from ckptaudit.metrics.measurement import Method
+from ckptaudit.metrics.stored_pair import PRODUCTS, StoredPair
 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
@@ -33,160 +43,111 @@ CHEAP_SIDE = 512
 CHEAP_ERROR = 1e-4
 """Largest estimated relative error of a spectral shift there."""
 
+ITERATIVE_SIDE = 1024
+"""From this short side on iterative methods find single numbers sooner than eigenvalues of Gram matrices do."""
+
 CHANGE_ERROR = 2e-3
-"""Largest error of the change of the Gram matrix, relative to what turns a subspace, with which it is followed."""
+"""Largest error of the change of the Gram matrix, relative to what rotates a subspace, with which it is used."""
 
 NARROW = (torch.bfloat16, torch.float16, torch.float32)
 
 SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
-LEAST_UPDATE = 1e-25
-GREATEST_UPDATE = 1e18
-"""Past it, squares overflow in float32."""
 
+class LargePair(StoredPair):
+    """A stored pair worth fast ways of its own. `lookup` finds what is known of the base.
 
-class LargePair(PairBatch):
-    """A batch of one, stored in bf16, fp16 or float32. `recall` keeps what is known of the base.
-
-    Every part that it computes in its own way is certified; where that fails, the float64 one stands in.
+    Every part that it computes in a way of its own is certified; where that fails, the float64 one stands in. Which
+    way a part takes follows from the matrices and from `exact` alone, never from what was asked before.
     """
 
     def __init__(
         self,
         base: Shaped[Tensor, "m n"],
         tuned: Shaped[Tensor, "m n"],
-        recall: Recall = afresh,
+        lookup: CachedLookup = uncached,
         *,
         exact: bool = False,
     ) -> None:
         super().__init__(base[None], tuned[None])
-        self._recall = recall
+        self._lookup = lookup
         self._exact = exact
-
-    @cached_property
-    def difference(self) -> Difference:
-        """The one pass over both sides."""
-        return difference(self.stored_base[0].contiguous(), self.stored_tuned[0].contiguous(), eta=ETA)
+        self._prepared: BaseFacts | None = None
 
     def prepare(self) -> None:
-        """Look at the base first, where several parts will ask for it."""
-        _ = self.facts
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether both sides are free of NaN and infinity; False as well where only their difference is not."""
-        return self.difference.is_finite
+        """Look at the base first, where several parts will ask for it: it saves work and changes no number."""
+        self._prepared = self.facts
 
     @cached_property
     def facts(self) -> BaseFacts | None:
-        """What is known of the base; None where the gate's fast ways are not certified for it."""
-        return self._whole if self._exact else self._led
+        """What is known of the base; None where the fast ways are not certified for it."""
+        return self._spectrum_facts if self._exact else self._leading_facts
 
     @cached_property
-    def _led(self) -> BaseFacts | None:
-        return base_facts.led(self.stored_base[0], self._recall, k=self.k, rank=self.mask_rank)
+    def _leading_facts(self) -> BaseFacts | None:
+        return base_facts.leading_facts(self.stored_base[0], self._lookup, k=self.k, rank=self.mask_rank)
 
     @cached_property
-    def _whole(self) -> BaseFacts | None:
-        return base_facts.whole(self.stored_base[0], self._recall, k=self.k, rank=self.mask_rank)
+    def _spectrum_facts(self) -> BaseFacts | None:
+        return base_facts.spectrum_facts(self.stored_base[0], self._lookup, k=self.k, rank=self.mask_rank)
+
+    @property
+    def top(self) -> Leading | None:
+        """The base's leading triplets; None in exact mode, or where they are not certified."""
+        return self.facts.top if self.facts is not None else None
 
     @cached_property
-    def images(self) -> bounds.Images | None:
+    def images(self) -> rotation_bounds.Images | None:
         """The base's leading directions under the update."""
-        if self._top is None or not (self.size == 0 or self.size > LEAST_UPDATE):
+        if self.top is None or not (self.size == 0 or within(self.size, PRODUCTS)):
             return None
-        return bounds.images(self.difference.update, self._top, k=self.k, size=self.size)
+        return rotation_bounds.images(self.difference.update, self.top, k=self.k, size=self.size)
 
     @cached_property
     def angle_sines(self) -> tuple[float, float] | None:
         """Bounds on the largest and the root mean square sine between the top-k subspaces of either side."""
-        if self._top is None or self.images is None:
+        if self.top is None or self.images is None:
             return None
-        return bounds.angle_sines(self.images, self._top, k=self.k)
+        return rotation_bounds.angle_sines(self.images, self.top, k=self.k)
 
     @cached_property
-    def turned(self) -> float | None:
+    def rotation_sine(self) -> float | None:
         """Bound on the sine of the rotation of either side."""
-        if self._top is None or self.images is None:
+        if self.top is None or self.images is None:
             return None
-        return bounds.turned(self.images, self._top, k=self.k, share=1.0 - SEPARATION)
+        return rotation_bounds.rotation_sine(self.images, self.top, k=self.k, share=1.0 - SEPARATION)
 
     @cached_property
-    def turned_rms(self) -> tuple[float, float] | None:
+    def rms_rotation_sines(self) -> tuple[float, float] | None:
         """Bounds on the root mean square sine of the rotation of the left and the right side."""
-        if self._top is None or self.images is None:
+        if self.top is None or self.images is None:
             return None
-        return bounds.turned_rms(self.images, self._top, k=self.k, share=1.0 - SEPARATION)
-
-    @property
-    def _top(self) -> Leading | None:
-        return self.facts.top if self.facts is not None else None
-
-    @property
-    def size(self) -> float:
-        """Bound on norm_F(D)."""
-        return math.sqrt(self.difference.square_sum) * (1 + 2 * UNIT)
-
-    @cached_property
-    def norm_floor(self) -> float:
-        """Lower bound on norm_2(D)."""
-        if not within(self.size, (LEAST_UPDATE, GREATEST_UPDATE)):
-            return 0.0
-        return bounds.norm_floor(self.difference.update, size=self.size)
-
-    @cached_property
-    def changed(self) -> Bool[Tensor, "batch m n"]:
-        """The bf16-visible update mask."""
-        return self.difference.changed[None]
-
-    @cached_property
-    def changed_count(self) -> Float64[Tensor, "batch"]:
-        """Number of entries in the update mask."""
-        return self._one(self.difference.changed_count)
-
-    @cached_property
-    def differing_count(self) -> Float64[Tensor, "batch"]:
-        """Number of entries whose stored values differ."""
-        return self._one(self.difference.differing_count) if self.is_finite else super().differing_count
-
-    @cached_property
-    def nonfinite_count(self) -> Float64[Tensor, "batch"]:
-        """Number of NaN and infinite entries on the tuned side."""
-        return self._one(0.0) if self.is_finite else super().nonfinite_count
-
-    @cached_property
-    def base_nonfinite_count(self) -> Float64[Tensor, "batch"]:
-        """Number of NaN and infinite entries on the base side."""
-        return self._one(0.0) if self.is_finite else super().base_nonfinite_count
-
-    @cached_property
-    def update_norm(self) -> Float64[Tensor, "batch"]:
-        """norm_F(D), of the difference rounded to float32."""
-        return self._one(math.sqrt(self.difference.square_sum))
+        return rotation_bounds.rms_rotation_sines(self.images, self.top, k=self.k, share=1.0 - SEPARATION)
 
     @cached_property
     def base_norm(self) -> Float64[Tensor, "batch"]:
         """norm_F(W0)."""
-        known = self.__dict__.get("facts")
-        return self._one(known.norm if known else math.sqrt(square_sum(self.stored_base[0])))
+        known = self._prepared
+        return self._one(known.norm if known is not None else base_facts.norm(self.stored_base[0]))
 
     @cached_property
     def low_magnitude_share(self) -> Float64[Tensor, "batch"]:
         """Of the changed entries, the share among the floor(alpha m n) smallest of the base."""
-        if (known := self.__dict__.get("facts")) is not None:
-            return self._share(known.low_magnitude)
-        return self._share(low_magnitude(self.stored_base[0]))
+        known = self._prepared
+        return self._share(known.low_magnitude if known is not None else low_magnitude(self.stored_base[0]))
 
     @cached_property
-    def principal_share(self) -> Float64[Tensor, "batch"]:
+    def principal_share(self) -> Estimate:
         """Of the changed entries, the share among the floor(alpha m n) largest of the base's leading part."""
-        return super().principal_share if self.facts is None else self._share(self.facts.principal)
+        return (
+            super().principal_share if self.facts is None else Estimate(self._share(self.facts.principal), "gram")
+        )
 
     @cached_property
     def censuses(self) -> tuple[Census, ...]:
         """How many weights of W0 lie in each binade."""
-        known = self.__dict__.get("facts")
+        known = self._prepared
         return (known.census,) if known is not None else super().censuses
 
     @cached_property
@@ -216,122 +177,138 @@ class LargePair(PairBatch):
         return found if self.m >= self.n else found[::-1]
 
     @cached_property
-    def captured(self) -> Float64[Tensor, "batch"]:
-        """norm_F(U0k' D V0k)^2."""
-        if self._exact and self.followed is not None:
-            return self._one(self.followed.captured(self.k))
-        return super().captured if self.images is None else self._one(self.images.captured)
+    def outside(self) -> Estimate:
+        """norm_F(D)^2 - norm_F(U0k' D V0k)^2."""
+        if self._exact and self.tuned_gram is not None:
+            return self._outside(self.tuned_gram.captured(self.k), UNIT * self.size**2)
+        if self.images is None:
+            return super().outside
+        return self._outside(self.images.captured, self.images.captured_error(self.k))
+
+    def _outside(self, captured: float, error: float) -> Estimate:
+        return self._estimate(max(0.0, self.difference.square_sum - captured), "gram", error)
 
     @cached_property
-    def gap(self) -> Float64[Tensor, "batch"]:
+    def gap(self) -> Estimate:
         """(s_k(W0) - s_{k+1}(W0)) / s_k(W0)."""
         if self.facts is None:
             return super().gap
         known = self.facts.top or self.facts.spectrum
         assert known is not None  # one of the two
-        s = known.s
-        return ((s[self.k - 1] - s[self.k]) / s[self.k - 1])[None] if self.k < len(s) else self._one(1.0)
+        s, k = known.s, self.k
+        return self._estimate(
+            float((s[k - 1] - s[k]) / s[k - 1]) if k < min(self.m, self.n) else 1.0, "gram", CERTAIN
+        )
 
     @cached_property
     def own(self) -> Float32[Tensor, "r r"]:
         """Gram matrix of the update over its short side."""
-        # Both products together take less than one after the other, but the first is not always wanted.
-        if self._exact or "_products" in self.__dict__:
-            return self._products[1]
-        return own_product(self._tall(self.difference.update), share=self._changed_share)
+        return own_product(self._tall(self.difference.update))
 
     @cached_property
-    def _products(self) -> tuple[Float32[Tensor, "r r"], Float32[Tensor, "r r"]]:
-        """Products of the update with the base and with itself."""
-        sides = (self.stored_base[0], self.difference.update)
-        return products(*(self._tall(side) for side in sides), share=self._changed_share)
-
-    @property
-    def _changed_share(self) -> float:
-        return self.difference.differing_count / (self.m * self.n)
-
-    @cached_property
-    def followed(self) -> Followed | TunedGram | None:
-        """The tuned decomposition as what the update makes of the base's; None outside of float32's range."""
-        known = self._whole.spectrum if self._whole is not None else None
+    def tuned_gram(self) -> TunedGram | None:
+        """The tuned side by what the update adds to the base's Gram matrix; None out of float32's range."""
+        known = self._spectrum_facts.spectrum if self._spectrum_facts is not None else None
         if known is None or not within(float(known.s[0]), SQUARABLE_BASE):
             return None
         if not (self.size == 0 or within(self.size, SQUARABLE)):
             return None
-        cross, own = self._products
-        if known.gram is None:
-            return Followed(known.s, known.short, cross=cross, own=own)
-        return TunedGram(known.s, known.short, known.gram, cross=cross, own=own)
+        cross = cross_product(self._tall(self.stored_base[0]), self._tall(self.difference.update))
+        return TunedGram(known.s, known.short, known.gram, cross=cross, own=self.own)
 
     @cached_property
     def change_error(self) -> float:
-        """Error of what `followed` rests on."""
-        assert self.followed is not None  # asked for by those who have looked
+        """Error of what `tuned_gram` rests on."""
+        assert self.tuned_gram is not None  # asked for by those who have looked
         sides = (self.stored_base[0], self.stored_tuned[0], self.difference.update)
-        return change_error(self.followed.act, *(self._tall(side) for side in sides))
+        return change_error(self.tuned_gram.act, *(self._tall(side) for side in sides))
 
     @cached_property
-    def shift(self) -> Float64[Tensor, "batch"]:
+    def shift(self) -> Estimate:
         """norm(s(W1) - s(W0))."""
         if self.size == 0:
-            return self._one(0.0)
-        if self.followed is not None:
-            shift = self.followed.shift()
+            return Estimate(self._one(0.0))
+        if self.tuned_gram is not None:
+            shift, error = self.tuned_gram.shift(), self.tuned_gram.shift_error(self.change_error)
             room = SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
-            if self.followed.shift_error(self.change_error) <= room * shift:
-                return self._one(shift)
+            if error <= room * shift:
+                return self._estimate(shift, "gram", error)
         return super().shift
 
     @cached_property
-    def turns(self) -> tuple[Turn, Turn] | None:
-        """How the base's top-k subspaces turned against the tuned ones: of size k, and near-ties at k taken in."""
+    def subspaces(self) -> tuple[SubspaceAngles, SubspaceAngles] | None:
+        """Angles from the base's top-k subspaces to the tuned ones: of size k, and near-ties at k taken in."""
         if self.size == 0:
             still = torch.zeros(self.k, dtype=torch.float64, device=self.stored_base.device)
-            return Turn(still, still), Turn(still, still)
-        if self.followed is None:
+            return SubspaceAngles(still, still), SubspaceAngles(still, still)
+        if self.tuned_gram is None or not self._change_share <= CHANGE_ERROR:
             return None
-        if not self.change_error <= CHANGE_ERROR * self.followed.coupling(self.k):
+        above = self.tuned_gram.tuned_squares.sqrt() > (1.0 - SEPARATION) * self.tuned_gram.s[self.k - 1]
+        return self.tuned_gram.angles(self.k, max(self.k, int(above.sum())))
+
+    @cached_property
+    def _change_share(self) -> float:
+        """Error of the change of the Gram matrix, relative to what of it rotates the top k."""
+        assert self.tuned_gram is not None  # asked for by those who have looked
+        coupling = self.tuned_gram.coupling(self.k)
+        return self.change_error / coupling if coupling > 0 else math.inf
+
+    @cached_property
+    def ritz(self) -> RitzRotation | None:
+        """The rotation by Rayleigh-Ritz steps from the base's leading directions, where no bound settles it."""
+        if self.top is None or min(self.m, self.n) < ITERATIVE_SIDE or not within(self.size, SQUARABLE):
             return None
-        above = self.followed.tuned_squares.sqrt() > (1.0 - SEPARATION) * self.followed.s[self.k - 1]
-        return self.followed.turns(self.k, max(self.k, int(above.sum())))
+        if not within(float(self.top.s[0]), SQUARABLE_BASE):
+            return None
+        return ritz_rotation(self.top, self.stored_tuned[0], k=self.k, share=1.0 - SEPARATION)
 
     def angles(self, side: Side) -> Angles:
         """Angles between the top-k subspaces of one side."""
-        return super().angles(side) if self.turns is None else self._turned(self.turns[0], side)
+        return super().angles(side) if self.subspaces is None else self._principal_angles(self.subspaces[0], side)
 
     def rotation(self, side: Side) -> Angles:
         """Angles from the base's top-k subspace to the tuned one, near-ties at k taken in."""
-        return super().rotation(side) if self.turns is None else self._turned(self.turns[1], side)
+        if not self._exact and self.size > 0 and self.ritz is not None:
+            found, error = self.ritz.angles, self.ritz.error
+            # As much as the subspaces may be off, so much may any angle, and the three means of them all.
+            return self._summaries(found.left if side == "left" else found.right, "iterative", lambda _: error)
+        return super().rotation(side) if self.subspaces is None else self._principal_angles(self.subspaces[1], side)
+
+    def _principal_angles(self, angles: SubspaceAngles, side: Side) -> Angles:
+        if self.size == 0:
+            return Angles(*(Estimate(self._one(0.0)) for _ in range(3)))
+        # The right vectors are those of a tall matrix, which a wide one is when transposed.
+        found = angles.right if (side == "right") is (self.m >= self.n) else angles.left
+        rounding = math.degrees(ANGLE_ERROR)
+        return self._summaries(found, "gram", lambda angle: self._change_share * angle + rounding)
+
+    def _summaries(self, found: Float64[Tensor, "k"], method: Method, error: Callable[[float], float]) -> Angles:
+        means = (float(found[-1]), float(found.mean()), float(rms_angle(found[None], len(found))))
+        return Angles(*(self._estimate(angle, method, error(angle)) for angle in means))
+
+    @cached_property
+    def _fast_update_s(self) -> Float64[Tensor, "c"] | None:
+        if not within(self.size, SQUARABLE):
+            return None
+        return update_values(self.own, min(self.k + 1, self.m, self.n))
 
     @cached_property
     def update_s(self) -> Float[Tensor, "batch c"]:
         """The first k + 1 singular values of D, descending, or all."""
-        if within(self.size, SQUARABLE):
-            values = update_values(self.own, min(self.k + 1, self.m, self.n))
-            if values is not None:
-                return values[None]
-        return super().update_s
+        return super().update_s if self._fast_update_s is None else self._fast_update_s[None]
 
-    def _turned(self, turn: Turn, side: Side) -> Angles:
-        # The right vectors are those of a tall matrix, which a wide one is when transposed.
-        found = turn.right if (side == "right") is (self.m >= self.n) else turn.left
-        rms = torch.deg2rad(found).sin().square().mean().sqrt().clamp(max=1.0)
-        return found[-1:], found.mean()[None], torch.rad2deg(rms.asin())[None]
-
-    def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
-        return matrix if self.m >= self.n else matrix.mT
-
-    def _one(self, value: float | int) -> Float64[Tensor, "1"]:
-        return torch.tensor([value], dtype=torch.float64, device=self.stored_base.device)
-
-    def _share(self, bits: UInt8[Tensor, "_"]) -> Float64[Tensor, "1"]:
-        total = self.difference.changed_count
-        inside = count_common(bits, self._marks)
-        return self._one(inside / total if total else ALPHA)
+    @property
+    def update_s_error(self) -> float:
+        """Largest relative error of any of them."""
+        return super().update_s_error if self._fast_update_s is None else VALUE_ERROR / 2
 
     @cached_property
-    def _marks(self) -> UInt8[Tensor, "_"]:
-        return packed(self.difference.changed.flatten())
+    def spectral_norm(self) -> Estimate:
+        """norm_2(D)."""
+        if self._exact or min(self.m, self.n) < ITERATIVE_SIDE or not within(self.size, SQUARABLE):
+            return super().spectral_norm
+        norm, error = spectral_norm(self.difference.update)
+        return self._estimate(norm, "iterative", error)
 
 
 def bound_of(evaluate: Callable[[LargePair], float | None]) -> Callable[[PairBatch], Tensor | None]:

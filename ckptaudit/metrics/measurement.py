@@ -11,9 +11,9 @@ from ckptaudit.findings import Finding
 
 Kind = Literal["exact", "upper_bound", "lower_bound"]
 
-Method = Literal["direct", "gram", "perturbation", "sampled"]
-"""How a number was computed: from its definition, through a Gram matrix, from the base's decomposition and the
-update, or from a sample."""
+Method = Literal["direct", "gram", "iterative", "sampled"]
+"""How a number was computed: from its definition in float64, through Gram matrices of the base and the update, by
+Rayleigh-Ritz or Lanczos steps from the base's directions, or from a sample."""
 
 
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,4 +1,4 @@
-"""Where the update lies against the base's principal directions, and how far it turns them."""
+"""Where the update lies against the base's principal directions, and how far it rotates them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _mean(pair: LargePair) -> float | None:
 
 
 def _rotated(pair: LargePair) -> float | None:
-    return None if pair.turned is None else degrees(pair.turned)
+    return None if pair.rotation_sine is None else degrees(pair.rotation_sine)
 
 
 def _rotated_rms(side: int) -> Callable[[LargePair], float | None]:
-    return lambda pair: None if pair.turned_rms is None else degrees(pair.turned_rms[side])
+    return lambda pair: None if pair.rms_rotation_sines is None else degrees(pair.rms_rotation_sines[side])
 
 
 @metric(
@@ -41,7 +41,7 @@ def _rotated_rms(side: int) -> Callable[[LargePair], float | None]:
 )
 def principal_angle_left_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k left singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return batch.angles("left")[0]
+    return batch.read(batch.angles("left").largest)
 
 
 @metric(
@@ -54,7 +54,7 @@ def principal_angle_left_max(batch: PairBatch) -> Tensor:
 )
 def principal_angle_left_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k left singular subspaces."""
-    return batch.angles("left")[1]
+    return batch.read(batch.angles("left").mean)
 
 
 @metric(
@@ -67,7 +67,7 @@ def principal_angle_left_mean(batch: PairBatch) -> Tensor:
 )
 def principal_angle_right_max(batch: PairBatch) -> Tensor:
     """Largest angle between the top-k right singular subspaces; unstable where s_k and s_{k+1} nearly coincide."""
-    return batch.angles("right")[0]
+    return batch.read(batch.angles("right").largest)
 
 
 @metric(
@@ -80,7 +80,7 @@ def principal_angle_right_max(batch: PairBatch) -> Tensor:
 )
 def principal_angle_right_mean(batch: PairBatch) -> Tensor:
     """Mean angle between the top-k right singular subspaces."""
-    return batch.angles("right")[1]
+    return batch.read(batch.angles("right").mean)
 
 
 ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{l+1}(W1) <= 0.9 s_k(W0)"
@@ -96,7 +96,7 @@ ROTATION = "largest angle from span(U0k) to span(U1l), l >= k the least with s_{
 )
 def principal_rotation_left(batch: PairBatch) -> Tensor:
     """How far any top-k left direction left the tuned matrix's top, with near-ties at k taken out."""
-    return batch.rotation("left")[0]
+    return batch.read(batch.rotation("left").largest)
 
 
 @metric(
@@ -109,7 +109,7 @@ def principal_rotation_left(batch: PairBatch) -> Tensor:
 )
 def principal_rotation_right(batch: PairBatch) -> Tensor:
     """How far any top-k right direction left the tuned matrix's top, with near-ties at k taken out."""
-    return batch.rotation("right")[0]
+    return batch.read(batch.rotation("right").largest)
 
 
 RMS_ROTATION = (
@@ -128,7 +128,7 @@ RMS_ROTATION = (
 )
 def rms_rotation_left(batch: PairBatch) -> Tensor:
     """Root mean square rotation of the top-k left subspace, near-ties at k taken out; no growth with size."""
-    return batch.rotation("left")[2]
+    return batch.read(batch.rotation("left").rms)
 
 
 @metric(
@@ -141,7 +141,7 @@ def rms_rotation_left(batch: PairBatch) -> Tensor:
 )
 def rms_rotation_right(batch: PairBatch) -> Tensor:
     """Root mean square rotation of the top-k right subspace, near-ties at k taken out; no growth with size."""
-    return batch.rotation("right")[2]
+    return batch.read(batch.rotation("right").rms)
 
 
 @metric(
@@ -153,9 +153,8 @@ def rms_rotation_right(batch: PairBatch) -> Tensor:
 )
 def off_principal_energy(batch: PairBatch) -> Tensor:
     """Share of the update's energy outside the base's top-k subspaces; isotropic updates read 1 - k^2 / (m n)."""
-    moved, inside = batch.update_norm > 0, batch.captured
-    share = inside / torch.where(moved, batch.update_norm, torch.ones_like(inside)).square()
-    return torch.where(moved, 1.0 - share, torch.full_like(share, _isotropic(batch))).clamp(0.0, 1.0)
+    share = batch.read(batch.outside_share)
+    return torch.where(batch.update_norm > 0, share, _isotropic(batch)).clamp(0.0, 1.0)
 
 
 @metric(
@@ -181,7 +180,7 @@ def off_principal_energy_ratio(batch: PairBatch) -> Tensor:
 )
 def principal_mask_overlap(batch: PairBatch) -> Tensor:
     """Of the visibly changed entries, the share in the principal mask; alpha = 0.5 is the random baseline."""
-    return batch.principal_share
+    return batch.read(batch.principal_share)
 
 
 def _isotropic(batch: PairBatch) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ckptaudit.linalg.bounds import hill_floor, mirsky
-from ckptaudit.linalg.spectra import hill_alpha, relative_distance, stable_rank
+from ckptaudit.linalg.bounds import mirsky
+from ckptaudit.linalg.rotation_bounds import hill_floor
+from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.large import LargePair, bound_of
 from ckptaudit.metrics.matrix import metric
@@ -28,9 +29,9 @@ stable_rank_ceiling = bound_of(_stable_rank)
 
 
 def _hill(pair: LargePair) -> float | None:
-    if pair.images is None:
+    if pair.images is None or pair.top is None:
         return None
-    return hill_floor(pair.images, k=pair.k) if pair.k < min(pair.m, pair.n) else 0.0
+    return hill_floor(pair.images, pair.top, k=pair.k) if pair.k < min(pair.m, pair.n) else 0.0
 
 
 @metric(
@@ -44,7 +45,7 @@ def _hill(pair: LargePair) -> float | None:
 )
 def normalized_spectral_shift(batch: PairBatch) -> Tensor:
     """How far the singular values moved, against their size."""
-    return relative_distance(batch.shift, batch.base_norm)
+    return relative_distance(batch.read(batch.shift), batch.base_norm)
 
 
 @metric(
@@ -58,7 +59,7 @@ def normalized_spectral_shift(batch: PairBatch) -> Tensor:
 )
 def update_spectral_norm(batch: PairBatch) -> Tensor:
     """Largest singular value of the update, in units of the weights."""
-    return batch.update_s[:, 0] * batch.unit
+    return batch.read(batch.spectral_norm) * batch.unit
 
 
 @metric(
@@ -72,7 +73,7 @@ def update_spectral_norm(batch: PairBatch) -> Tensor:
 )
 def update_stable_rank(batch: PairBatch) -> Tensor:
     """How many directions carry the update's energy, between 1 and r."""
-    return stable_rank(batch.update_norm, batch.update_s[:, 0]).clamp_max(min(batch.m, batch.n))
+    return batch.read(batch.stable_rank)
 
 
 @metric(
@@ -85,7 +86,7 @@ def update_stable_rank(batch: PairBatch) -> Tensor:
 )
 def update_hill_alpha(batch: PairBatch) -> Tensor:
     """Tail index of the update's top k singular values; small is heavy-tailed."""
-    return hill_alpha(batch.update_s, batch.k)
+    return batch.read(batch.hill)
 
 
 @metric(
@@ -97,4 +98,4 @@ def update_hill_alpha(batch: PairBatch) -> Tensor:
 )
 def principal_gap(batch: PairBatch) -> Tensor:
     """How well the base's top-k subspace is set apart; near 0 it is ill-defined, and so are angles to it."""
-    return batch.gap
+    return batch.read(batch.gap)

@@ -12,7 +12,6 @@ from msgspec import structs
 from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.linalg.fast import compiled
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import Measurement
 from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
@@ -84,7 +83,6 @@ def about(opened: OpenedAudit, profile: str = "") -> About:
         seconds=round((datetime.now(UTC) - opened.started).total_seconds(), 3),
         inputs=opened.auxiliary.paths,
         versions={"python": python_version(), **{name: version(name) for name in PACKAGES}},
-        compiled=compiled.is_available(),
     )
 
 

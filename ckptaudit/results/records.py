@@ -83,8 +83,7 @@ class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
 class About(msgspec.Struct, frozen=True, kw_only=True):
     """How the audit was made. `started` is UTC, ISO 8601; `seconds` counts from then to the result.
 
-    `inputs` are the paths of what was given beside the pair, by name; `compiled` says whether the compiled part of
-    the linear algebra was in use.
+    `inputs` are the paths of what was given beside the pair, by name.
     """
 
     command: tuple[str, ...]
@@ -95,7 +94,6 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     versions: dict[str, str]
     inputs: dict[str, str] = {}
-    compiled: bool = False
 
 
 class StepRecord(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptaudit
-from benchmarks import pair, tables
+from benchmarks import family, pair, tables
 from benchmarks.limits import changed_share, least_work
 from benchmarks.modes import Mode, Place, modes
 from benchmarks.timing import Run
@@ -19,12 +19,10 @@ from benchmarks.timing import Run
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_the_pair_is_a_healthy_run_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair, "HIDDEN", 64)
-    monkeypatch.setattr(pair, "EMBEDDING", (96, 64))
-    shapes = {name: (64, 64) if "attn" in name else (96, 64) for name in pair.MATRICES}
-    monkeypatch.setattr(pair, "MATRICES", shapes)
-    base, tuned = pair.pair_of(1, tmp_path)
+def test_the_pair_is_a_healthy_run_and_made_once(tmp_path: Path) -> None:
+    shapes = family.Shapes("tiny", 64, 96, 4, 4, 96)
+    kind = family.Kind("power law", "rank 8 and noise", shapes)
+    base, tuned = pair.pair_of(1, tmp_path, kind)
     result = ckptaudit.audit(base, tuned, profile="integrity")
     assert result.passed
     assert not result.unaligned
@@ -34,7 +32,7 @@ def test_the_pair_is_a_healthy_run_and_made_once(tmp_path: Path, monkeypatch: py
     ]
     assert all(2e-4 < size < 8e-4 for size in sizes)
     made = (base / "model.safetensors").stat().st_mtime_ns
-    assert pair.pair_of(1, tmp_path) == (base, tuned)
+    assert pair.pair_of(1, tmp_path, kind) == (base, tuned)
     assert (base / "model.safetensors").stat().st_mtime_ns == made
 
 
@@ -86,14 +84,38 @@ def taking(seconds: float) -> Run:
     return Run(seconds, seconds, 1 << 20, 0, 0.0)
 
 
-def test_the_least_work_counts_what_the_update_changes(tmp_path: Path) -> None:
+def test_the_share_of_changed_entries_is_that_of_matrices(tmp_path: Path) -> None:
     base = {"matrix": torch.zeros(4, 5), "vector": torch.zeros(3)}
     tuned = {"matrix": torch.eye(4, 5), "vector": torch.ones(3)}
     files = [str(tmp_path / f"{name}.safetensors") for name in ("base", "tuned")]
     for side, file in zip((base, tuned), files, strict=True):
         save_file(side, file)
     assert changed_share(*files) == 4 / 20
-    half, all_ = (least_work("exact, cached", [(100, 10)], 0, share) for share in (0.5, 1.0))
-    products = 2 * 100 * 10 * 10 + 100 * 10 * 10
-    assert all_.float32 - half.float32 == pytest.approx(0.5 * products)
-    assert all_.float64 == half.float64
+
+
+def test_the_least_work_of_the_exact_mode_counts_both_products() -> None:
+    work = least_work("exact, cached", [(100, 10)], 0)
+    assert work.float32 == pytest.approx(3 * 100 * 10 * 10 + 4 / 3 * 10**3)
+
+
+CHANGED = {
+    "rank 8 and noise": (0.05, 0.4),
+    "sparse, 64 % changed": (0.3, 0.7),
+    "sparse, 1 % changed": (0.001, 0.05),
+}
+
+
+@pytest.mark.parametrize("update", family.UPDATES)
+@pytest.mark.parametrize("base", family.SPECTRA)
+def test_each_kind_of_pair_is_what_its_name_says(base: str, update: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    weight = family.Bases(random).matrix(base, (128, 96))
+    tuned = family.updated(weight, update, random)
+    low, high = CHANGED.get(update, (0.01, 1.0))
+    assert low < float((weight != tuned).float().mean()) < high
+    s = torch.linalg.svdvals(weight.double())
+    if base == "flat":
+        assert s[0] / s[-1] < 1.1
+    if base == "repeated values":
+        assert (s[:6] - s[0]).abs().max() < 0.01 * s[0]
+    assert float(weight.float().square().mean().sqrt()) == pytest.approx(0.02, rel=0.2)

@@ -35,8 +35,8 @@ def test_directions_past_the_rank_are_left_out() -> None:
 def test_similarity_is_the_mean_squared_cosine() -> None:
     x, y = torch.eye(6).double()[None, :, :2], torch.eye(6).double()[None, :, 1:3]
     assert float(subspace_similarity(x, y)) == pytest.approx(0.5)
-    turned, _ = torch.linalg.qr(noise(1, 6, 6))
-    assert float(subspace_similarity(turned @ x, turned @ y)) == pytest.approx(0.5)
+    rotated, _ = torch.linalg.qr(noise(1, 6, 6))
+    assert float(subspace_similarity(rotated @ x, rotated @ y)) == pytest.approx(0.5)
 
 
 def test_independent_masks_agree_by_chance_and_nested_ones_fully() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 Matrix = NDArray[np.float64]
 
 KINDS = ["random", "heavy", "flat", "tied", "cluster at k", "falling off", "rank one", "one row apart"]
-UPDATES = ["noise", "low rank", "principal", "aligned", "one entry", "zero"]
+UPDATES = ["noise", "low rank", "principal", "aligned", "towards the threshold", "one entry", "zero"]
 
 
 def orthonormal(n: int, r: int, random: np.random.Generator) -> Matrix:
@@ -38,12 +38,16 @@ def base_of(kind: str, shape: tuple[int, int], random: np.random.Generator) -> M
 
 def update_of(kind: str, base: Matrix, random: np.random.Generator) -> Matrix:
     m, n = base.shape
-    u, _, vh = np.linalg.svd(base, full_matrices=False)
+    u, s, vh = np.linalg.svd(base, full_matrices=False)
+    k = max(1, min(m, n) // 8)
+    below = min(int((s > 0.9 * s[k - 1]).sum()), len(s) - 1)
     made = {
         "noise": lambda: random.standard_normal((m, n)),
         "low rank": lambda: np.outer(random.standard_normal(m), random.standard_normal(n)),
         "principal": lambda: u[:, :2] @ random.standard_normal((2, 2)) @ vh[:2],
         "aligned": lambda: base.copy(),
+        # What the rotation's bound is worst for: the k-th direction towards the first one below the threshold.
+        "towards the threshold": lambda: np.outer(u[:, below], vh[k - 1]) + np.outer(u[:, k - 1], vh[below]),
         "one entry": lambda: np.eye(1, m * n, int(random.integers(m * n))).reshape(m, n),
         "zero": lambda: np.zeros((m, n)),
     }[kind]()

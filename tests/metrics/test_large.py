@@ -10,22 +10,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ckptaudit.linalg import leading
-from ckptaudit.linalg.fast import compiled
 from ckptaudit.metrics import LargePair, PairBatch, Tensors, base_facts, large, matrix_metrics
 from tests.metrics.adversarial import KINDS, UPDATES, base_of, stored, update_of
 
 ENTRYWISE = [name for name, metric in matrix_metrics().items() if metric.cost != "spectrum"]
 
 
-@pytest.fixture(scope="module", autouse=True, params=["by its Gram matrix", "followed", "without a compiler"])
-def _either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _as_if_large() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large, "CHEAP_SIDE", 8)
-        if request.param == "followed":
-            patch.setattr(leading, "GRAM_SIDE", 8)
-        if request.param == "without a compiler":
-            patch.setattr(compiled, "is_available", lambda: False)
         yield
 
 
@@ -79,7 +73,7 @@ def test_at_the_scale_of_training(shape: tuple[int, int], size: float, dtype: to
 @example(1, "one row apart", "one entry", 0.1, (32, 48), (torch.bfloat16, 1.0))
 # Nearly all of the update is captured, and the rest is a small difference.
 @example(2460, "random", "principal", 3.0, (32, 48), (torch.bfloat16, 1.0))
-def test_whatever_cannot_be_followed_is_decomposed(
+def test_whatever_is_not_certified_is_decomposed(
     seed: int, kind: str, change: str, size: float, shape: tuple[int, int], form: tuple[torch.dtype, float]
 ) -> None:
     random = np.random.default_rng(seed)
@@ -99,36 +93,23 @@ def test_whatever_cannot_be_followed_is_decomposed(
     )
 
 
-def test_the_update_is_multiplied_by_itself_once() -> None:
-    random = np.random.default_rng(0)
-    before = base_of("heavy", (64, 96), random)
-    base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
-    pair = LargePair(base, tuned)
-    assert pair.followed is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "own_product", None)
-        assert float(pair.update_s[0, 0]) == pytest.approx(
-            float(torch.linalg.matrix_norm(tuned - base, 2)), rel=1e-4
-        )
-
-
-def test_a_base_is_decomposed_once_for_the_whole_and_once_for_its_top() -> None:
+def test_a_base_is_decomposed_once_for_its_spectrum_and_once_for_its_top() -> None:
     random = np.random.default_rng(0)
     before = base_of("heavy", (64, 96), random)
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def recall(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    def lookup(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]
 
-    first = values(LargePair(base, tuned, recall, exact=True))
-    assert [name.partition("/")[0] for name in kept] == ["whole"]
+    first = values(LargePair(base, tuned, lookup, exact=True))
+    assert [name.partition("/")[0] for name in kept] == ["spectrum"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_facts, "spectrum", None)
-        assert values(LargePair(base, tuned, recall, exact=True)) == first
+        assert values(LargePair(base, tuned, lookup, exact=True)) == first
     rotation = matrix_metrics()["principal_rotation_left"]
     assert rotation.bound is not None
-    assert rotation.bound(LargePair(base, tuned, recall)) is not None
-    assert [name.partition("/")[0] for name in kept] == ["whole", "leading"]
+    assert rotation.bound(LargePair(base, tuned, lookup)) is not None
+    assert [name.partition("/")[0] for name in kept] == ["spectrum", "leading"]

@@ -91,9 +91,9 @@ def test_no_pair_of_unit_vectors_shows_more_than_the_distortion(seed: int, shape
 @given(st.integers(0, 1000))
 def test_rotating_inputs_or_outputs_changes_nothing(seed: int) -> None:
     layer = orthogonal(10, seed) + 0.1 * sample(10, 10, seed=seed)
-    turned = orthogonal(10, seed + 1) @ layer @ orthogonal(10, seed + 2)
+    rotated = orthogonal(10, seed + 1) @ layer @ orthogonal(10, seed + 2)
     for name in ("orthogonality_defect", "inner_product_distortion"):
-        assert value(name, turned) == pytest.approx(value(name, layer), rel=1e-9)
+        assert value(name, rotated) == pytest.approx(value(name, layer), rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

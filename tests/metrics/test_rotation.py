@@ -1,4 +1,4 @@
-"""Rotation where the gap is degenerate: what a tie alone can do closes no gate, and no real turn is missed."""
+"""Rotation where the gap is degenerate: what a tie alone can do closes no gate, and no real rotation is missed."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_a_planted_turn_into_far_directions_is_read_exactly(degrees: float) -> N
     s = torch.tensor([4.0, 3.0, *torch.linspace(0.5, 0.1, 14)], dtype=torch.float64)
     base, u, v = with_spectrum(s)
     angle = np.radians(degrees)
-    turned = u.clone()
-    turned[:, 1] = np.cos(angle) * u[:, 1] + np.sin(angle) * u[:, 9]
-    turned[:, 9] = np.cos(angle) * u[:, 9] - np.sin(angle) * u[:, 1]
-    tuned = (turned * s) @ v.T
+    rotated = u.clone()
+    rotated[:, 1] = np.cos(angle) * u[:, 1] + np.sin(angle) * u[:, 9]
+    rotated[:, 9] = np.cos(angle) * u[:, 9] - np.sin(angle) * u[:, 1]
+    tuned = (rotated * s) @ v.T
     for name in ("principal_angle_left_max", "principal_rotation_left"):
         assert value(name, base, tuned) == pytest.approx(degrees, rel=1e-6)
     assert value("principal_rotation_right", base, tuned) == pytest.approx(0, abs=1e-6)
@@ -76,6 +76,6 @@ def test_the_rotation_never_exceeds_its_bound(seed: int, size: float, scale: flo
     s_k = torch.linalg.svdvals(base)[1]
     bound = float(torch.linalg.matrix_norm(tuned - base, 2) / (SEPARATION * s_k))
     for side in ("left", "right"):
-        turned = value(f"principal_rotation_{side}", base, tuned)
-        assert np.sin(np.radians(turned)) <= bound + 1e-9
-        assert turned <= value(f"principal_angle_{side}_max", base, tuned) + 1e-6
+        rotated = value(f"principal_rotation_{side}", base, tuned)
+        assert np.sin(np.radians(rotated)) <= bound + 1e-9
+        assert rotated <= value(f"principal_angle_{side}_max", base, tuned) + 1e-6

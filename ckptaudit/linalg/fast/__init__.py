@@ -1,1 +1,1 @@
-"""The routines that are compiled here or called in LAPACK."""
+"""Routines of BLAS and LAPACK that torch does not offer."""

@@ -18,6 +18,11 @@ from torch import Tensor
 
 from ckptaudit.linalg.threads import hold_to_limit
 
+ROUTINES = tuple(
+    letter + stem for letter in "sd" for stem in ("syrk", "sytrd", "sterf", "stein", "stemr", "ormtr", "syevd")
+)
+"""All that is called here, in single and double precision: offered together or not at all."""
+
 PANEL = 64
 """Columns that LAPACK treats at a time, by which its workspaces are measured."""
 
@@ -26,10 +31,12 @@ class Unsolved(Exception):
     """LAPACK reports that an iteration did not converge."""
 
 
+@cache
 def is_available() -> bool:
-    """Whether SciPy's routines take the arguments that are passed here."""
+    """Whether SciPy has every routine that is called here, each with the arguments that are passed."""
     try:
-        _routine("dsyevd")
+        for name in ROUTINES:
+            _routine(name)
     except NotImplementedError:
         return False
     return True
@@ -49,7 +56,7 @@ def add_gram(rows: Float[Tensor, "m n"], total: Float[Tensor, "n n"]) -> None:
 def tridiagonal(matrix: Float[Tensor, "n n"], *, triangle: str = "L") -> tuple[Tensor, Tensor, Tensor]:
     """Diagonal, off-diagonal and the reflectors' factors of Q'AQ; overwrites A with the reflectors.
 
-    `turn_back` takes what comes of the lower triangle. In float32 the upper one is a seventh quicker.
+    `transformed_back` takes what comes of the lower triangle. In float32 the upper one is a seventh quicker.
     """
     n = len(matrix)
     diagonal, off, factors = (matrix.new_empty(n) for _ in range(3))
@@ -79,8 +86,31 @@ def tridiagonal_vectors(
     return vectors
 
 
-def turn_back(reflectors: Float[Tensor, "n n"], factors: Float[Tensor, "n"], vectors: Float[Tensor, "c n"]) -> None:
-    """Turn rows that are eigenvectors of Q'AQ into eigenvectors of A, in place."""
+def tridiagonal_vectors_of_ties(
+    diagonal: Float[Tensor, "n"], off: Float[Tensor, "n"], values: Float[Tensor, "c"]
+) -> Float[Tensor, "c n"]:
+    """Eigenvectors for the largest eigenvalues, as rows, ascending; orthonormal for repeated eigenvalues too.
+
+    By multiple relatively robust representations, slower than inverse iteration where there are no ties.
+    """
+    n, c = len(diagonal), len(values)
+    found, vectors = torch.empty_like(diagonal), diagonal.new_empty(c, n)
+    support, robust = torch.empty(2 * c, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    count, work, spare = (
+        torch.empty(1, dtype=torch.int32),
+        diagonal.new_empty(18 * n),
+        torch.empty(10 * n, dtype=torch.int32),
+    )
+    sides = "V", "I", n, diagonal.clone(), off.clone(), 0.0, 0.0, n - c + 1, n, count
+    places = found, vectors, n, c, support, robust, work, len(work), spare, len(spare), None
+    _solved(_call(_letter(diagonal) + "stemr", *sides, *places))
+    return vectors
+
+
+def transformed_back(
+    reflectors: Float[Tensor, "n n"], factors: Float[Tensor, "n"], vectors: Float[Tensor, "c n"]
+) -> None:
+    """Eigenvectors of A from those of Q'AQ, both as rows, in place."""
     c, n = vectors.shape
     work = vectors.new_empty(PANEL * n)
     name = _letter(vectors) + "ormtr"
@@ -132,7 +162,9 @@ def _routine(name: str) -> Callable[..., None]:
 
     hold_to_limit()
     table = cython_blas if name.endswith("syrk") else cython_lapack
-    capsule = table.__pyx_capi__[name]
+    capsule = table.__pyx_capi__.get(name)
+    if capsule is None:
+        raise NotImplementedError(f"SciPy publishes no {name}")
     api = ctypes.pythonapi
     signature = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", api))(capsule)
     address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", api))(

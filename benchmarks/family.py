@@ -1,0 +1,190 @@
+"""The pairs that are timed: spectra of bases, kinds of updates, shapes. No speed of one pair speaks for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DEVIATION = 0.02
+"""Root mean square of the base's entries."""
+
+DECAY = 0.5
+"""Singular values fall as i^-0.5: the slow power law that trained transformers show."""
+
+STEP = 6.2e-4
+"""Relative norm of the update before rounding; after it about 4e-4 is left."""
+
+DIRECTIONS = 8
+"""Rank of the part of the update that has structure; the rest is noise."""
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a model's matrices."""
+
+    name: str
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+
+    @property
+    def matrices(self) -> dict[str, Shape]:
+        """A layer's matrices, by the names of Qwen2."""
+        kv = self.hidden // self.heads * self.kv_heads
+        return {
+            "self_attn.q_proj": (self.hidden, self.hidden),
+            "self_attn.k_proj": (kv, self.hidden),
+            "self_attn.v_proj": (kv, self.hidden),
+            "self_attn.o_proj": (self.hidden, self.hidden),
+            "mlp.gate_proj": (self.intermediate, self.hidden),
+            "mlp.up_proj": (self.intermediate, self.hidden),
+            "mlp.down_proj": (self.hidden, self.intermediate),
+        }
+
+
+SMALL = Shapes("qwen2.5-0.5b", 896, 4864, 14, 2, 8_000)
+LARGE = Shapes("qwen2.5-7b", 3584, 18944, 28, 4, 1_024)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One pair of the family."""
+
+    base: str
+    update: str
+    shapes: Shapes = SMALL
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables and in the names of folders."""
+        return f"{self.base}, {self.update}"
+
+
+class Bases:
+    """Matrices with a given spectrum from few orthogonal bases: shuffled rows and signs keep them orthogonal."""
+
+    def __init__(self, random: torch.Generator) -> None:
+        self.random = random
+        self._bases: dict[Shape, Tensor] = {}
+
+    def matrix(self, kind: str, shape: Shape) -> Tensor:
+        """A matrix in bf16 with a spectrum of this kind."""
+        s = SPECTRA[kind](min(shape), self.random)
+        left, right = (self._basis(size, min(shape)) for size in shape)
+        made = (left * (s / s.norm() * (shape[0] * shape[1]) ** 0.5)) @ right.mT
+        if kind == "noise and spikes":
+            made = 0.3 * made + torch.randn(shape, generator=self.random)
+        return (made * DEVIATION).bfloat16()
+
+    def _basis(self, size: int, r: int) -> Tensor:
+        if (size, r) not in self._bases:
+            self._bases[size, r] = torch.linalg.qr(torch.randn(size, r, generator=self.random)).Q
+        rows = torch.randperm(size, generator=self.random)
+        signs = torch.randint(0, 2, (size, 1), generator=self.random) * 2 - 1
+        return self._bases[size, r][rows] * signs
+
+
+def power_law(r: int, random: torch.Generator) -> Tensor:
+    """Falling as i^-DECAY, with gaps as uneven as those of random matrices (Wigner's surmise, of mean 1).
+
+    Evenly spaced singular values would make subspaces easier to find than they are.
+    """
+    smooth = torch.arange(1, r + 2, dtype=torch.float64).pow(-DECAY)
+    surmise = (-4 / torch.pi * torch.rand(r, generator=random, dtype=torch.float64).log()).sqrt()
+    gaps = (smooth[:-1] - smooth[1:]) * surmise
+    return (gaps.flip(0).cumsum(0).flip(0) + smooth[-1]).float()
+
+
+def spikes(r: int, random: torch.Generator) -> Tensor:
+    """The part of rank r / 8 that stands in noise, falling as i^-0.7."""
+    return torch.arange(1, r + 1).float().pow(-0.7) * (torch.arange(r) < r // 8)
+
+
+def flat(r: int, random: torch.Generator) -> Tensor:
+    """All within a twentieth of each other."""
+    return 1 + 0.05 * torch.rand(r, generator=random).sort(descending=True).values
+
+
+def repeated(r: int, random: torch.Generator) -> Tensor:
+    """Sixteen values, each repeated exactly, up to the rounding of the entries."""
+    return (16 - (torch.arange(r) * 16).div(r, rounding_mode="floor")).float() / 16
+
+
+SPECTRA: dict[str, Callable[[int, torch.Generator], Tensor]] = {
+    "power law": power_law,
+    "noise and spikes": spikes,
+    "flat": flat,
+    "repeated values": repeated,
+}
+
+
+def low_rank(shape: torch.Size, random: torch.Generator, rank: int = DIRECTIONS) -> Tensor:
+    """A matrix of entries of deviation 1 and of a low rank; of a vector, noise."""
+    if len(shape) < 2:
+        return torch.randn(shape, generator=random)
+    left, right = (torch.randn(size, rank, generator=random) for size in shape)
+    return left @ right.mT / rank**0.5
+
+
+def _noise(weight: Tensor, random: torch.Generator) -> Tensor:
+    return torch.randn(weight.shape, generator=random)
+
+
+def _with_noise(weight: Tensor, random: torch.Generator) -> Tensor:
+    return low_rank(weight.shape, random) + 0.5 * _noise(weight, random) * (weight.dim() > 1)
+
+
+def _sparse(share: float) -> Callable[[Tensor, torch.Generator], Tensor]:
+    return lambda weight, random: _noise(weight, random) * (torch.rand(weight.shape, generator=random) < share)
+
+
+def _merged(weight: Tensor, random: torch.Generator) -> Tensor:
+    return low_rank(weight.shape, random, 16) * (weight.dim() > 1)
+
+
+UPDATES: dict[str, tuple[float, Callable[[Tensor, torch.Generator], Tensor]]] = {
+    "rank 8 and noise": (STEP, _with_noise),
+    "noise": (STEP, _noise),
+    "sparse, 64 % changed": (4 * STEP, _sparse(0.9)),
+    "sparse, 1 % changed": (STEP, _sparse(0.012)),
+    "LoRA merged": (STEP, _merged),
+    "SFT-like": (30 * STEP, _with_noise),
+}
+"""Relative norms before rounding, and steps; all are added in float32 and rounded to bf16, as trainers do."""
+
+
+def updated(weight: Tensor, kind: str, random: torch.Generator) -> Tensor:
+    """The weight after an update of this kind."""
+    size, make = UPDATES[kind]
+    wide, step = weight.float(), make(weight, random)
+    norm = float(step.norm())
+    return (wide + size * wide.norm() / norm * step).bfloat16() if norm else weight.clone()
+
+
+BENCH = Kind("power law", "rank 8 and noise")
+FAMILY = (
+    BENCH,
+    Kind("power law", "noise"),
+    Kind("power law", "sparse, 64 % changed"),
+    Kind("power law", "sparse, 1 % changed"),
+    Kind("power law", "LoRA merged"),
+    Kind("noise and spikes", "noise"),
+    Kind("flat", "rank 8 and noise"),
+    Kind("repeated values", "rank 8 and noise"),
+    Kind("power law", "SFT-like"),
+)
+LARGE_FAMILY = tuple(
+    Kind(base, update, LARGE)
+    for base, update in (
+        ("power law", "rank 8 and noise"),
+        ("power law", "sparse, 1 % changed"),
+        ("power law", "SFT-like"),
+    )
+)
