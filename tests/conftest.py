@@ -40,8 +40,10 @@ if find_spec("hypothesis") is not None:
 
 SLOW = (
     "artifact/test_damaged_releases.py",
+    "artifact/test_hostile_documents.py",
     "behavior",
     "calibration/test_calibration.py::test_real_runs",
+    "checkpoints/test_bounded_time.py",
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
@@ -49,6 +51,7 @@ SLOW = (
     "docs/test_site.py",
     "end_to_end",
     "families/test_every_family.py",
+    "fuzz_corpus",
     "integrations",
     "judging/test_every_check.py",
     "judging/test_run_group_checks.py",
