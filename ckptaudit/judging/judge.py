@@ -12,14 +12,12 @@ from ckptaudit.errors import Spelling, spelled
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.reasons import damaged_base, doubt, guarded, without_value
 from ckptaudit.judging.selection import selected
 from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
 from ckptaudit.judging.waivers import forgive
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.metrics import Kind, Measurement
-
-DEGENERATE_GAP = 0.01
-"""Below this relative gap at k the top-k subspace is as good as arbitrary, and an angle to it says little."""
 
 FINDINGS_KEPT = 100
 """How many findings a verdict names; its value counts all."""
@@ -93,12 +91,15 @@ def decide(
     own = [m for m in measured if m.metric == check.metric]
     if not own:
         return undecided(check, subject, tuned, "error", "the check's roles select nothing here", limits)
+    damaged = damaged_base(own, measured)
+    if damaged is not None:
+        return undecided(check, subject, tuned, "error", damaged[1], limits, worst=damaged[0])
     kept, blind = admitted(check, own, measured)
     if not kept and not blind:
-        return undecided(check, subject, tuned, "skipped", _guard_reason(check), limits)
+        return undecided(check, subject, tuned, "skipped", guarded(check), limits)
     bad = blind or [m for m in kept if m.value is None or not math.isfinite(m.value)]
     if bad:
-        reason = f"{_cause(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
+        reason = f"{without_value(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
         return undecided(check, subject, tuned, "error", reason, limits, worst=bad[0].tensor)
     ranked = sorted(kept, key=lambda m: _room(check, _number(m), limits.of(m.tensor).value))
     return _decided(
@@ -250,21 +251,6 @@ def _number(m: Measurement) -> float:
     return m.value
 
 
-def _guard_reason(check: Check) -> str:
-    guard = check.only_where
-    assert guard is not None  # without a guard nothing is left out
-    return f"too little to judge by: no tensor here has {guard.metric} >= {guard.at_least:g}"
-
-
-def _cause(bad: Measurement, measured: Sequence[Measurement]) -> str:
-    if bad.remark:
-        return bad.remark.rstrip(".")
-    count = next((m.value for m in measured if m.tensor == bad.tensor and m.metric == "nonfinite_entries"), None)
-    if count:
-        return f"the tuned tensor has {count:.0f} NaN or infinite entries"
-    return "an entry of either side is not finite, or its decomposition did not converge"
-
-
 def _others(limits: Limits, ranked: list[Measurement]) -> dict[str, float]:
     """The limits of the tensors that are held to another than the deciding one's."""
     if not limits.moved:
@@ -296,12 +282,4 @@ def _kind(ranked: list[Measurement], check: Check) -> Kind:
 def _remark(m: Measurement, measured: Sequence[Measurement], check: Check, limits: Limits) -> str:
     own = limits.moved.get(m.tensor)
     said = f"limit {check.sign} {own.value:g} here" if own else ""
-    return "; ".join(filter(None, (said, _doubt(m, measured))))
-
-
-def _doubt(m: Measurement, measured: Sequence[Measurement]) -> str:
-    """A word beside an angle whose subspace is ill-defined."""
-    if not m.metric.startswith("principal_angle"):
-        return ""
-    gap = next((g.value for g in measured if g.tensor == m.tensor and g.metric == "principal_gap"), None)
-    return f"near-degenerate gap at k ({gap:.1g})" if gap is not None and gap < DEGENERATE_GAP else ""
+    return "; ".join(filter(None, (said, doubt(m, measured))))

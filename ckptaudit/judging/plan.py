@@ -21,6 +21,9 @@ from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
 
+FINITE = frozenset(("nonfinite_entries", "base_nonfinite_entries"))
+"""Counted of every weight that is measured, whatever is asked of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Released:
@@ -146,7 +149,7 @@ class AuditPlan:
     @cached_property
     def _standing(self) -> frozenset[str]:
         named = {name for planned in self.verdicts for name in planned.check.metrics}
-        return frozenset(n for n, metric in matrix_metrics().items() if metric.standing or n in named)
+        return frozenset(n for n, metric in matrix_metrics().items() if metric.standing or n in named) | FINITE
 
     @cached_property
     def _wanted(self) -> dict[Unit, dict[str, set[str]]]:
@@ -156,7 +159,7 @@ class AuditPlan:
             for unit in (unit for unit in planned.units if unit.scope == "matrix"):
                 tensors = wanted.setdefault(unit, {})
                 for tensor, metrics in _needed(planned, unit.subject):
-                    tensors.setdefault(tensor.name, {"nonfinite_entries"}).update(metrics)
+                    tensors.setdefault(tensor.name, set(FINITE)).update(metrics)
         return wanted
 
     def judged_by(self, run: Run) -> dict[str, tuple[str, ...]]:
@@ -174,7 +177,7 @@ def limits_update(check: Check) -> bool:
     """Whether the check limits what an update may be; that a number is finite or has changed is no such limit."""
     metric = METRICS[check.metric]
     if isinstance(metric, MatrixMetric) and metric.tolerates_nonfinite:
-        return check.at_most is not None and metric.name != "nonfinite_entries"
+        return check.at_most is not None and metric.name not in FINITE
     return check.scope in ("matrix", "group", "runs")
 
 

@@ -71,6 +71,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome == "error" or (self.outcome == "failed" and self.severity == "gate")
 
 
+NO_SUCH_WEIGHTS = "this model has no weights of: "
+"""How the reason begins where a check is skipped because the model has nothing of the kind."""
+
+
 def deciding_limit(limit: float, released_limit: float | None, sign: str) -> float:
     """The stricter of a check's limit and of what the released run's value allows."""
     if released_limit is None:

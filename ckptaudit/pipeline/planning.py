@@ -14,6 +14,7 @@ from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.profiles import default_profile, profile_named
 from ckptaudit.judging.selection import parts, selected, subjects
+from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
@@ -26,8 +27,6 @@ NO_GROUP = {
     "siblings": "it compares runs from one base, and the tuned side names fewer than three",
 }
 """Why a check has nothing to compare, by what it compares."""
-
-NOTHING_OF = "this model has no weights of: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return ""
     tensors = selected(check, run.pair, subject)
     if not tensors:
-        return NOTHING_OF.format(", ".join(check.roles)) if check.optional else ""
+        return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
 

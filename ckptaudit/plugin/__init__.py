@@ -15,6 +15,7 @@ from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, p
 from ckptaudit.plugin.options import add_options
 from ckptaudit.plugin.root import take_root_from_where_pytest_started
 from ckptaudit.plugin.spelling import option
+from ckptaudit.toml_files import glance
 
 if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
@@ -98,7 +99,7 @@ def _refuse_checks_without_pair(config: pytest.Config) -> None:
         return
     for argument in config.args:
         path = Path(argument.partition("::")[0])
-        if path.suffix == ".toml" and path.is_file() and "[[check]]" in path.read_text(errors="replace"):
+        if path.suffix == ".toml" and "[[check]]" in glance(path)[1]:
             raise pytest.UsageError(
                 f"{printable(path)}: checks judge a pair of checkpoints; give --base PATH and --tuned PATH."
             )

@@ -36,6 +36,7 @@ from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.report.unheeded import unheeded
+from ckptaudit.results.gate import NOTHING_JUDGED, answer
 from ckptaudit.results.records import AuditResult
 
 logger = logging.getLogger(__name__)
@@ -180,13 +181,21 @@ class Gate:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the reports; and never leave with 0 when nothing was judged."""
-        if self.worker is not None or self.config.option.collectonly:
+        if self.worker is not None:
+            return
+        if self.config.option.collectonly:
+            # A pipeline that this option has slipped into must not take a list of checks for an open gate.
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
             return
         for sentence in self.outputs.write(lambda: self.result) if self.outputs else ():
             self._refuse(session, sentence)
-        judged = any(v.outcome in ("passed", "failed", "waived") for v in self.verdicts.values())
-        if self.files and not judged and session.exitstatus == pytest.ExitCode.OK:
-            self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
+        if self.files and session.exitstatus == pytest.ExitCode.OK:
+            cause = answer([*self.verdicts.values()]).cause
+            if cause == NOTHING_JUDGED:
+                self._refuse(session, "nothing was judged: every check was skipped; look at the reasons above.")
+            elif cause:
+                self._refuse(session, f"{cause}.")
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
     def pytest_name_coverage_in_junit(self, session: pytest.Session) -> None:

@@ -155,7 +155,11 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
         return Text(f"gate CLOSED, worst: {worst.check} at {printable(worst.subject)}{_by(worst)}", "bold red")
     if exit_code and found.is_open:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
-    return Text("gate open", "bold green") if found.is_open else Text(f"gate CLOSED: {found.cause}", "bold red")
+    return (
+        Text("gate open", "bold green")
+        if found.is_open
+        else Text(f"gate CLOSED: {printable(found.cause)}", "bold red")
+    )
 
 
 def _by(verdict: Verdict) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ckptaudit.judging.verdict import Outcome, Verdict, times_over
+from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS, Outcome, Verdict, times_over
 
 GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
 """Outcomes, the gravest first."""
@@ -30,10 +30,24 @@ class Answer:
 
 
 def answer(verdicts: Sequence[Verdict]) -> Answer:
-    """The gate's answer: open where something was judged, and nothing that closes it failed or went unjudged."""
+    """The gate's answer: open where something was judged, and nothing that closes it failed or went unjudged.
+
+    A check that closes the gate and was skipped everywhere has gone unjudged, unless the model has no such weights.
+    """
     closing = tuple(sorted((v for v in verdicts if v.closes), key=gravity))
-    judged = any(v.outcome in JUDGED for v in verdicts)
-    return Answer(closing, "" if judged or closing else NOTHING_JUDGED)
+    if closing:
+        return Answer(closing)
+    if not any(v.outcome in JUDGED for v in verdicts):
+        return Answer((), NOTHING_JUDGED)
+    return Answer((), "; ".join(_unjudged(verdicts)))
+
+
+def _unjudged(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    for (_, check), of_check in by_check(verdicts).items():
+        first = of_check[0]
+        absent = all(v.reason.startswith(NO_SUCH_WEIGHTS) for v in of_check)
+        if first.severity == "gate" and not absent and all(v.outcome == "skipped" for v in of_check):
+            yield f"{check} was not judged ({first.reason})"
 
 
 def gravity(verdict: Verdict) -> tuple[bool, int, float, float]:

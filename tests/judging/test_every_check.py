@@ -118,6 +118,8 @@ def test_supervised_run_breaks_the_rlvr_profile_on_several_checks(fixture_pairs:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.metrics.conftest import MeasureWhole
-from tests.metrics.test_gradient_metrics import ENTRIES, drawn, flat, plus
+from tests.metrics.test_gradients import ENTRIES, drawn, flat, plus
 
 LARGE = {"model.layers.0.mlp.down_proj.weight": (300, 400)}
 

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from simulated import run_rows, table_of
+from tests.rollouts.simulated import run_rows, table_of
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from judged import CHECKS, about, broken_checks, limit_is_broken, readings
-from simulated import run_rows, table_of
 
 from ckptaudit.damages.rollouts import CURVE_DAMAGES, DAMAGES
 from ckptaudit.rollouts.quantities import metrics
+from tests.rollouts.judged import CHECKS, about, broken_checks, limit_is_broken, readings
+from tests.rollouts.simulated import run_rows, table_of
 
 NOT_JUDGED_WHEN_HEALTHY = {
     "clip-acts-on-stale-samples",  # no sample is stale

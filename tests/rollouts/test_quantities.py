@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judged import FACTS, readings
 from scipy import stats
-from simulated import Engine, rollouts_of, run_rows, table_of
 
 from ckptaudit.rollouts.advantages import CONVENTIONS
 from ckptaudit.rollouts.facts import RunFacts
@@ -19,6 +19,8 @@ from ckptaudit.rollouts.groups import GroupTable
 from ckptaudit.rollouts.measure import measure
 from ckptaudit.rollouts.moments import ClusteredMean
 from ckptaudit.rollouts.pareto import pareto_k, tail_size
+from tests.rollouts.judged import FACTS, readings
+from tests.rollouts.simulated import Engine, rollouts_of, run_rows, table_of
 
 
 def one(table: pa.Table, metric: str, subject: str = "step 3", facts: RunFacts = FACTS) -> float:
@@ -95,7 +97,7 @@ def _step(table: pa.Table, column: str, step: int = 3) -> list[float]:
 
 
 def test_prefix_minimum_and_drift() -> None:
-    from ckptaudit.damages.rollouts import low_early_tokens
+    from ckptaudit.damages.log_probabilities import low_early_tokens
 
     table = low_early_tokens(table_of(run_rows(steps=4, seed=3)))
     ratios = [
@@ -157,7 +159,7 @@ def test_low_probability_width_is_that_of_exact_quantiles(healthy: pa.Table) -> 
 
 @pytest.mark.parametrize("deviation", [0.2, 1.0, 2.0, 4.0])
 def test_pareto_k_is_arviz_k(deviation: float) -> None:
-    from arviz_stats.base import array_stats
+    from arviz_stats.base import array_stats  # type: ignore[attr-defined]
 
     logs = np.random.default_rng(5).normal(0, deviation, 1000)
     _, theirs = array_stats.psislw(-logs)  # fits one weight fewer: it rounds the size of the tail down
@@ -264,7 +266,7 @@ def test_figures_do_not_depend_on_how_rows_are_batched(size: int, seed: int) -> 
     table = table_of(run_rows(steps=2, groups=9, length=32, seed=seed))
     whole = rollouts_of(table)
 
-    def small(columns: object) -> object:
+    def small(columns: Iterable[str]) -> Iterator[Any]:
         return iter(table.combine_chunks().to_batches(max_chunksize=size))
 
     wanted = ["mismatch_k3", "ratio_bias_position", "advantage_error", "duplicate_share", "low_prefix_share"]

@@ -235,7 +235,11 @@ def test_a_folder_of_nothing_known_names_what_is_known(tmp_path: Path) -> None:
 def test_arrays_of_numpy_in_a_pickle_are_read() -> None:
     from ckptaudit.rollouts.pickled import pickle_contents
 
-    value = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int64(4), "t": torch.tensor([1.5, 2.5])}
+    value: dict[str, Any] = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.int64(4),
+        "t": torch.tensor([1.5, 2.5]),
+    }
     found = pickle_contents(io.BytesIO(pickle.dumps(value)), Path("x.pkl"), ())
     assert np.array_equal(found["a"], value["a"])
     assert found["b"] == 4

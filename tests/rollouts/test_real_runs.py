@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from judged import CHECKS, about, limit_is_broken
 
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.measure import measure
 from ckptaudit.rollouts.readers import open_rollouts
 from ckptaudit.rollouts.scalars import read_scalars
+from tests.rollouts.judged import CHECKS, about, limit_is_broken
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "rollouts"
 FACTS = RunFacts(

@@ -33,7 +33,7 @@ def trained(out: Path, *, engine: bool, **options: Any) -> Any:
         import torch
         from rollout_recipe import BASE, Engine, brackets, exact_match, rows
         from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
-        from trl import GRPOConfig, GRPOTrainer
+        from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined]
 
         from ckptaudit.integrations.trl import TrlRecorder
 

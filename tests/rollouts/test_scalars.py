@@ -77,8 +77,8 @@ def test_verl_and_prime_rl_json_lines(tmp_path: Path) -> None:
         {"step": step, "data": {"actor/grad_norm": 1.0 + step, "val-core/x/acc/mean@1": 0.5}} for step in (1, 2)
     ]
     (tmp_path / "verl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    lines = [{"step": step, "time": 1.5, "reward/all/mean": step / 2} for step in (1, 2)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flat = [{"step": step, "time": 1.5, "reward/all/mean": step / 2} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in flat))
     assert read_scalars(tmp_path) == {"grad_norm": {1: 2.0, 2: 3.0}, "reward_mean": {1: 0.5, 2: 1.0}}
 
 

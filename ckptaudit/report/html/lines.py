@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
 from ckptaudit.report.appearance import WORDS, bound_mark, first_few, margin_of, number, word
-from ckptaudit.results.gate import GRAVITY, answer, gravest, gravity
+from ckptaudit.results.gate import GRAVITY, NOTHING_JUDGED, answer, gravest, gravity
 from ckptaudit.results.records import AuditResult, CheckRecord
 
 DRAWN = 10.0
@@ -137,8 +137,9 @@ def sentence(lines: Sequence[Line]) -> str:
 
 
 def _open(lines: Sequence[Line], verdicts: Sequence[Verdict]) -> str:
-    if not answer(verdicts).is_open:
-        return "Nothing was judged: every check was skipped."
+    cause = answer(verdicts).cause
+    if cause:
+        return "Nothing was judged: every check was skipped." if cause == NOTHING_JUDGED else f"{cause}."
     holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
     nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
     waived = sum(v.outcome == "waived" for v in verdicts)
