@@ -50,6 +50,7 @@ SLOW = (
     "cli/test_cli.py::test_audit_is_the_pytest_command",
     "docs/test_site.py",
     "end_to_end",
+    "families/test_damages.py",
     "families/test_every_family.py",
     "fuzz_corpus",
     "integrations",
@@ -82,6 +83,9 @@ SLOW = (
     "report/test_junit.py",
     "results/test_baseline.py",
     "results/test_diff.py",
+    "rollouts/test_every_check.py",
+    "rollouts/test_quantities.py",
+    "rollouts/test_recorder.py",
 )
 """Folders, files and tests that `make test-fast` leaves out, by how their ids begin."""
 
