@@ -9,7 +9,7 @@ from platform import python_version
 
 from msgspec import structs
 
-from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
+from ckptaudit.errors import Spelling, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
@@ -101,16 +101,12 @@ def curves(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[SpectrumRe
 
 
 def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
-    """The kinds of evidence beside weights and files that this audit was not given."""
-    return tuple(
-        f"{kind}: give {parameter(name)} {metavar}"
-        for kind, name, metavar in OTHER_EVIDENCE
-        if name not in opened.options.auxiliary
-    )
+    """The kinds of evidence beside weights and files that this audit had nothing of."""
+    return tuple(said for name, said in OTHER_EVIDENCE.items() if name not in opened.options.auxiliary)
 
 
-OTHER_EVIDENCE = (("behavior", "probes", "FILE"),)
-"""Kinds of evidence, and the parameter that gives each."""
+OTHER_EVIDENCE = {"probes": "behavior: the default checks do not run the model"}
+"""Kinds of evidence that no default check looks at, by the input that brings some of it."""
 
 
 def _rows(measurements: MeasurementStore, spelling: Spelling) -> tuple[Measurement, ...]:
