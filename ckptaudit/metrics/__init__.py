@@ -14,6 +14,7 @@ from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
 from ckptaudit.metrics.matrix import MatrixMetric, matrix_metrics
 from ckptaudit.metrics.measurement import Kind, Measurement
 from ckptaudit.metrics.metric import METRICS, Metric, Scale, Scope, meaning_of, of_scope
+from ckptaudit.metrics.rollouts import RolloutsMetric
 
 __all__ = [
     "ALPHA",
@@ -30,6 +31,7 @@ __all__ = [
     "Metric",
     "PairBatch",
     "Recall",
+    "RolloutsMetric",
     "RunsMetric",
     "Scale",
     "Scope",

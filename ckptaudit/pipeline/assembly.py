@@ -111,7 +111,7 @@ def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
     )
 
 
-OTHER_EVIDENCE = (("behavior", "probes", "FILE"),)
+OTHER_EVIDENCE = (("behavior", "probes", "FILE"), ("rollouts", "rollouts", "PATH"))
 """Kinds of evidence, and the parameter that gives each."""
 
 
