@@ -9,7 +9,7 @@ from platform import python_version
 
 from msgspec import structs
 
-from ckptaudit.errors import Spelling, python_spelling, spelled
+from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
@@ -105,7 +105,10 @@ def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
     return tuple(said for name, said in OTHER_EVIDENCE.items() if name not in opened.options.auxiliary)
 
 
-OTHER_EVIDENCE = {"probes": "behavior: the default checks do not run the model"}
+OTHER_EVIDENCE = {
+    "probes": "behavior: the default checks do not run the model",
+    "rollouts": f"rollouts: give {parameter('rollouts')} PATH",
+}
 """Kinds of evidence that no default check looks at, by the input that brings some of it."""
 
 

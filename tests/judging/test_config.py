@@ -55,7 +55,7 @@ def test_a_good_file_loads(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("x = = 1", ["line 1"]),
-        ('profil = "rlvr"', ["key profil", "did you mean profile?"]),
+        ('profil = "rlvr"', ["key profil", "did you mean profile"]),
         ('profile = "rl"', ["key profile", "'rl'", "rlvr", "sft, integrity"]),
         ("profile = 3", ["key profile", "str"]),
         ('checks = "ours.toml"', ["key checks", "array"]),
