@@ -21,3 +21,13 @@ class Finding(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         detail = f", {self.detail}" if self.detail else ""
         return printable(f"{self.tensor}: {self.fault}{detail}")
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """What a broken tensor looks like, as "layers 1 and 2 exchanged", and what to do about that."""
+
+    said: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return printable(f"looks like {self.said}")

@@ -15,7 +15,7 @@ DEFAULT_MEMORY = "256MiB"
 FACTOR = 2.0
 """How many times worse than a released run is a failure, unless the user says otherwise."""
 
-Layout = Literal["samples", "weights", "adapter", "file"]
+Layout = Literal["samples", "weights", "adapter", "checkpoints", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class AuxiliaryKind:
 
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
     "adapter": an adapter, whose product stands for each weight that it changes;
+    "checkpoints": checkpoints separated by commas, each paired with the base;
     "file": a file that its metric reads by itself.
     """
 
@@ -45,6 +46,10 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
             "aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"
         ),
         AuxiliaryKind("adapter_init", "adapter", "PATH", "the tuned adapter as it was before training"),
+        AuxiliaryKind("adapter", "adapter", "PATH", "the adapter that was merged into the base"),
+        AuxiliaryKind(
+            "parents", "checkpoints", "A,B,...", "the checkpoints that were merged, in the order of their weights"
+        ),
         AuxiliaryKind(
             "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"
         ),

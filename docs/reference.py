@@ -50,6 +50,7 @@ SECTIONS = {
     "group": GROUPS_INTRO,
     "pair": "# Facts about the pair\n",
     "runs": "# Several runs\n",
+    "parity": "# Against other files\n\n[parity.md](parity.md) explains them.\n",
     "artifact": "# The files beside the weights\n",
     "plan": "# The audit itself\n",
 }

@@ -21,6 +21,7 @@ OUTSIDE = {
     "examples/github-actions.yml": "examples/github-actions.yml",
     "examples/gitlab-ci.yml": "examples/gitlab-ci.yml",
     "examples/pre-push": "examples/pre-push.txt",
+    **{f"checks/{file.name}": f"checks/{file.name}" for file in sorted((ROOT / "checks").glob("*.toml"))},
 }
 """Files of the repository, and what they are called in the site."""
 LINK = re.compile(r"(\]\()([^)#:]+)((?:#[^)]*)?\))")

@@ -40,15 +40,19 @@ if find_spec("hypothesis") is not None:
 
 SLOW = (
     "artifact/test_damaged_releases.py",
+    "artifact/test_hostile_documents.py",
     "behavior",
     "calibration/test_calibration.py::test_real_runs",
+    "checkpoints/test_bounded_time.py",
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
     "cli/test_cli.py::test_audit_is_the_pytest_command",
     "docs/test_site.py",
     "end_to_end",
+    "families/test_damages.py",
     "families/test_every_family.py",
+    "fuzz_corpus",
     "integrations",
     "judging/test_every_check.py",
     "judging/test_run_group_checks.py",
@@ -79,6 +83,9 @@ SLOW = (
     "report/test_junit.py",
     "results/test_baseline.py",
     "results/test_diff.py",
+    "rollouts/test_every_check.py",
+    "rollouts/test_quantities.py",
+    "rollouts/test_recorder.py",
 )
 """Folders, files and tests that `make test-fast` leaves out, by how their ids begin."""
 

@@ -14,10 +14,10 @@ from ckptaudit.behavior.probes import read_probes
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import CkptAuditError, ConfigError
 from ckptaudit.foreign_files import is_regular, open_regular, read_regular
+from ckptaudit.foreign_files.toml import read_toml
 from ckptaudit.judging.check_files import holds_checks, load_checks
 from ckptaudit.judging.config import find_config, load_config
 from ckptaudit.results.json_io import read_json
-from ckptaudit.toml_files import read_toml
 
 READERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "checks": (load_checks, "mine.toml"),

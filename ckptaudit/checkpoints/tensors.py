@@ -111,6 +111,7 @@ class Checkpoint:
     """A checkpoint's tensors by name, in sorted order, and its model configuration if it has one.
 
     `adapter` is there where the tensors are an adapter's factors: `merge_adapter` makes weights of them.
+    `merged_from` is the base and the adapter of which it then made them.
     """
 
     path: str
@@ -118,6 +119,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorHandle]
     config: Mapping[str, object] = field(default_factory=dict)
     adapter: Adapter | None = None
+    merged_from: tuple[Checkpoint, Checkpoint] | None = field(default=None, repr=False, compare=False)
 
     @property
     def parameters(self) -> int:

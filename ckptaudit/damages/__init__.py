@@ -7,7 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 EVIDENCE = {
-    **dict.fromkeys(("matrix", "group", "pair", "plan", "run"), ("weights", "roles")),
+    **dict.fromkeys(("matrix", "group", "pair", "plan", "run"), ("weights", "roles", "stale")),
+    "parity": ("weights", "roles", "parity"),
     "runs": ("runs",),
 }
 """The files of damages for a metric's scope, where there is none of the scope's name."""

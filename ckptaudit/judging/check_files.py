@@ -13,9 +13,9 @@ import msgspec
 
 from ckptaudit.damages import damages_of
 from ckptaudit.errors import CheckDefinitionError, nearest, printable
+from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
 from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, Scope, matrix_metrics
-from ckptaudit.toml_files import glance, read_toml
 
 FILE_KEYS = ("check", "include", "exclude")
 

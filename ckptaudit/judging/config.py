@@ -13,10 +13,10 @@ import msgspec
 
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
 from ckptaudit.foreign_files import is_regular
+from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Severity
 from ckptaudit.judging.profiles import default_profile, profile_named, profiles
-from ckptaudit.toml_files import glance, read_toml
 
 FILE_NAME = "ckptaudit.toml"
 KEYS = ("profile", "checks", "frozen", "override", "waiver")

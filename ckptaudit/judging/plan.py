@@ -16,7 +16,7 @@ from ckptaudit.judging.selection import selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import unit_of
-from ckptaudit.metrics import METRICS, MatrixMetric, findings_metric_of, matrix_metrics
+from ckptaudit.metrics import METRICS, FindingsMetric, MatrixMetric, findings_metric_of, matrix_metrics
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
@@ -149,6 +149,8 @@ class AuditPlan:
     @cached_property
     def _standing(self) -> frozenset[str]:
         named = {name for planned in self.verdicts for name in planned.check.metrics}
+        together = {p.check.metric for p in self.verdicts if p.check.scope == "run"}
+        named |= {name for metric in together for name in findings_metric_of(metric).rests_on}
         return frozenset(n for n, metric in matrix_metrics().items() if metric.standing or n in named) | FINITE
 
     @cached_property
@@ -178,6 +180,8 @@ def limits_update(check: Check) -> bool:
     metric = METRICS[check.metric]
     if isinstance(metric, MatrixMetric) and metric.tolerates_nonfinite:
         return check.at_most is not None and metric.name not in FINITE
+    if isinstance(metric, FindingsMetric):
+        return metric.covers
     return check.scope in ("matrix", "group", "runs")
 
 

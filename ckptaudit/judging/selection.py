@@ -11,6 +11,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Override
 from ckptaudit.measurement.jobs import applies
+from ckptaudit.metrics import METRICS, FindingsMetric
 from ckptaudit.metrics.groups import counts
 from ckptaudit.naming import in_groups
 from ckptaudit.pairing import AlignedTensor, ModelPair
@@ -31,7 +32,8 @@ class JudgedMatrix:
 
 def is_about(check: Check, tensor: AlignedTensor) -> bool:
     """Whether the check's metric means anything for this tensor."""
-    if check.scope == "group":
+    metric = METRICS[check.metric]
+    if check.scope == "group" or (isinstance(metric, FindingsMetric) and metric.covers):
         return counts(tensor)
     return check.scope in ("matrix", "runs") and applies(check.metric, tensor)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.findings import Finding
+from ckptaudit.findings import Cause, Finding
 from ckptaudit.judging.checks import Severity
 from ckptaudit.metrics import Kind
 from ckptaudit.metrics.measurement import Method
@@ -55,6 +55,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     method: Method | None = None
     moved_limits: dict[str, float] = {}
     """The limits of tensors that are not held to `limit`."""
+    cause: Cause | None = None
+    """What the worst tensor looks like, where a search found it."""
 
     @property
     def effective_limit(self) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckptaudit.pairing import ModelPair
+from ckptaudit.pairing.auxiliary import Auxiliary
 
 Values = Mapping[str, float | None]
 
@@ -25,3 +26,12 @@ class PlanEvidence:
 
     pair: ModelPair
     judged_by: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ParityEvidence:
+    """A pair and the other inputs; `found` keeps what several metrics derive alike, by name."""
+
+    pair: ModelPair
+    auxiliary: Auxiliary
+    found: dict[str, object] = field(default_factory=dict)

@@ -16,7 +16,8 @@ Find = Callable[[Any], Sequence[Finding]]
 class FindingsMetric:
     """The number of findings about one piece of evidence, which `find` takes: the pair, its files, a run's numbers.
 
-    `rests_on` names the metrics of matrices whose values for every tensor are part of the evidence.
+    `rests_on` names the metrics of matrices whose values for every tensor are part of the evidence. `covers` says
+    that it judges the contents of every weight of the roles it is asked about.
     """
 
     name: str
@@ -28,6 +29,7 @@ class FindingsMetric:
     scale: Scale = "count"
     needs: tuple[str, ...] = ()
     rests_on: tuple[str, ...] = ()
+    covers: bool = False
 
 
 def findings_metric(
@@ -37,11 +39,14 @@ def findings_metric(
     unit: str = "findings",
     source: str = "definition",
     rests_on: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    covers: bool = False,
 ) -> Callable[[Find], Find]:
     """Register the decorated function under its own name."""
 
     def register_function(function: Find) -> Find:
-        register(FindingsMetric(function.__name__, unit, formula, source, scope, function, rests_on=rests_on))
+        about = (function.__name__, unit, formula, source, scope, function)
+        register(FindingsMetric(*about, needs=needs, rests_on=rests_on, covers=covers))
         return function
 
     return register_function

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-Scope = Literal["matrix", "group", "runs", "run", "pair", "plan", "artifact", "probes", "rollouts"]
+Scope = Literal["matrix", "group", "runs", "run", "pair", "parity", "plan", "artifact", "probes", "rollouts"]
 """What one value is about: a matrix, several weights taken together, runs compared with each other, all tensors of
-one run, the headers of the pair, which tensors the planned checks judge, the files beside the weights, passes on
-probes, what a trainer logged."""
+one run, the headers of the pair, whether each tensor is what other files make of it, which tensors the planned
+checks judge, the files beside the weights, passes on probes, what a trainer logged."""
 
 Scale = Literal["size", "share", "count", "difference", "angle"]
 """How values compare. A size is multiplied; a share lies between 0 and 1, and its odds are multiplied; a count is

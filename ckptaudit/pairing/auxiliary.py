@@ -28,10 +28,12 @@ class AuxiliaryInput:
     weights: Mapping[str, AlignedTensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     opened: Checkpoint | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """What was opened: an adapter as its factors, or several checkpoints in order."""
 
     def covers(self, tensor: AlignedTensor) -> bool:
         """Whether it says anything about this weight."""
-        if self.kind.layout == "file":
+        if self.kind.layout in ("file", "checkpoints"):
             return True
         own = self.weights.get(tensor.name)
         return own is not None and own.matrix_shape == tensor.matrix_shape
@@ -94,6 +96,11 @@ def open_auxiliary(paths: Mapping[str, str], base: Checkpoint) -> Auxiliary:
 
     Raises CheckpointError or PairingError, in one sentence that names the option, the file and the mend.
     """
+    if "adapter" in paths and base.merged_from is not None:
+        raise CheckpointError(
+            f"{parameter('adapter')} {printable(paths['adapter'])}: the base is merged with an adapter already; "
+            f"give it once, as {parameter('base')} BASE+ADAPTER or as {parameter('adapter')} ADAPTER."
+        )
     return Auxiliary({name: _open(AUXILIARY[name], path, base) for name, path in paths.items()})
 
 
@@ -106,7 +113,9 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint
     from ckptaudit.pairing import pair_checkpoints
 
-    opened = open_checkpoint(path)
+    if kind.layout == "checkpoints":
+        return AuxiliaryInput(kind, path, checkpoints=_parents(kind, path, base))
+    given = opened = open_checkpoint(path)
     if kind.layout == "adapter" and opened.adapter is None:
         raise CheckpointError(
             f"{parameter(kind.name)} {printable(opened.path)}: not an adapter; pass the folder PEFT saved."
@@ -125,7 +134,29 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     wanted = (t for t in pair.aligned if kind.layout != "adapter" or t.tuned.product is not None)
     weights = {tensor.name: tensor for tensor in wanted}
     notes = tuple(_notes(kind, opened.path, pair.unaligned))
-    return AuxiliaryInput(kind, opened.path, samples, weights, notes, opened)
+    return AuxiliaryInput(kind, opened.path, samples, weights, notes, opened, (given,))
+
+
+def _parents(kind: AuxiliaryKind, text: str, base: Checkpoint) -> tuple[Checkpoint, ...]:
+    """The checkpoints of a list separated by commas; an adapter among them is merged into the base."""
+    from ckptaudit.checkpoints import merge_adapter, open_checkpoint
+    from ckptaudit.pairing import pair_checkpoints
+
+    paths = [text] if text and Path(text).exists() else [path for path in text.split(",") if path]
+    if not paths:
+        raise CheckpointError(f"{parameter(kind.name)}: names no checkpoint; give {kind.metavar}.")
+    places = [Path(path).resolve() for path in paths]
+    twice = next((p for p, place in zip(paths, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise CheckpointError(f"{parameter(kind.name)} {printable(twice)}: given twice; name each parent once.")
+    parents = tuple(merge_adapter(base, open_checkpoint(path)) for path in paths)
+    for parent in parents:
+        try:
+            pair = pair_checkpoints(base, parent)
+        except PairingError:
+            raise PairingError(_named_unlike(kind, base, parent)) from None
+        _refuse_misfits(kind, pair.unaligned, parent.path)
+    return parents
 
 
 def _samples(kind: AuxiliaryKind, opened: Checkpoint) -> int:

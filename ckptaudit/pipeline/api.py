@@ -12,6 +12,7 @@ from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.judge import judge, respelled
 from ckptaudit.options import FACTOR, AuditOptions, Several
 from ckptaudit.pipeline.assembly import assemble
+from ckptaudit.pipeline.causes import causes
 from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.opening import open_audit
 from ckptaudit.pipeline.planning import baseline_of, choose_checks, plan
@@ -71,6 +72,6 @@ def audited(options: AuditOptions, config: str | Path | Config | None = None) ->
     measurements = execute(planned)
     verdicts = [
         structs.replace(respelled(verdict, python_spelling), test=given.test)
-        for given, verdict in zip(planned.verdicts, judge(planned, measurements), strict=True)
+        for given, verdict in zip(planned.verdicts, causes(opened, judge(planned, measurements)), strict=True)
     ]
     return assemble(opened, planned, verdicts, measurements, profile=chosen.profile, baseline=baseline)

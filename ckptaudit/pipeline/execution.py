@@ -18,7 +18,7 @@ from ckptaudit.measurement.run_groups import measure_run_group
 from ckptaudit.measurement.scheduler import by_unit, measure
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import FindingsMetric, Measurement, findings_metric_of, group_metric_of, matrix_metrics
-from ckptaudit.metrics.evidence import PlanEvidence, RunEvidence
+from ckptaudit.metrics.evidence import ParityEvidence, PlanEvidence, RunEvidence
 from ckptaudit.metrics.groups import counts, measure_group
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
@@ -121,6 +121,8 @@ class _Executor:
             rows = [m for unit in units for m in self.store.take(unit, partial(self.measured, unit))]
             values = {name: {m.tensor: m.value for m in rows if m.metric == name} for name in metric.rests_on}
             return RunEvidence(run.pair, values, self.plan.config.config.frozen)
+        if metric.scope == "parity":
+            return self._once(run, "parity", lambda: ParityEvidence(run.pair, self.plan.auxiliary))
         if metric.scope == "artifact":
             return self._once(run, "artifact", lambda: open_artifact(run.pair.base, run.pair.tuned))
         return run.pair

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptaudit.errors import printable
+from ckptaudit.errors import CheckDefinitionError, CheckpointError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config, check_files
@@ -18,6 +18,7 @@ from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
+from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline, load_baseline
@@ -122,12 +123,37 @@ def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
 def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     """Why there is nothing to judge by: an input that was not given, or that holds none of the weights."""
     if check.counts_findings:
+        _refuse_without(opened, check)
         return ""
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _refuse_without(opened: OpenedAudit, check: Check) -> None:
+    """What compares files is no claim about a pair alone: without the other files there is nothing to ask."""
+    if check.scope != "parity":
+        return
+    given = {*opened.auxiliary.given, *(("adapter",) if opened.base.merged_from is not None else ())}
+    for name in METRICS[check.metric].needs:
+        if name not in given:
+            wanted = f"{parameter(name)} {AUXILIARY[name].metavar}"
+            raise CheckDefinitionError(f"check {check.id}: needs {wanted}, {AUXILIARY[name].help}.")
+    _refuse_itself(opened)
+
+
+def _refuse_itself(opened: OpenedAudit) -> None:
+    """A file is always equal to itself; no claim of parity can fail where one path is given as both."""
+    sides = [("base", opened.options.base)]
+    sides += [(name, c.path) for name, one in opened.auxiliary.given.items() for c in one.checkpoints]
+    for name, path in sides:
+        for run in opened.runs:
+            if Path(path).resolve() == Path(run.path).resolve():
+                raise CheckpointError(
+                    f"{parameter(name)} and {parameter('tuned')} are one path, {printable(path)}."
+                )
 
 
 def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ckptaudit.artifact import open_artifact
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.damages import artifact as artifact_damages
-from ckptaudit.damages import roles  # noqa: F401  # its damages are those of weights
+from ckptaudit.damages import parity, roles, stale  # noqa: F401  # their damages are those of weights
 from ckptaudit.damages import runs as run_damages
 from ckptaudit.damages import weights as weight_damages
 from ckptaudit.judging.check_files import CheckFile
@@ -48,13 +48,14 @@ class Proof:
 
 def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
     """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError."""
-    intact = Proof(check, _judged(opened, check, file), ())
+    config = _config(opened, check)
+    intact = Proof(check, _judged(opened, check, file, config), ())
     if intact.needs:
         # A damage may work with the very input that is missing.
         return intact
     if check.scope == "artifact":
         return replace(intact, damaged=tuple(_of_damaged_files(run, check) for run in opened.runs))
-    return replace(intact, damaged=_judged(damaged(opened, check), check, file))
+    return replace(intact, damaged=_judged(damaged(opened, check), check, file, config))
 
 
 def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:
@@ -98,6 +99,20 @@ def _with_runs(opened: OpenedAudit, tuned: Sequence[Checkpoint]) -> OpenedAudit:
     return replace(opened, runs=runs, groups=groups)
 
 
-def _judged(opened: OpenedAudit, check: Check, file: CheckFile) -> tuple[Verdict, ...]:
-    planned = plan(opened, [replace(file, checks=(check,))], Config())
+def _judged(
+    opened: OpenedAudit, check: Check, file: CheckFile, config: Config | None = None
+) -> tuple[Verdict, ...]:
+    planned = plan(opened, [replace(file, checks=(check,))], config or Config())
     return judge(planned, execute(planned))
+
+
+def _config(opened: OpenedAudit, check: Check) -> Config:
+    """The configuration to prove a check under: a claim about frozen parts needs some that are."""
+    if check.metric != "changed_frozen_parts":
+        return Config()
+    equal = (
+        t.name
+        for t in opened.runs[0].pair.aligned
+        if t.dtypes_agree and bool((t.base.read() == t.tuned.read()).all())
+    )
+    return Config(frozen=tuple(equal))

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.foreign_files.toml import glance
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
 from ckptaudit.plugin.options import add_options
 from ckptaudit.plugin.root import take_root_from_where_pytest_started
 from ckptaudit.plugin.spelling import option
-from ckptaudit.toml_files import glance
 
 if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate

@@ -24,6 +24,7 @@ from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pipeline import assemble, choose_checks, execute, open_audit, plan
 from ckptaudit.pipeline.assembly import about, curves
+from ckptaudit.pipeline.causes import Causes
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
@@ -68,6 +69,7 @@ class Gate:
         self.everything = self.plan = self._plan(list(self.files.values()))
         self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
+        self.causes = Causes(self.opened)
         self.refused = 0
         if self.worker:
             _share_cores()
@@ -117,7 +119,7 @@ class Gate:
     def judge(self, planned: PlannedVerdict) -> Verdict:
         """Measure what is missing for one verdict, and decide."""
         try:
-            verdict = verdict_of(planned, execute(self.plan, self.store, verdicts=[planned]))
+            verdict = self.causes.named(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])))
         except Exception as error:  # whatever it is, it must end as a verdict that could not be given
             logger.debug("a verdict failed", exc_info=True)
             reason = (

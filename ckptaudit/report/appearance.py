@@ -28,6 +28,8 @@ WARNS = "yellow"
 def word(verdict: Verdict) -> str:
     """The outcome in a word or two; a broken claim that does not close the gate says so."""
     only_warns = verdict.outcome == "failed" and not verdict.closes
+    if only_warns and verdict.severity == "info":
+        return "noted"
     return f"broken ({verdict.severity})" if only_warns else WORDS[verdict.outcome]
 
 

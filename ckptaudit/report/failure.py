@@ -42,6 +42,7 @@ def in_one_line(verdict: Verdict | Verdict) -> str:
     else:
         text = f"{compared(verdict)} ({verdict.metric} of {_shortened(verdict.subject)})"
     worst = f"; worst tensor {_shortened(verdict.worst)}" if verdict.worst else ""
+    worst += f"; {_shortened(str(verdict.cause))}" if verdict.cause else ""
     line = f"{text}{worst}; source {_one_line(verdict.source)}"
     line = log_line(line)
     return line if len(line) <= SENTENCE_LENGTH else f"{line[: SENTENCE_LENGTH - 3]}..."
@@ -57,7 +58,13 @@ def explain(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
     head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
-    return log_lines("\n".join(_line(label, text) for label, text in (*rows, ("remedy", check.remedy)) if text))
+    mend = [("cause", str(verdict.cause or "")), ("remedy", remedy_of(verdict, check.remedy))]
+    return log_lines("\n".join(_line(label, text) for label, text in (*rows, *mend) if text))
+
+
+def remedy_of(verdict: Verdict, usual: str) -> str:
+    """What to do about the cause that was found, else what the check says."""
+    return usual if verdict.cause is None else verdict.cause.remedy
 
 
 def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:

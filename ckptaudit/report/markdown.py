@@ -11,7 +11,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
 from ckptaudit.report.coverage_text import coverage_lines
-from ckptaudit.report.failure import compared
+from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
@@ -105,11 +105,15 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _claims(result: AuditResult) -> Iterator[str]:
-    broken = {v.check for v in result.verdicts if v.outcome == "failed"}
+    broken: dict[str, list[Verdict]] = {}
+    for verdict in (v for v in result.verdicts if v.outcome == "failed"):
+        broken.setdefault(verdict.check, []).append(verdict)
     for check in result.checks:
         if check.id in broken:
-            claim, remedy = (shortened(" ".join(t.split()), SENTENCE) for t in (check.claim, check.remedy))
-            yield f"- **{escaped(shortened(check.id, NAME))}**: {escaped(claim)} {escaped(remedy)}"
+            worst = gravest(broken[check.id])
+            texts = (check.claim, str(worst.cause or ""), remedy_of(worst, check.remedy))
+            told = " ".join(escaped(shortened(" ".join(t.split()), SENTENCE)) for t in texts if t)
+            yield f"- **{escaped(shortened(check.id, NAME))}**: {told}"
 
 
 def _maps(result: AuditResult) -> Iterator[str]:
@@ -143,7 +147,7 @@ def _about(result: AuditResult) -> Iterator[str]:
     s = result.summary
     yield (
         f"\n{len(result.verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, "
-        f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn.\n"
+        f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn, {s.noted} noted.\n"
     )
     prints = {c.path: f" ({escaped(shortened(c.fingerprint, NAME))})" for c in result.checkpoints}
     for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):

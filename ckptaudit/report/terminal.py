@@ -22,6 +22,7 @@ from ckptaudit.results.gate import answer, by_check
 from ckptaudit.results.records import AuditResult
 
 RUNS_SHOWN = 4
+CAUSES_SHOWN = 3
 
 
 def render_summary(
@@ -103,6 +104,14 @@ def _claims(result: AuditResult, width: int) -> Iterator[Text]:
         words = f"{check.id}: {printable(' '.join(check.claim.split()))}"
         for line in textwrap.wrap(words, max(width, 20), initial_indent="  ", subsequent_indent="      "):
             yield Text(line)
+        for cause in _causes_of(result, check.id):
+            yield Text(f"      {cause}")
+
+
+def _causes_of(result: AuditResult, check: str) -> list[str]:
+    """What the broken tensors of a check look like, each once, the first few."""
+    told = (f"{v.cause} ({printable(v.subject)})" for v in result.verdicts if v.check == check and v.cause)
+    return list(dict.fromkeys(told))[:CAUSES_SHOWN]
 
 
 def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
@@ -143,6 +152,7 @@ def _counts(result: AuditResult) -> Iterator[Text]:
         f"{s.skipped} skipped",
         *([f"{s.waived} waived"] if s.waived else []),
         *([f"{s.warned} broken that only warn"] if s.warned else []),
+        *([f"{s.noted} noted"] if s.noted else []),
     ]
     settled = f"; {bounds} decided by a bound" if bounds else ""
     yield Text(f"{len(result.verdicts)} verdicts: {', '.join(counts)}{settled}")

@@ -19,7 +19,7 @@ SCHEMA = "ckptaudit/1"
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """How many verdicts ended how; `failed` counts what closes the gate, `warned` broken claims that do not."""
+    """How many verdicts ended how; `failed` counts what closes the gate, `warned`, `noted` what does not."""
 
     passed: int
     failed: int
@@ -27,19 +27,22 @@ class Summary(msgspec.Struct, frozen=True):
     errors: int
     waived: int = 0
     warned: int = 0
+    noted: int = 0
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> Summary:
         """Count the outcomes."""
         outcomes = [v.outcome for v in verdicts]
-        warned = sum(v.outcome == "failed" and not v.closes for v in verdicts)
+        open_ones = [v for v in verdicts if v.outcome == "failed" and not v.closes]
+        noted = sum(v.severity == "info" for v in open_ones)
         return cls(
             passed=outcomes.count("passed"),
-            failed=outcomes.count("failed") - warned,
+            failed=outcomes.count("failed") - len(open_ones),
             skipped=outcomes.count("skipped"),
             errors=outcomes.count("error"),
             waived=outcomes.count("waived"),
-            warned=warned,
+            warned=len(open_ones) - noted,
+            noted=noted,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ckptaudit.errors import ConfigError, printable
-from ckptaudit.toml_files import read_toml
+from ckptaudit.foreign_files.toml import read_toml
 
 CONVENTIONS = (
     "verl", "trl", "openrlhf", "slime", "nemo-rl", "prime-rl", "maxrl", "areal", "mc-grpo",

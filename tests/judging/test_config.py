@@ -56,7 +56,7 @@ def test_a_good_file_loads(tmp_path: Path) -> None:
     [
         ("x = = 1", ["line 1"]),
         ('profil = "rlvr"', ["key profil", "did you mean profile?"]),
-        ('profile = "rl"', ["key profile", "'rl'", "rlvr, sft, integrity"]),
+        ('profile = "rl"', ["key profile", "'rl'", "rlvr", "sft, integrity"]),
         ("profile = 3", ["key profile", "str"]),
         ('checks = "ours.toml"', ["key checks", "array"]),
         ('checks = ["missing.toml"]', ["key checks", "missing.toml", "no such check file"]),

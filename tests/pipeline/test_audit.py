@@ -27,7 +27,7 @@ from ckptaudit.pipeline.opening import OpenedAudit
 def test_the_bundled_pair_passes(fixture_pairs: Path) -> None:
     result = ckptaudit.audit(fixture_pairs / "base", fixture_pairs / "rlvr-gentle", profile="rlvr")
     assert result.passed
-    assert result.summary.passed == len(result.verdicts) == 51
+    assert result.summary.passed == len(result.verdicts) == 59
 
 
 def test_a_pair_that_cannot_be_judged_raises_one_sentence(tmp_path: Path, fixture_pairs: Path) -> None:
@@ -80,7 +80,7 @@ def test_every_public_name_is_there() -> None:
 @pytest.fixture(scope="module")
 def opened(fixture_pairs: Path) -> OpenedAudit:
     base, tuned = (str(fixture_pairs / name) for name in ("base", "rlvr-gentle"))
-    return open_audit(AuditOptions(base=base, tuned=(tuned,)))
+    return open_audit(AuditOptions(base=base, tuned=(tuned,), profile="rlvr"))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_only_what_the_verdicts_rest_on_is_measured(opened: OpenedAudit, planned
 
 def test_a_plan_of_fewer_verdicts_is_no_longer_complete_and_keeps_their_order(planned: AuditPlan) -> None:
     ids = [v.id for v in planned.verdicts]
-    assert len(set(ids)) == len(ids) == 51
+    assert len(set(ids)) == len(ids) == 59
     assert planned.complete
     assert planned.only(ids) == planned
     chosen = ids[30], ids[3]

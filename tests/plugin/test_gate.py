@@ -22,14 +22,18 @@ remedy = "Look."
 """
 
 
+RLVR = "--audit-profile=rlvr"
+"""What is expected here was counted on this profile."""
+
+
 @pytest.fixture
 def good(fixture_pairs: Path) -> list[str]:
-    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "rlvr-gentle")]
+    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "rlvr-gentle"), RLVR]
 
 
 @pytest.fixture
 def bad(fixture_pairs: Path) -> list[str]:
-    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "sft")]
+    return ["--base", str(fixture_pairs / "base"), "--tuned", str(fixture_pairs / "sft"), RLVR]
 
 
 def own_check(pytester: pytest.Pytester, *, limit: str = "0.1", role: str = "mlp", per: str = "layer") -> None:
@@ -39,7 +43,7 @@ def own_check(pytester: pytest.Pytester, *, limit: str = "0.1", role: str = "mlp
 def test_a_good_pair_opens_the_gate_from_an_empty_folder(pytester: pytest.Pytester, good: list[str]) -> None:
     result = pytester.runpytest(*good)
     assert result.ret == 0
-    result.assert_outcomes(passed=51)
+    result.assert_outcomes(passed=59)
     result.stdout.fnmatch_lines(["*checkpoint audit*", "spectral-drift*holds 4/4*<= 0.001*"])
 
 
@@ -88,12 +92,12 @@ def test_ids_are_short_and_can_be_given_back(pytester: pytest.Pytester, good: li
 def test_items_are_selected_by_name_metric_and_mark(
     pytester: pytest.Pytester, good: list[str], selection: list[str], count: int
 ) -> None:
-    pytester.runpytest(*good, *selection).assert_outcomes(passed=count, deselected=51 - count)
+    pytester.runpytest(*good, *selection).assert_outcomes(passed=count, deselected=59 - count)
 
 
 def test_exitfirst_stops_and_lastfailed_comes_back_to_it(pytester: pytest.Pytester, bad: list[str]) -> None:
     pytester.runpytest(*bad, "-x").assert_outcomes(passed=10, failed=1)
-    pytester.runpytest(*bad, "--lf").assert_outcomes(failed=1, deselected=50)
+    pytester.runpytest(*bad, "--lf").assert_outcomes(failed=1, deselected=58)
 
 
 def test_the_json_holds_the_contract(pytester: pytest.Pytester, bad: list[str]) -> None:
@@ -102,12 +106,12 @@ def test_the_json_holds_the_contract(pytester: pytest.Pytester, bad: list[str]) 
     assert {"schema", "base", "tuned", "summary", "unaligned", "measurements", "verdicts"} <= set(result)
     assert result["schema"] == "ckptaudit/1"
     assert result["tuned"] == [bad[3]]
-    assert result["summary"].items() >= {"passed": 23, "failed": 28, "skipped": 0, "errors": 0}.items()
+    assert result["summary"].items() >= {"passed": 31, "failed": 24, "warned": 4, "skipped": 0, "errors": 0}.items()
     measurement = {"tuned", "tensor", "layer", "role", "shape", "metric", "value", "kind"}
     assert {frozenset(m) for m in result["measurements"]} == {frozenset(measurement)}
     verdict = {"tuned", "check", "subject", "outcome", "worst", "value", "kind", "limit", "source"}
     assert all(verdict <= set(v) for v in result["verdicts"])
-    assert len(result["verdicts"]) == 51
+    assert len(result["verdicts"]) == 59
 
 
 def test_the_json_says_how_the_audit_was_made(pytester: pytest.Pytester, good: list[str]) -> None:
@@ -151,7 +155,7 @@ def test_the_junit_file_has_a_case_for_each_verdict_with_its_numbers(
     pytester.runpytest(*bad, "--junitxml", "a.xml")
     suite = ElementTree.parse(pytester.path / "a.xml").getroot().find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("51", "28", "0")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("59", "24", "0")
     case = next(c for c in suite.iter("testcase") if c.get("name") == "spectral-drift[layers.1]")
     assert case.get("classname") == "rlvr.toml"
     properties = {p.get("name"): p.get("value") for p in case.iter("property")}
@@ -196,8 +200,8 @@ def test_a_selector_that_matches_nothing_is_an_error_and_never_green(
 
 def test_nothing_judged_is_never_zero(pytester: pytest.Pytester, fixture_pairs: Path) -> None:
     same = str(fixture_pairs / "base")
-    result = pytester.runpytest("--base", same, "--tuned", same, "-k", "low-magnitude-overlap")
-    result.assert_outcomes(skipped=4, deselected=47)
+    result = pytester.runpytest("--base", same, "--tuned", same, RLVR, "-k", "low-magnitude-overlap")
+    result.assert_outcomes(skipped=4, deselected=55)
     assert result.ret == 4
 
 
@@ -205,7 +209,7 @@ def test_the_same_path_twice_fails_only_for_having_changed_nothing(
     pytester: pytest.Pytester, fixture_pairs: Path
 ) -> None:
     same = str(fixture_pairs / "base")
-    result = pytester.runpytest("--base", same, "--tuned", same)
+    result = pytester.runpytest("--base", same, "--tuned", same, RLVR)
     result.assert_outcomes(passed=42, skipped=8, failed=1)
     result.stdout.fnmatch_lines(["FAILED rlvr.toml::actually-changed[[]model[]]*"])
 
@@ -214,7 +218,7 @@ def test_several_runs_are_told_apart_in_the_ids(
     pytester: pytest.Pytester, good: list[str], fixture_pairs: Path
 ) -> None:
     result = pytester.runpytest(*good, "--tuned", str(fixture_pairs / "sft"), "-k", "spectral-drift", "-v")
-    result.assert_outcomes(passed=4, failed=4, deselected=94)
+    result.assert_outcomes(passed=4, failed=4, deselected=110)
     result.stdout.fnmatch_lines(
         [
             "rlvr.toml::spectral-drift[[]rlvr-gentle:layers.0[]] PASSED*",

@@ -132,7 +132,9 @@ def test_a_check_may_warn_without_closing_the_gate(
     assert result.ret == 0
     result.assert_outcomes(passed=8)
     result.stdout.fnmatch_lines(
-        [f"ours *broken ({severity}) 2/2*", f"{'warning' if severity == 'warn' else 'info'}: ours[[]layers.0[]]: *"]
+        ["ours *broken (warn) 2/2*", "warning: ours[[]layers.0[]]: *"]
+        if severity == "warn"
+        else ["ours *noted 2/2*", "note: ours[[]layers.0[]]: *"]
     )
     case = _case(pytester, "ours[layers.0]")
     assert case.find("failure") is None

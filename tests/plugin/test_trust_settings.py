@@ -43,6 +43,26 @@ def ways(base: Path, tuned: Path) -> dict[str, list[str]]:
         "joined": [f"--base={base}", f"--tuned={tuned}"],
         "a file": ["--base", str(base), "--tuned", str(file)],
         "an abbreviation": ["--base", str(base), "--tune", str(tuned)],
+        "a pattern in two words": ["--base", str(base), "--tuned", f"{tuned}*"],
+        "a file of a sum": ["--base", str(base), "--tuned", f"{base}+{file}"],
+        "gradients": ["--base", str(base), "--tuned", str(base), "--audit-gradients", str(file)],
+        "a configuration": [
+            "--base",
+            str(base),
+            "--tuned",
+            str(base),
+            "--audit-config",
+            str(tuned / "ckptaudit.toml"),
+        ],
+        "a released run": [
+            "--base",
+            str(base),
+            "--tuned",
+            str(base),
+            "--audit-against",
+            str(tuned / "config.json"),
+        ],
+        "probes": ["--base", str(base), "--tuned", str(base), "--audit-probes", str(tuned / "config.json")],
         "a pattern": ["--base", str(base), "--tuned", f"{tuned.parent}/checkpoint-*"],
         "all saves": ["--base", str(base), "--tuned", f"{tuned.parent}@all"],
         "the base": ["--base", str(tuned), "--tuned", str(base)],
@@ -53,22 +73,13 @@ def ways(base: Path, tuned: Path) -> dict[str, list[str]]:
     }
 
 
-BEFORE_ANY_PLUGIN = {
-    ("pytest", "a word"), ("pytest", "a file"), ("pytest", "an abbreviation"), ("audit", "an abbreviation"),
-    ("pytest", "the base"), ("pytest", "aligned"), ("pytest", "fisher"), ("pytest", "a word by itself"),
-    ("audit", "a word by itself"),
-}  # fmt: skip
-"""Where pytest itself meets the path as a word, and obeys what lies beside it before it loads this plugin."""
-
 WAYS = list(ways(Path("b"), Path("t")))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_of_the_checkpoint_runs(module, way, hostile, small_pair, tmp_path, request):
-    if (module, way) in BEFORE_ANY_PLUGIN:
-        request.applymarker(pytest.mark.xfail(reason="pytest reads settings before it loads plugins", strict=False))
+def test_nothing_of_the_checkpoint_runs(module, way, hostile, small_pair, tmp_path):
     sentinel = tmp_path / "ran"
     told = ran(module, ways(small_pair[0], hostile)[way], tmp_path / "start", sentinel)
     assert not sentinel.exists(), f"{told.stdout[-800:]}{told.stderr[-800:]}"
@@ -110,9 +121,7 @@ SWITCHES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_a_broken_run_stays_closed_whatever_is_switched_off(switch, small_pair, tmp_path, request):
-    if switch == "collect only":
-        request.applymarker(pytest.mark.xfail(reason="a collection that judges nothing ends with 0", strict=True))
+def test_a_broken_run_stays_closed_whatever_is_switched_off(switch, small_pair, tmp_path):
     base, _ = small_pair
     words = [f"--base={base}", f"--tuned={base}", *SWITCHES[switch]]
     told = ran("pytest", words, tmp_path / "start", tmp_path / "ran")

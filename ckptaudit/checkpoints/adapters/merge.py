@@ -47,6 +47,7 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
         format=tuned.format,
         tensors=dict(sorted(tensors.items())),
         config={**base.config, **tuned.config},
+        merged_from=(base, tuned),
     )
 
 

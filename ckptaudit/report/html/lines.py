@@ -160,7 +160,7 @@ def _bound(verdict: Verdict) -> str:
 
 
 def _only_warns(verdict: Verdict) -> bool:
-    return verdict.outcome == "failed" and verdict.severity != "gate"
+    return verdict.outcome == "failed" and verdict.severity == "warn"
 
 
 def _height(verdict: Verdict) -> float:

@@ -1,0 +1,101 @@
+"""Whether one matrix is another rearranged: transposed, rows in another order, shifted, scaled, one bit flipped."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float32, Int64, Shaped
+from torch import Tensor
+
+CLOSE = 0.2
+"""Largest distance, relative to the norm, at which one matrix is taken for another: an update is far smaller."""
+
+MOVED_ROW = 0.5
+"""A row that moved by this share of its norm may be another row."""
+
+MOST_ROWS = 8192
+"""How many rows are compared with each other."""
+
+POWER_ERROR = 0.5
+"""How far the logarithm of a quotient may lie from a power of two: the entry has an update besides."""
+
+SKETCH = 64
+"""Columns of a row's sketch."""
+
+
+def distance(one: Shaped[Tensor, "*s"], other: Shaped[Tensor, "*s"]) -> float:
+    """norm_F(A - B) / norm_F(B), infinite for a zero B or where an entry is not finite."""
+    size = float(torch.linalg.vector_norm(other.float()))
+    far = float(torch.linalg.vector_norm(one.float() - other.float()))
+    return far / size if size > 0 and math.isfinite(far) else math.inf
+
+
+def sample(matrix: Shaped[Tensor, "*s"], count: int = 4096) -> Float32[Tensor, "c"]:
+    """Entries at evenly spaced places, the same for all tensors of one size."""
+    flat = matrix.reshape(-1)
+    step = max(1, flat.numel() // count) | 1  # an odd step does not run down one column
+    return flat[::step].float()
+
+
+def order_of_rows(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> Int64[Tensor, "m"] | None:
+    """The order o with after ~ before[o], where rows moved and each finds one of the moved rows; else None."""
+    a, b = after.float(), before.float()
+    sizes = torch.linalg.vector_norm(b, dim=1)
+    moved = torch.nonzero(~(torch.linalg.vector_norm(a - b, dim=1) < MOVED_ROW * sizes)).flatten()
+    order = torch.arange(len(a))
+    if not 2 <= len(moved) <= MOST_ROWS:
+        return None
+    random = torch.randn(a.shape[1], SKETCH, generator=torch.Generator().manual_seed(0))
+    sketches = torch.cdist(a[moved] @ random, b[moved] @ random)
+    order[moved] = moved[sketches.argmin(dim=1)]
+    if len(set(order.tolist())) < len(order) or distance(a[moved], b[order[moved]]) > CLOSE:
+        return None
+    return order
+
+
+def is_shifted(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"], by: int) -> bool:
+    """Whether row i of one is row i - by of the other, the ends apart."""
+    inner = (after[by:], before[:-by]) if by > 0 else (after[:by], before[-by:])
+    return len(after) > 2 and distance(sample(inner[0]), sample(inner[1])) <= CLOSE and distance(*inner) <= CLOSE
+
+
+def rotary_order(rows: int, head: int) -> Int64[Tensor, "m"]:
+    """The order that brings heads with interleaved rotary pairs to halves: 0, 2, 4, ..., 1, 3, 5, ... in each."""
+    return torch.arange(rows).reshape(-1, head // 2, 2).transpose(1, 2).reshape(-1)
+
+
+def blocks_of(order: Int64[Tensor, "m"], size: int) -> list[int] | None:
+    """The order of blocks of consecutive rows of a size, where the rows within each keep theirs; else None."""
+    if size < 1 or len(order) % size:
+        return None
+    blocks = order.reshape(-1, size)
+    kept = blocks[:, :1] + torch.arange(size)
+    return [int(first) // size for first in blocks[:, 0]] if torch.equal(blocks, kept) else None
+
+
+def scaled_by(after: Shaped[Tensor, "*s"], before: Shaped[Tensor, "*s"]) -> tuple[float, float]:
+    """The c of the nearest c B to A, and norm_F(A - c B) / norm_F(A); infinite residual for a zero A or B."""
+    a, b = after.double(), before.double()
+    square, size = float(b.square().sum()), float(torch.linalg.vector_norm(a))
+    if not square > 0 or not 0 < size < math.inf:
+        return 0.0, math.inf
+    c = float((a * b).sum()) / square
+    return c, float(torch.linalg.vector_norm(a - c * b)) / size
+
+
+def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> tuple[int, int] | None:
+    """The one entry that makes up nearly all of the update and is a power 2^(2^j) times or part of what it was."""
+    update = (after.double() - before.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    at = int(update.argmax())
+    row, column = divmod(at, update.shape[1])
+    new, old = abs(float(after[row, column])), abs(float(before[row, column]))
+    new = math.inf if math.isnan(new) else new
+    update[row, column] = 0.0
+    alone = float(torch.linalg.vector_norm(update)) <= 0.5 * abs(new - old)
+    if not alone or not old > 0:
+        return None
+    # A flip to the largest exponent is infinity or NaN.
+    power = abs(math.log2(new / old)) if 0 < new < math.inf else None
+    is_bit = power is None or any(abs(power - 2**j) < POWER_ERROR for j in range(8))
+    return (row, column) if is_bit and (power is None or power >= 3) else None
