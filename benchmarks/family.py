@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -132,7 +133,7 @@ def low_rank(shape: torch.Size, random: torch.Generator, rank: int = DIRECTIONS)
         return torch.randn(shape, generator=random)
     left, right = (torch.randn(size, rank, generator=random) for size in shape)
     product: Tensor = left @ right.mT
-    return product / rank**0.5
+    return product / math.sqrt(rank)
 
 
 def _noise(weight: Tensor, random: torch.Generator) -> Tensor:
