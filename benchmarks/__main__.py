@@ -92,7 +92,8 @@ def _of_kinds(kinds: Sequence[Kind], chosen: Sequence[Mode], scratch: Path, give
     taken: dict[str, dict[str, Run]] = {}
     for kind in kinds:
         arguments = given.layers[0], given.build.resolve() / "pairs", f"{kind.shapes.name}: {kind.name}"
-        place = Place(*map(Path, _printed_by("benchmarks.pair", *arguments).splitlines()), scratch / kind.name)
+        base, tuned = map(Path, _printed_by("benchmarks.pair", *arguments).splitlines())
+        place = Place(base, tuned, scratch / kind.name)
         place.scratch.mkdir()
         for mode in chosen:
             command = mode.command(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ class Bases:
         made = (left * (s / s.norm() * (shape[0] * shape[1]) ** 0.5)) @ right.mT
         if kind == "noise and spikes":
             made = 0.3 * made + torch.randn(shape, generator=self.random)
-        return (made * DEVIATION).bfloat16()
+        scaled: Tensor = made * DEVIATION
+        return scaled.bfloat16()
 
     def _basis(self, size: int, r: int) -> Tensor:
         if (size, r) not in self._bases:
@@ -130,7 +132,8 @@ def low_rank(shape: torch.Size, random: torch.Generator, rank: int = DIRECTIONS)
     if len(shape) < 2:
         return torch.randn(shape, generator=random)
     left, right = (torch.randn(size, rank, generator=random) for size in shape)
-    return left @ right.mT / rank**0.5
+    product: Tensor = left @ right.mT
+    return product / math.sqrt(rank)
 
 
 def _noise(weight: Tensor, random: torch.Generator) -> Tensor:

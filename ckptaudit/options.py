@@ -15,7 +15,7 @@ DEFAULT_MEMORY = "256MiB"
 FACTOR = 2.0
 """How many times worse than a released run is a failure, unless the user says otherwise."""
 
-Layout = Literal["samples", "weights", "adapter", "checkpoints", "file"]
+Layout = Literal["samples", "weights", "adapter", "checkpoints", "file", "log"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class AuxiliaryKind:
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
     "adapter": an adapter, whose product stands for each weight that it changes;
     "checkpoints": checkpoints separated by commas, each paired with the base;
-    "file": a file that its metric reads by itself.
+    "file": a file that its metric reads by itself; "log": a file or folder that a trainer logged to.
     """
 
     name: str
@@ -53,6 +53,10 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
         AuxiliaryKind(
             "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"
         ),
+        AuxiliaryKind(
+            "rollouts", "log", "PATH", "the rollouts that the trainer of the run logged, as folder or file"
+        ),
+        AuxiliaryKind("scalars", "log", "PATH", "the curves of the run: TensorBoard, MLflow, wandb or JSON lines"),
     )
 }
 

@@ -45,6 +45,12 @@ One number for a matrix, a layer or the whole model as one vector, from inputs b
 explains them.
 """
 
+ROLLOUTS_INTRO = """# Rollouts
+
+Of each step, or of the run, as [Rollouts](rollouts.md) explains. `l` is the log of the trainer's probability of a sampled
+token over the engine's.
+"""
+
 SECTIONS = {
     "matrix": METRICS_INTRO,
     "group": GROUPS_INTRO,
@@ -53,6 +59,7 @@ SECTIONS = {
     "parity": "# Against other files\n\n[parity.md](parity.md) explains them.\n",
     "artifact": "# The files beside the weights\n",
     "plan": "# The audit itself\n",
+    "rollouts": ROLLOUTS_INTRO,
 }
 """How the metrics of a scope are introduced, in the order of the page; others follow under their scope's name."""
 
@@ -88,7 +95,7 @@ def _position(scope: str) -> int:
 
 def _metric(metric: Metric) -> list[str]:
     function = getattr(metric, "compute", None) or getattr(metric, "find", None)
-    rows = [f"## {metric.name}\n", f"{getattr(function, '__doc__', '')}\n"]
+    rows = [f"## {metric.name}\n", *([f"{getattr(function, '__doc__', '')}\n"] if function else [])]
     rows.append(f"- over: {metric.over}" if isinstance(metric, RunsMetric) else f"- unit: {metric.unit}")
     rows.append(f"- formula: `{metric.formula}`")
     if metric.scope != "pair":
@@ -109,7 +116,7 @@ def checks_page() -> str:
         rows += [line for path in profile.checks for line in _checks(path)]
     for profile in profiles().values():
         for over, paths in profile.companions.items():
-            if paths:
+            if paths and over in _OVER:  # what joins for an input is a profile of its own as well
                 rows.append(f"## Joining profile `{profile.name}` where --tuned names several {_OVER[over]}\n")
                 rows += [line for path in paths for line in _checks(path)]
     rows.append((HERE / "falls.md").read_text(encoding="utf-8"))

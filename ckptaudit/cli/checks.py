@@ -47,13 +47,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _prove(options: argparse.Namespace) -> int:
     from ckptaudit.judging.check_files import load_checks
+    from ckptaudit.judging.config import find_config, load_config
     from ckptaudit.options import AuditOptions
     from ckptaudit.pipeline import open_audit
     from ckptaudit.pipeline.proving import prove
 
+    config = find_config([Path.cwd()])
+    facts = load_config(config).facts if config else None
     given = {name: path for name in AUXILIARY if (path := getattr(options, name)) is not None}
     opened = open_audit(
-        AuditOptions(base=options.base, tuned=tuple(options.tuned), auxiliary=given, complete=False)
+        AuditOptions(base=options.base, tuned=tuple(options.tuned), auxiliary=given, complete=False), facts
     )
     proofs = [prove(opened, check, file) for file in map(load_checks, options.file) for check in file.checks]
     print("\n".join(line for proof in proofs for line in _proof_lines(proof)))

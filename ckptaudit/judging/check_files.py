@@ -15,7 +15,7 @@ from ckptaudit.damages import damages_of
 from ckptaudit.errors import CheckDefinitionError, nearest, printable
 from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
-from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, Scope, matrix_metrics
+from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, Metric, RolloutsMetric, Scope, matrix_metrics
 
 FILE_KEYS = ("check", "include", "exclude")
 
@@ -150,8 +150,7 @@ def _metric_problems(check: Check) -> Iterable[str]:
     if metric is None:
         yield f"key metric: unknown metric {check.metric!r}; {nearest(check.metric, sorted(METRICS))}"
         return
-    if isinstance(metric, FindingsMetric) and check.per != "model":
-        yield f"key per: {check.metric} counts findings of the pair, so only model is allowed"
+    yield from _per_problems(check, metric)
     if isinstance(metric, GroupMetric):
         yield from _group_problems(check, metric)
     if check.never_beyond is not None:
@@ -164,6 +163,19 @@ def _metric_problems(check: Check) -> Iterable[str]:
         yield f"key only_where.metric: unknown metric {guard.metric!r}; {nearest(guard.metric, known)}"
     if guard is not None and not math.isfinite(guard.at_least):
         yield "key only_where.at_least: a finite number is required"
+
+
+def _per_problems(check: Check, metric: Metric) -> Iterable[str]:
+    if isinstance(metric, RolloutsMetric):
+        if check.per not in metric.per:
+            yield f"key per: {check.metric} is a quantity of a {' or '.join(metric.per)}"
+        for key, given in (("judge_by", check.judge_by != "worst"), ("only_where", check.only_where is not None)):
+            if given:
+                yield f"key {key}: {check.metric} is of rollouts, and every step counts; leave the key out"
+    elif check.per in ("step", "run"):
+        yield f"key per: {check.metric} is of weights; step and run are of rollouts"
+    elif isinstance(metric, FindingsMetric) and check.per != "model":
+        yield f"key per: {check.metric} counts findings of the pair, so only model is allowed"
 
 
 def _group_problems(check: Check, metric: GroupMetric) -> Iterable[str]:

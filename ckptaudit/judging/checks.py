@@ -9,12 +9,12 @@ import msgspec
 from ckptaudit.metrics import METRICS, FindingsMetric, RunsMetric, Scope
 from ckptaudit.pairing.runs import Over
 
-Per = Literal["matrix", "layer", "model"]
+Per = Literal["matrix", "layer", "model", "step", "run"]
 JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
 Severity = Literal["gate", "warn", "info"]
 
 CHOICES = {
-    "per": ("matrix", "layer", "model"),
+    "per": ("matrix", "layer", "model", "step", "run"),
     "judge_by": ("worst", "mean", "weighted_mean", "sum"),
     "severity": ("gate", "warn", "info"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,9 +17,10 @@ from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Severity
 from ckptaudit.judging.profiles import default_profile, profile_named, profiles
+from ckptaudit.rollouts.facts import RunFacts, facts_of
 
 FILE_NAME = "ckptaudit.toml"
-KEYS = ("profile", "checks", "frozen", "override", "waiver")
+KEYS = ("profile", "checks", "frozen", "rollouts", "override", "waiver")
 
 Origin = Literal["override", "calibration"]
 
@@ -77,7 +78,8 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True):
 class Config:
     """A configuration that has been read; without a `path` it is the empty one.
 
-    `frozen` holds roles and globs of tensor names that training left alone on purpose.
+    `frozen` holds roles and globs of tensor names that training left alone on purpose; `facts` what a log of
+    rollouts does not say of its run.
     """
 
     path: Path | None = None
@@ -86,6 +88,7 @@ class Config:
     frozen: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+    facts: RunFacts = field(default_factory=RunFacts)
 
 
 def find_config(folders: Iterable[Path]) -> Path | None:
@@ -118,7 +121,7 @@ def load_config(path: Path) -> Config:
     waivers = found.tables(content, "waiver", Waiver, path.name)
     if problems:
         raise ConfigError(ended(f"{name}: {'; '.join(problems)}"))
-    return Config(path, profile, checks, frozen, overrides, waivers)
+    return Config(path, profile, checks, frozen, overrides, waivers, facts_of(content, path))
 
 
 def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import structs
 
 from ckptaudit.errors import Spelling, spelled
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
+from ckptaudit.judging.outcomes import decided, undecided
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.reasons import damaged_base, doubt, guarded, without_value
+from ckptaudit.judging.rollouts import broken_steps, decide_rollouts
 from ckptaudit.judging.selection import selected
 from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
 from ckptaudit.judging.waivers import forgive
@@ -102,7 +104,7 @@ def decide(
         reason = f"{without_value(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
         return undecided(check, subject, tuned, "error", reason, limits, worst=bad[0].tensor)
     ranked = sorted(kept, key=lambda m: _room(check, _number(m), limits.of(m.tensor).value))
-    return _decided(
+    return decided(
         check,
         subject,
         tuned,
@@ -128,7 +130,7 @@ def decide_findings(
     if measured.value is None:
         return undecided(check, subject, tuned, "error", measured.remark, limits)
     findings = [finding for finding in measured.findings if finding.tensor not in excluded]
-    return _decided(
+    return decided(
         check,
         subject,
         tuned,
@@ -147,7 +149,7 @@ def decide_group(check: Check, subject: str, tuned: str, measured: Measurement, 
     if measured.value is None or not math.isfinite(measured.value):
         reason = measured.remark or f"{check.metric} of {subject} has no value"
         return undecided(check, subject, tuned, "error", reason, Limits(limit), worst=measured.worst or None)
-    return _decided(
+    return decided(
         check,
         subject,
         tuned,
@@ -158,14 +160,6 @@ def decide_group(check: Check, subject: str, tuned: str, measured: Measurement, 
         method=measured.method,
         ranking=(Ranked(subject, measured.value, measured.remark),),
     )
-
-
-def undecided(
-    check: Check, subject: str, tuned: str, outcome: Outcome, reason: str, limits: Limits, worst: str | None = None
-) -> Verdict:
-    """The verdict of a check that has nothing to judge by ("skipped"), or that cannot be judged ("error")."""
-    limit = limits.of(worst)
-    return _outcome(check, subject, tuned, limit, outcome, worst=worst, value=None, kind=None, reason=reason)
 
 
 def broken_tensors(check: Check, measured: Sequence[Measurement], limits: Limits) -> frozenset[str]:
@@ -186,6 +180,8 @@ def _compared(planned: PlannedVerdict, rows: list[Measurement], excluded: frozen
     # What a bound decides was measured exactly wherever the bound passed what is allowed here.
     if planned.check.margin(verdict.value, released.allowed) >= 0 or verdict.kind != "exact":
         return beside
+    if planned.check.scope == "rollouts" and not broken_steps(planned.check, rows, Limit(released.allowed)):
+        return beside
     reason = f"worse than the released {released.value:.4g} by more than {released.factor:g} times"
     return structs.replace(beside, outcome="failed", reason=reason)
 
@@ -198,6 +194,8 @@ def _alone(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset
         return undecided(*about, outcome, planned.cannot or planned.skip, limits)
     if check.counts_findings:
         return decide_findings(*about, rows[0], limits, excluded)
+    if check.scope == "rollouts":
+        return decide_rollouts(*about, [m for m in rows if m.tensor not in excluded], limits.usual)
     if check.scope == "group":
         tensors = selected(check, planned.run.pair, planned.subject)
         # No override names only some of these weights: any of them has the limit of all.
@@ -210,33 +208,11 @@ def _alone(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset
 def _broken(planned: PlannedVerdict, rows: list[Measurement]) -> frozenset[str]:
     if planned.check.counts_findings:
         return frozenset(finding.tensor for m in rows for finding in m.findings)
+    if planned.check.scope == "rollouts":
+        return broken_steps(planned.check, rows, planned.limits.usual)
     if planned.check.scope == "group":
         return NOTHING
     return broken_tensors(planned.check, rows, planned.limits)
-
-
-def _decided(
-    check: Check, subject: str, tuned: str, value: float, limit: Limit, *, worst: str | None, **facts: Any
-) -> Verdict:
-    # `not margin >= 0` rather than `margin < 0`: a NaN must never pass.
-    outcome: Outcome = "failed" if not check.margin(value, limit.value) >= 0 else "passed"
-    return _outcome(check, subject, tuned, limit, outcome, worst=worst, value=value, **facts)
-
-
-def _outcome(check: Check, subject: str, tuned: str, limit: Limit, outcome: Outcome, **facts: Any) -> Verdict:
-    return Verdict(
-        tuned=tuned,
-        check=check.id,
-        subject=subject,
-        outcome=outcome,
-        limit=limit.value,
-        source=check.source,
-        metric=check.metric,
-        sign=check.sign,
-        severity=check.severity,
-        limit_from=limit.origin,
-        **facts,
-    )
 
 
 def _room(check: Check, value: float, limit: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.selection import selected
+from ckptaudit.judging.selection import ROLLOUTS, selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import unit_of
@@ -20,6 +20,7 @@ from ckptaudit.metrics import METRICS, FindingsMetric, MatrixMetric, findings_me
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
+from ckptaudit.rollouts.run_log import RunLog
 
 FINITE = frozenset(("nonfinite_entries", "base_nonfinite_entries"))
 """Counted of every weight that is measured, whatever is asked of it."""
@@ -88,6 +89,8 @@ class PlannedVerdict:
             return tuple(Unit(run, subject) for subject in self.owners)
         if scope == "runs":
             return tuple(unit_of(self.group, subject) for subject in self.owners) if self.group else ()
+        if scope == "rollouts":
+            return (Unit(run, ROLLOUTS, scope),)
         own = Unit(run, self.subject, scope, self.check.metric, self.check.roles if scope == "group" else ())
         # What all tensors show together rests on their own measurements.
         return (*(Unit(run, subject) for subject in self.owners), own) if scope == "run" else (own,)
@@ -108,6 +111,7 @@ class AuditPlan:
     """All verdicts to be given, in order, and how what they rest on is measured.
 
     With `complete` every standing metric of every matrix is measured, otherwise what the verdicts need.
+    `checkpoint_steps` are the steps at which checkpoints of the run whose rollouts are judged were saved.
     """
 
     verdicts: tuple[PlannedVerdict, ...]
@@ -118,6 +122,8 @@ class AuditPlan:
     computing: Computing
     exact: bool = False
     complete: bool = False
+    rollouts: RunLog | None = None
+    checkpoint_steps: tuple[int, ...] = ()
 
     def only(self, ids: Collection[str]) -> AuditPlan:
         """The plan of the verdicts with these ids; where others are left out, only what these need is measured."""
@@ -137,6 +143,12 @@ class AuditPlan:
         drawn = self.complete and any(group.over == "steps" for group in self.groups)
         sufficient = {} if self.exact or drawn else sufficient_bounds(self.verdicts)
         return replace(self.computing, sufficient=sufficient)
+
+    @property
+    def rollouts_metrics(self) -> tuple[str, ...]:
+        """What is wanted of the rollouts, measured in one pass."""
+        planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units)
+        return tuple(dict.fromkeys(p.check.metric for p in planned))
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:
         """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""

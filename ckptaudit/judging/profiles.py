@@ -14,17 +14,21 @@ TABLE = "profiles.toml"
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The check files of a profile; `steps` and `siblings` join where the runs are such to each other."""
+    """The check files of a profile; `steps` and `siblings` join where the runs are such to each other.
+
+    `rollouts` join where the rollouts of the run are given.
+    """
 
     name: str
     checks: tuple[Path, ...]
     steps: tuple[Path, ...] = ()
     siblings: tuple[Path, ...] = ()
+    rollouts: tuple[Path, ...] = ()
 
     @property
     def companions(self) -> dict[str, tuple[Path, ...]]:
-        """The files that may join, by what the runs then are to each other."""
-        return {"steps": self.steps, "siblings": self.siblings}
+        """The files that may join: by what the runs then are to each other, or by what is then given."""
+        return {"steps": self.steps, "siblings": self.siblings, "rollouts": self.rollouts}
 
 
 def bundled_checks() -> Path:
@@ -43,12 +47,13 @@ def bundled_check_files() -> tuple[Path, ...]:
 def profiles() -> dict[str, Profile]:
     """Every profile, by name."""
     table = tomllib.loads((bundled_checks() / TABLE).read_text(encoding="utf-8"))
-    return {
-        name: Profile(
-            name, **{key: tuple(bundled_checks() / file for file in files) for key, files in lists.items()}
-        )
-        for name, lists in table["profile"].items()
-    }
+    return {name: _profile(name, lists, table["beside"]) for name, lists in table["profile"].items()}
+
+
+def _profile(name: str, lists: dict[str, list[str]], beside: dict[str, list[str]]) -> Profile:
+    joining = {key: [file for file in files if file not in lists["checks"]] for key, files in beside.items()}
+    files = {key: tuple(bundled_checks() / file for file in names) for key, names in (joining | lists).items()}
+    return Profile(name, **files)
 
 
 @cache

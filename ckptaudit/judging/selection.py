@@ -18,6 +18,9 @@ from ckptaudit.pairing import AlignedTensor, ModelPair
 
 MODEL = "model"
 
+ROLLOUTS = "rollouts"
+"""The subject of a check of rollouts; its steps are to it what tensors are to a layer."""
+
 SHOWN = 5
 """How many names a sentence offers."""
 
@@ -54,6 +57,8 @@ def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
     """By subject, the matrices that its verdict rests on; none for a check that looks at no weight."""
     if check.counts_findings:
         return {MODEL: []}
+    if check.scope == "rollouts":
+        return {ROLLOUTS: []}
     found: dict[str, list[JudgedMatrix]] = {MODEL: []} if check.per == "model" else {}
     for subject, tensors in pair.select(check.roles).items():
         for tensor in (t for t in tensors if is_about(check, t)):

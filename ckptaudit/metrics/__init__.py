@@ -15,6 +15,7 @@ from ckptaudit.metrics.large import NARROW, SHORT_SIDE, LargePair
 from ckptaudit.metrics.matrix import MatrixMetric, matrix_metrics
 from ckptaudit.metrics.measurement import Kind, Measurement, Method
 from ckptaudit.metrics.metric import METRICS, Metric, Scale, Scope, meaning_of, of_scope
+from ckptaudit.metrics.rollouts import RolloutsMetric
 
 __all__ = [
     "ALPHA",
@@ -33,6 +34,7 @@ __all__ = [
     "Method",
     "Metric",
     "PairBatch",
+    "RolloutsMetric",
     "RunsMetric",
     "Scale",
     "Scope",

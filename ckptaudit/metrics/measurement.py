@@ -17,12 +17,13 @@ Rayleigh-Ritz or Lanczos steps from the base's directions, or from a sample."""
 
 
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A metric's value for a matrix of the pair, or for whatever else its scope is about.
+    """A metric's value for a matrix of the pair, or for whatever else its scope is about: of rollouts, a step.
 
     `value` is None where the quantity could not be computed (a NaN among the weights, a decomposition that did
     not converge, a file that cannot be read), and `remark` then says why: such a number is never passed off as
     one. `error` is the largest absolute error that `method` leaves, None where it is that of float64 rounding. A
     measurement of several weights together names in `worst` the one that contributes most. `tuned` is the run.
+    An estimate lies between `low` and `high`; of any other number both are None.
     """
 
     tensor: str
@@ -39,6 +40,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     error: float | None = None
     standard_error: float | None = None
     samples: int | None = None
+    low: float | None = None
+    high: float | None = None
     findings: tuple[Finding, ...] = ()
 
     @property

@@ -61,9 +61,9 @@ def register(metric: Metric) -> None:
 
 
 def meaning_of(metric: Metric) -> str:
-    """The first line of the docstring of the function behind a metric."""
+    """The first line of the docstring of the function behind a metric; empty where there is no such function."""
     function = getattr(metric, "compute", None) or getattr(metric, "find", None)
-    return (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
+    return "" if function is None else (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
 
 
 def of_scope(scope: Scope) -> Mapping[str, Metric]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, parameter, printable
+from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, RolloutError, parameter, printable
 from ckptaudit.options import AUXILIARY, AuxiliaryKind
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class AuxiliaryInput:
 
     def covers(self, tensor: AlignedTensor) -> bool:
         """Whether it says anything about this weight."""
-        if self.kind.layout in ("file", "checkpoints"):
+        if self.kind.layout in ("file", "checkpoints", "log"):
             return True
         own = self.weights.get(tensor.name)
         return own is not None and own.matrix_shape == tensor.matrix_shape
@@ -70,15 +70,20 @@ class Auxiliary:
 
     def lacking(self, names: Iterable[str], tensors: Sequence[AlignedTensor]) -> str:
         """Why a quantity that needs these inputs has no value for these weights; empty where it has one."""
-        missing = [f"{parameter(name)} {AUXILIARY[name].metavar}" for name in names if name not in self.given]
-        if missing:
-            return f"needs {' and '.join(missing)}"
+        names = tuple(names)
+        if missing := self.missing(names):
+            return missing
         blind = [self[name] for name in names if not any(self[name].covers(t) for t in tensors)]
         return (
             f"{parameter(blind[0].kind.name)} {printable(blind[0].path)} holds none of these weights"
             if blind
             else ""
         )
+
+    def missing(self, names: Iterable[str]) -> str:
+        """Which of these inputs were not given, in words; empty where all were."""
+        missing = [f"{parameter(name)} {AUXILIARY[name].metavar}" for name in names if name not in self.given]
+        return f"needs {' and '.join(missing)}" if missing else ""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,6 +113,10 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     if kind.layout == "file":
         if not Path(path).is_file():
             raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: no such file.")
+        return AuxiliaryInput(kind, path)
+    if kind.layout == "log":
+        if not Path(path).exists():
+            raise RolloutError(f"{parameter(kind.name)} {printable(path)}: no such file or folder.")
         return AuxiliaryInput(kind, path)
     # Imported late: the table above is read by every pytest run, which should not wait for torch.
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint

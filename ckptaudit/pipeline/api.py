@@ -65,7 +65,7 @@ def audit(
 def audited(options: AuditOptions, config: str | Path | Config | None = None) -> AuditResult:
     """The whole trip for these options. Raises CkptAuditError."""
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
-    opened = open_audit(options)
+    opened = open_audit(options, config.facts)
     chosen = choose_checks(opened, config)
     baseline = baseline_of(opened)
     planned = plan(opened, chosen.files, config, baseline, known=chosen.known)

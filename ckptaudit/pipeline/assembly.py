@@ -101,16 +101,15 @@ def curves(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[SpectrumRe
 
 
 def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
-    """The kinds of evidence beside weights and files that this audit was not given."""
-    return tuple(
-        f"{kind}: give {parameter(name)} {metavar}"
-        for kind, name, metavar in OTHER_EVIDENCE
-        if name not in opened.options.auxiliary
-    )
+    """The kinds of evidence beside weights and files that this audit had nothing of."""
+    return tuple(said for name, said in OTHER_EVIDENCE.items() if name not in opened.options.auxiliary)
 
 
-OTHER_EVIDENCE = (("behavior", "probes", "FILE"),)
-"""Kinds of evidence, and the parameter that gives each."""
+OTHER_EVIDENCE = {
+    "probes": "behavior: the default checks do not run the model",
+    "rollouts": f"rollouts: give {parameter('rollouts')} PATH",
+}
+"""Kinds of evidence that no default check looks at, by the input that brings some of it."""
 
 
 def _rows(measurements: MeasurementStore, spelling: Spelling) -> tuple[Measurement, ...]:

@@ -14,6 +14,7 @@ from ckptaudit.artifact import open_artifact
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest, printable
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.rollouts import measure_rollouts
 from ckptaudit.measurement.run_groups import measure_run_group
 from ckptaudit.measurement.scheduler import by_unit, measure
 from ckptaudit.measurement.store import MeasurementStore
@@ -105,8 +106,15 @@ class _Executor:
         if unit.scope == "runs":
             group = next(g for g in self.plan.groups if (g.order.name, g.over) == (unit.run, unit.metric))
             return measure_run_group(group, unit.subject, self.plan.computing.device)
+        if unit.scope == "rollouts":
+            return self._rollouts(unit)
         run = next(run for run in self.plan.runs if run.path == unit.run)
         return [self._of_group(unit, run) if unit.scope == "group" else self._findings(unit, run)]
+
+    def _rollouts(self, unit: Unit) -> list[Measurement]:
+        log, wanted = self.plan.rollouts, self.plan.rollouts_metrics
+        assert log is not None  # without rollouts every check of them is skipped
+        return measure_rollouts(log, wanted, unit, self.plan.checkpoint_steps)
 
     def _findings(self, unit: Unit, run: Run) -> Measurement:
         metric = findings_metric_of(unit.metric)

@@ -10,13 +10,15 @@ from functools import cached_property
 import torch
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.errors import CheckpointError, CkptAuditError, printable
+from ckptaudit.errors import CheckpointError, CkptAuditError, RolloutError, parameter, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
+from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.run_log import RunLog, open_run_log
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class OpenedAudit:
     device: torch.device
     batch_bytes: int
     cache: FactorCache | None
+    rollouts: RunLog | None = None
 
     @property
     def everything(self) -> tuple[Checkpoint, ...]:
@@ -47,6 +50,15 @@ class OpenedAudit:
         """What the runs are to each other."""
         return frozenset(group.over for group in self.groups)
 
+    @property
+    def checkpoint_steps(self) -> tuple[int, ...]:
+        """The steps at which checkpoints of the first run were saved, as far as their names tell."""
+        first = self.runs[0]
+        found = (
+            g.order.steps for g in self.groups if g.over == "steps" and first in g.runs and not g.order.counted
+        )
+        return next(found, ())
+
     @cached_property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
         """Base, then each run: header facts and fingerprints. Raises CheckpointError if a file is gone."""
@@ -54,13 +66,14 @@ class OpenedAudit:
         return (base, *(checkpoint_record("tuned", run.pair.tuned) for run in self.runs))
 
 
-def open_audit(options: AuditOptions) -> OpenedAudit:
+def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAudit:
     """Open and pair everything at once, so that a request that cannot be judged fails early.
 
+    `facts` are what a log of rollouts does not say of its run.
     Raises CkptAuditError in one sentence, whatever a reader stumbles over.
     """
     try:
-        return _opened(options)
+        return _opened(options, facts or RunFacts())
     except CkptAuditError:
         raise
     except Exception as error:
@@ -70,7 +83,7 @@ def open_audit(options: AuditOptions) -> OpenedAudit:
         raise CheckpointError(f"{names}: cannot be opened ({what}); the files are damaged.") from error
 
 
-def _opened(options: AuditOptions) -> OpenedAudit:
+def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
     started = datetime.now(UTC)
     device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
     base = open_checkpoint(options.base)
@@ -86,4 +99,14 @@ def _opened(options: AuditOptions) -> OpenedAudit:
         device=device,
         batch_bytes=batch_bytes,
         cache=open_cache(options.cache),
+        rollouts=_run_log(options, facts),
     )
+
+
+def _run_log(options: AuditOptions, facts: RunFacts) -> RunLog | None:
+    path, scalars = options.auxiliary.get("rollouts"), options.auxiliary.get("scalars")
+    if path is not None:
+        return open_run_log(path, scalars, facts)
+    if scalars is not None:
+        raise RolloutError(f"{parameter('scalars')} are judged beside rollouts; give {parameter('rollouts')} PATH.")
+    return None

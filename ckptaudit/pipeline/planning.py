@@ -40,14 +40,19 @@ class ChosenChecks:
 
 
 def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
-    """The checks of the profile, those that join for several runs, and those the configuration adds.
+    """The checks of the profile, those that join for several runs or rollouts, and those the configuration adds.
 
     Raises CheckDefinitionError for a bad file or profile.
     """
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    joining = {over: tuple(map(load_checks, paths)) for over, paths in profile.companions.items()}
-    joined = tuple(file for over, files in joining.items() if over in opened.compares for file in files)
+    joins = {*opened.compares, *(("rollouts",) if opened.rollouts else ())}
+    joining = {
+        name: tuple(map(load_checks, paths))
+        for name, paths in profile.companions.items()
+        if name in joins or config.overrides or config.waivers
+    }
+    joined = tuple(file for name, files in joining.items() if name in joins for file in files)
     return ChosenChecks(
         profile.name, (*standing, *joined), (*standing, *(f for fs in joining.values() for f in fs))
     )
@@ -80,6 +85,8 @@ def plan(
         computing=Computing(opened.device, opened.batch_bytes, cache=opened.cache),
         exact=options.exact,
         complete=options.complete,
+        rollouts=opened.rollouts,
+        checkpoint_steps=opened.checkpoint_steps,
     )
 
 
@@ -115,6 +122,8 @@ def _planned(
 
 def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
     metric = METRICS[check.metric]
+    if check.scope == "rollouts":
+        return opened.runs[:1]
     if not isinstance(metric, RunsMetric):
         return opened.runs
     return judged_runs(metric, opened.groups) or opened.runs[:1]
@@ -125,6 +134,9 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     if check.counts_findings:
         _refuse_without(opened, check)
         return ""
+    if check.scope == "rollouts":
+        missing = opened.auxiliary.missing(METRICS[check.metric].needs)
+        return missing or (opened.rollouts.lacking(check.metric) if opened.rollouts else "")
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
@@ -160,7 +172,7 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return NO_GROUP[metric.over]
-    if check.counts_findings or check.optional or any(parts(check, run.pair).values()):
+    if check.counts_findings or check.scope == "rollouts" or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"
 

@@ -55,6 +55,8 @@ def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
         return intact
     if check.scope == "artifact":
         return replace(intact, damaged=tuple(_of_damaged_files(run, check) for run in opened.runs))
+    if check.scope == "rollouts":
+        return replace(intact, damaged=_judged(_with_damaged_log(opened, check), check, file, config))
     return replace(intact, damaged=_judged(damaged(opened, check), check, file, config))
 
 
@@ -66,6 +68,14 @@ def damaged(opened: OpenedAudit, check: Check) -> OpenedAudit:
     broken = [damage(opened.base, run.pair.tuned, opened.auxiliary) for run in opened.runs]
     auxiliary = weight_damages.damaged_inputs(check.breaks_when, opened.auxiliary)
     return replace(_with_runs(opened, broken), auxiliary=auxiliary)
+
+
+def _with_damaged_log(opened: OpenedAudit, check: Check) -> OpenedAudit:
+    # Imported late: pyarrow is an extra, and only rollouts need it.
+    from ckptaudit.damages.run_logs import damaged_log
+
+    assert opened.rollouts is not None  # without rollouts the check was skipped on the intact pair
+    return replace(opened, rollouts=damaged_log(opened.rollouts, check.breaks_when))
 
 
 def _of_damaged_files(run: Run, check: Check) -> Verdict:

@@ -27,6 +27,8 @@ MARKERS = (
     "audit_layer: a check judged layer by layer",
     "audit_matrix: a check judged matrix by matrix",
     "audit_model: a check judged on the model as a whole",
+    "audit_step: a check of rollouts judged step by step",
+    "audit_run: a check of rollouts judged over the run",
 )
 
 
@@ -48,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     base, tuned = config.getoption("base"), config.getoption("tuned")
     if base is None and not tuned:
+        _refuse_rollouts_without_pair(config)
         _refuse_checks_without_pair(config)
         return
     if base is None or not tuned:
@@ -92,6 +95,15 @@ def _share_the_machine() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
+def _refuse_rollouts_without_pair(config: pytest.Config) -> None:
+    for name in ("rollouts", "scalars"):
+        if config.getoption(f"audit_{name}") is not None:
+            raise pytest.UsageError(
+                f"{option(name)} is judged beside a pair of checkpoints; give --base PATH and --tuned PATH, or "
+                "look into the log alone with `ckptaudit rollouts inspect`."
+            )
 
 
 def _refuse_checks_without_pair(config: pytest.Config) -> None:

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
-from ckptaudit.judging.judge import respelled, undecided, verdict_of
+from ckptaudit.judging.judge import respelled, verdict_of
+from ckptaudit.judging.outcomes import undecided
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
@@ -58,7 +59,9 @@ class Gate:
         self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
-        self.opened = open_audit(audit_options(config, base, tuned, complete=reported and by_profile))
+        self.opened = open_audit(
+            audit_options(config, base, tuned, complete=reported and by_profile), self.settings.facts
+        )
         refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
         chosen = choose_checks(self.opened, self.settings)
         self.profile, self.known = chosen.profile if by_profile else "", chosen.known

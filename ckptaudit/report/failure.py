@@ -41,11 +41,17 @@ def in_one_line(verdict: Verdict | Verdict) -> str:
         text = f"cannot judge: {printable(verdict.reason)}; {compared(verdict)}"
     else:
         text = f"{compared(verdict)} ({verdict.metric} of {_shortened(verdict.subject)})"
-    worst = f"; worst tensor {_shortened(verdict.worst)}" if verdict.worst else ""
+    worst = f"; worst {_thing(verdict.metric)}{_shortened(verdict.worst)}" if verdict.worst else ""
     worst += f"; {_shortened(str(verdict.cause))}" if verdict.cause else ""
     line = f"{text}{worst}; source {_one_line(verdict.source)}"
     line = log_line(line)
     return line if len(line) <= SENTENCE_LENGTH else f"{line[: SENTENCE_LENGTH - 3]}..."
+
+
+def _thing(metric: str) -> str:
+    """What is ranked, where its name does not say it: steps are called so."""
+    known = METRICS.get(metric)
+    return "" if known is not None and known.scope == "rollouts" else "tensor "
 
 
 def explain(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
@@ -79,6 +85,8 @@ def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     scope = known.scope if known else "matrix"
     if scope == "pair":
         return f"{compared(verdict)} ({verdict.metric})"
+    if scope == "rollouts":
+        return f"{compared(verdict)} ({verdict.metric}, of the rollouts per {check.per})"
     if scope == "group":
         return f"{compared(verdict)} ({verdict.metric}, of {subject} as one)"
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
@@ -96,6 +104,9 @@ def _where(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking
+    if not _thing(verdict.metric):
+        rows = [("where", verdict.reason), ("worst", _ranked(worst))]
+        return rows + [("next worst" if i == 0 else "", _ranked(r)) for i, r in enumerate(others)]
     if worst.tensor != verdict.worst:  # of weights taken together, one contributes most
         return [
             ("most of it", printable(verdict.worst or "")),
@@ -116,7 +127,7 @@ def _shortened(name: str) -> str:
 
 
 def _line(label: str, text: str) -> str:
-    if label in ("worst tensor", "next worst", ""):
+    if label in ("worst", "worst tensor", "next worst", ""):
         return f"{label:<14}{text}"
     return textwrap.fill(f"{label:<14}{_one_line(text)}", WIDTH, subsequent_indent=" " * 14, break_long_words=False)
 

@@ -96,7 +96,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _claims(result: AuditResult, width: int) -> Iterator[Text]:
     broken = {v.check for v in result.verdicts if v.outcome == "failed"}
-    told = [check for check in result.checks if check.id in broken]
+    told = [check for check in result.checks if check.id in broken and check.severity != "info"]
     if told:
         yield Text("")
         yield Text("broken claims", style="bold")

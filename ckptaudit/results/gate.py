@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS, Outcome, Verdict, times_over
+from ckptaudit.metrics import METRICS
 
 GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
 """Outcomes, the gravest first."""
@@ -32,7 +33,8 @@ class Answer:
 def answer(verdicts: Sequence[Verdict]) -> Answer:
     """The gate's answer: open where something was judged, and nothing that closes it failed or went unjudged.
 
-    A check that closes the gate and was skipped everywhere has gone unjudged, unless the model has no such weights.
+    A check that closes the gate and was skipped everywhere has gone unjudged, unless the model has no such weights
+    or it asks for what not every trainer logs.
     """
     closing = tuple(sorted((v for v in verdicts if v.closes), key=gravity))
     if closing:
@@ -46,7 +48,8 @@ def _unjudged(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for (_, check), of_check in by_check(verdicts).items():
         first = of_check[0]
         absent = all(v.reason.startswith(NO_SUCH_WEIGHTS) for v in of_check)
-        if first.severity == "gate" and not absent and all(v.outcome == "skipped" for v in of_check):
+        logged = first.metric in METRICS and METRICS[first.metric].scope == "rollouts"
+        if first.severity == "gate" and not (absent or logged) and all(v.outcome == "skipped" for v in of_check):
             yield f"{check} was not judged ({first.reason})"
 
 

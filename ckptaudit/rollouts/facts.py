@@ -54,7 +54,11 @@ def run_facts(table: Mapping[str, Any], path: Path) -> RunFacts:
 
 def read_facts(path: Path) -> RunFacts:
     """The facts of a configuration file; none where it has no table [rollouts]. Raises ConfigError."""
-    content = read_toml(path, "configuration", ConfigError)
+    return facts_of(read_toml(path, "configuration", ConfigError), path)
+
+
+def facts_of(content: Mapping[str, Any], path: Path) -> RunFacts:
+    """The facts of a configuration that was read from `path`. Raises ConfigError."""
     table = content.get("rollouts", {})
     if not isinstance(table, dict):
         raise ConfigError(f"{printable(path)}: key rollouts: a table [rollouts] is allowed.")

@@ -19,7 +19,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """A quantity: its unit and formula, where it comes from, and which columns of the table it needs.
 
     `rests_on` names metrics of steps that a metric of the run is made of; `deviations` says how many standard
-    errors lie between the value and either end of its interval.
+    errors lie between the value and either end of its interval. `declared` names the facts of the run without which
+    it has no value.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()
     rests_on: tuple[str, ...] = ()
     deviations: float = 2.0
+    declared: tuple[str, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True):

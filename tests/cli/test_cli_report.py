@@ -29,7 +29,7 @@ def test_several_reports_at_once(
     paths = [str(out / a) if "." in a else a for a in asked]
     assert main(["report", results[1], *paths, "--tensorboard", str(out / "events"), "--github"]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["a.xml", "b.xml", "c.md", "d.parquet", "events"]
-    assert len(ElementTree.parse(out / "a.xml").findall(".//failure")) == 28
+    assert len(ElementTree.parse(out / "a.xml").findall(".//failure")) == 24
     assert (out / "c.md").read_text() in (tmp_path / "summary.md").read_text()
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 7

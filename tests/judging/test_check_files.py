@@ -59,7 +59,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ({"at_most": "inf"}, ["at_most", "finite"]),
         ({"at_most": None}, ["at_most", "at_least", "exactly one"]),
         ({"at_least": "0.1"}, ["at_most", "at_least", "exactly one"]),
-        ({"per": '"tensor"'}, ["per", "matrix, layer, model"]),
+        ({"per": '"tensor"'}, ["per", "matrix, layer, model, step, run"]),
         ({"judge_by": '"median"'}, ["judge_by", "weighted_mean"]),
         ({"breaks_when": '"scale_spectrun"'}, ["breaks_when", "scale_spectrum"]),
         ({"claims": '"x"'}, ["claims", "did you mean claim"]),
@@ -68,6 +68,9 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ({"id": '"a b"'}, ["id", "letters"]),
         ({"only_where": '{ metric = "changed", at_least = 1 }'}, ["only_where", "changed_entries"]),
         ({"metric": '"unaligned_tensors"'}, ["per", "model"]),
+        ({"metric": '"mismatch_k3"'}, ["per", "a quantity of a step"]),
+        ({"metric": '"mismatch_k3"', "per": '"step"', "judge_by": '"mean"'}, ["judge_by", "leave the key out"]),
+        ({"per": '"step"'}, ["per", "of rollouts"]),
     ],
 )
 def test_a_mistake_names_key_and_what_is_allowed(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:

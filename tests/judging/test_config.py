@@ -55,8 +55,8 @@ def test_a_good_file_loads(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("x = = 1", ["line 1"]),
-        ('profil = "rlvr"', ["key profil", "did you mean profile?"]),
-        ('profile = "rl"', ["key profile", "'rl'", "rlvr, sft, integrity"]),
+        ('profil = "rlvr"', ["key profil", "did you mean profile"]),
+        ('profile = "rl"', ["key profile", "'rl'", "rlvr", "sft, integrity"]),
         ("profile = 3", ["key profile", "str"]),
         ('checks = "ours.toml"', ["key checks", "array"]),
         ('checks = ["missing.toml"]', ["key checks", "missing.toml", "no such check file"]),

@@ -20,7 +20,8 @@ KEY = "0" * 64
 def test_without_a_home_there_is_no_cache_and_no_folder(tmp_path):
     """HOME is not set, and the user is not among those that the system knows."""
     program = (
-        "from ckptaudit.measurement.base_cache import open_cache; import os; os.setuid(54321); print(open_cache())"
+        "import os, platformdirs, tempfile; from ckptaudit.measurement.base_cache import open_cache; "
+        "os.setuid(54321); print(open_cache())"
     )
     if os.geteuid() != 0:
         pytest.skip("only the superuser can become an unknown user")

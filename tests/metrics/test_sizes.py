@@ -44,7 +44,9 @@ def test_a_power_of_two_changes_no_metric(dtype, power):
     plain = values(PairBatch(base[None], tuned[None]))
     scaled = values(PairBatch((base * 2.0**power)[None], (tuned * 2.0**power)[None]))
     for name, value in plain.items():
-        if name not in DEPENDENT:
+        # A blind update is rounded as bf16 is, whose exponents end at 127.
+        of_blind = name.endswith("_excess") or name == "unrounded_stable_rank"
+        if name not in DEPENDENT and not (of_blind and abs(power) > 100):
             assert scaled[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
     assert scaled["update_spectral_norm"] == pytest.approx(plain["update_spectral_norm"] * 2.0**power, rel=1e-6)
 

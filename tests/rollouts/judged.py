@@ -14,7 +14,7 @@ from ckptaudit.rollouts.measure import measure
 from ckptaudit.rollouts.readings import Reading
 from tests.rollouts.simulated import rollouts_of
 
-CHECKS = tomllib.loads((Path(__file__).with_name("rollouts_checks.toml")).read_text())["check"]
+CHECKS = tomllib.loads((Path(__file__).parents[2] / "checks" / "rollouts.toml").read_text())["check"]
 FACTS = RunFacts(group_size=8, advantage="trl", max_staleness=0, clip_low=0.2, clip_high=0.2)
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from ckptaudit.errors import parameter
 from ckptaudit.rollouts.quantities.trends import MIN_BEFORE, WINDOW, largest_jump
 from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
@@ -19,7 +20,7 @@ COMPARED = {
     "entropy": "entropy_mean",
 }
 """Canonical scalar, and the metric of the rollouts that must equal it."""
-NO_CURVE = "no {} among the scalars; pass them with --audit-scalars"
+NO_CURVE = "no {} among the trainer's curves; " + f"pass them with {parameter('scalars')}"
 
 NOT_FINITE = Metric(
     name="scalar_not_finite_count",

@@ -22,7 +22,7 @@ CLIPPING = (*UPDATE, "advantage")
 
 def _metric(
     name: str, unit: str, formula: str, source: str, scale: Scale, needs: tuple[str, ...], per: Per = "step",
-    rests_on: tuple[str, ...] = (),
+    rests_on: tuple[str, ...] = (), declared: tuple[str, ...] = (),
 ) -> Metric:  # fmt: skip
     return Metric(
         name=name,
@@ -33,6 +33,7 @@ def _metric(
         per=(per,),
         needs=needs,
         rests_on=rests_on,
+        declared=declared,
     )
 
 
@@ -43,7 +44,7 @@ STALENESS = _metric(
 )  # fmt: skip
 EXCESS = _metric(
     "staleness_excess", "versions", "max(version_train - version_first) - declared max_staleness, at least 0",
-    "an integer that the trainer promises", "count", VERSIONS,
+    "an integer that the trainer promises", "count", VERSIONS, declared=("max_staleness",),
 )  # fmt: skip
 CLIPPED = _metric(
     "clip_share", "1", "P(A > 0 and r > 1 + clip_high, or A < 0 and r < 1 - clip_low), r = pi / pi_old",
