@@ -112,7 +112,7 @@ def _faults(check: Check, verdicts: Sequence[Verdict]) -> Iterator[str]:
         where = f"{printable(v.tuned)}: {check.id}[{printable(v.subject)}]"
         if v.outcome == "error":
             yield f"{where} cannot be judged: {printable(v.reason)}"
-        elif v.outcome == "failed" and is_count(check.metric):
+        elif v.outcome == "failed" and check.severity == "gate" and is_count(check.metric):
             yield f"{where} fails, and no limit on a count is learned: leave this run out"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 from ckptaudit.cli.pytest_words import is_audit, settled
@@ -33,7 +34,14 @@ def _settings_of_here(words: list[str]) -> list[str]:
         return []
     from _pytest.config.findpaths import determine_setup
 
-    found = determine_setup(
-        inifile=None, override_ini=None, args=[], rootdir_cmd_arg=None, invocation_dir=Path.cwd()
-    )
+    asked = {
+        "inifile": None,
+        "override_ini": None,
+        "args": [],
+        "rootdir_cmd_arg": None,
+        "invocation_dir": Path.cwd(),
+    }
+    # Older releases take no override_ini.
+    taken = signature(determine_setup).parameters.keys()
+    found = determine_setup(**{name: value for name, value in asked.items() if name in taken})
     return [f"--rootdir={found[0]}", f"--config-file={found[1] or os.devnull}"]

@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("check", help="the id of a check, such as spectral-drift")
     parser.add_argument("subject", help="a subject of its verdicts, such as layers.3, or a tensor")
     parser.add_argument("--config", metavar="FILE", type=Path, help="default: what the gate finds in this folder")
-    parser.add_argument("--profile", metavar="NAME", default="", help="default: the configuration's, else rlvr")
+    parser.add_argument("--profile", metavar="NAME", default="", help="default: the configuration's, else release")
     parser.add_argument("--base", metavar="PATH", help="checkpoint with the subject; default: the result's base")
     parser.add_argument("--result", metavar="FILE", type=Path, help=f"JSON of an audit; default: {LAST}, if there")
 

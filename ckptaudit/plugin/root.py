@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from pathlib import Path
+
 import pytest
+
+FOUND_AT_FIRST = pytest.StashKey[Path | None]()
+"""The settings that pytest had obeyed before this plugin was loaded."""
 
 
 def take_root_from_where_pytest_started(config: pytest.Config, args: list[str]) -> None:
@@ -18,15 +24,19 @@ def take_root_from_where_pytest_started(config: pytest.Config, args: list[str]) 
     try:
         from _pytest.config.findpaths import determine_setup
 
-        found = determine_setup(
-            inifile=None,
-            override_ini=known.override_ini,
-            args=known.file_or_dir,
-            rootdir_cmd_arg=None,
-            invocation_dir=config.invocation_params.dir,
-        )
+        asked = {
+            "inifile": None,
+            "override_ini": known.override_ini,
+            "args": known.file_or_dir,
+            "rootdir_cmd_arg": None,
+            "invocation_dir": config.invocation_params.dir,
+        }
+        # Older releases take no override_ini.
+        taken = signature(determine_setup).parameters.keys()
+        found = determine_setup(**{name: value for name, value in asked.items() if name in taken})
     except (ImportError, TypeError, AttributeError):
         return
+    config.stash[FOUND_AT_FIRST] = config.inipath
     before = list(config.getini("addopts"))
     config._rootpath, config._inipath, config._inicfg = found[:3]
     config._inicache.clear()

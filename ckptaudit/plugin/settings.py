@@ -10,6 +10,7 @@ import pytest
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import ConfigError, parameter, printable
 from ckptaudit.judging.config import Config, find_config, load_config
+from ckptaudit.plugin.root import FOUND_AT_FIRST
 
 CONFIG = "ckptaudit_config"
 """Under this name a worker process is told what its controller has found."""
@@ -36,7 +37,7 @@ def refuse_settings_of_checkpoints(
     named = config.getoption("audit_config") or getattr(config, "workerinput", None)
     found = [] if named else [settings.path]
     if not config.getoption("inifilename", None):
-        found.append(config.inipath)
+        found += [config.inipath, config.stash.get(FOUND_AT_FIRST, None)]
     for path in (path for path in found if path is not None):
         for checkpoint in checkpoints:
             if path.resolve().parent in _folders(checkpoint) or _is_inside(path, checkpoint):

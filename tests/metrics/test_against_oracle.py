@@ -23,6 +23,7 @@ OWN_DEFINITIONS = {
     "rms_rotation_left",
     "rms_rotation_right",
     "low_magnitude_excess",
+    "unchanged_rows",
     "principal_mask_excess",
     "off_principal_excess",
     "unrounded_stable_rank",
