@@ -7,6 +7,7 @@ import subprocess
 import sys
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from ckptaudit.cli.pytest_words import is_audit, settled
 
@@ -34,13 +35,8 @@ def _settings_of_here(words: list[str]) -> list[str]:
         return []
     from _pytest.config.findpaths import determine_setup
 
-    asked = {
-        "inifile": None,
-        "override_ini": None,
-        "args": [],
-        "rootdir_cmd_arg": None,
-        "invocation_dir": Path.cwd(),
-    }
+    asked: dict[str, Any] = {"inifile": None, "override_ini": None, "args": [], "rootdir_cmd_arg": None}
+    asked["invocation_dir"] = Path.cwd()
     # Older releases take no override_ini.
     taken = signature(determine_setup).parameters.keys()
     found = determine_setup(**{name: value for name, value in asked.items() if name in taken})

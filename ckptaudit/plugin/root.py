@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def take_root_from_where_pytest_started(config: pytest.Config, args: list[str]) 
     try:
         from _pytest.config.findpaths import determine_setup
 
-        asked = {
+        asked: dict[str, Any] = {
             "inifile": None,
             "override_ini": known.override_ini,
             "args": known.file_or_dir,
