@@ -2,7 +2,7 @@
 
 A base stays the same while runs come and go, so what rests on it alone is computed once. An entry is found
 by the contents of the matrix, never by a path or a date; it is one safetensors file, sealed by a digest
-over every byte. Whatever goes wrong here costs time and nothing else: the caller computes afresh.
+over every byte. Whatever goes wrong here costs time and nothing else: the caller computes again.
 
 Looking after the folder takes no torch, so it is imported only where tensors are handled.
 """

@@ -152,7 +152,7 @@ def test_says_where_its_limit_comes_from(path: Path, check: Check) -> None:
     if check.scope == "rollouts":  # trainers' documentation and code are sources there, too
         assert check.published
         return
-    assert check.source.startswith(("arXiv:", "definition:", "follows from arXiv:", "ours:"))
+    assert check.source.startswith(("arXiv:", "definition:", "follows from arXiv:", "calibrated:", "ours:"))
     if check.source.startswith("ours:"):
         assert check.severity != "gate", "a limit of our own warns"
     elif not check.source.startswith("definition"):
