@@ -107,7 +107,7 @@ def test_only_one_side(pytester: pytest.Pytester, base: Path, given: str) -> Non
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--audit-profile", "rl"), ("rl", "rlvr, sft, integrity")),
+        (("--audit-profile", "rl"), ("rl", "release, release_sft, rlvr", "sft, integrity")),
         (("--audit-device", "tpu"), ("tpu", "cpu")),
         (("--audit-device", "cuda:77"), ("cuda:77",)),
         (("--audit-memory", "plenty"), ("plenty", "512MiB")),
@@ -137,10 +137,11 @@ def test_a_check_file_without_a_pair(pytester: pytest.Pytester) -> None:
     refused(pytester, "ours.toml", words=("ours.toml", "--base"))
 
 
-def test_pytest_settings_inside_a_checkpoint(pytester: pytest.Pytester, base: Path, copy: Path) -> None:
+def test_pytest_settings_inside_a_checkpoint_are_not_obeyed(pytester: pytest.Pytester, copy: Path) -> None:
     (copy / "pytest.ini").write_text("[pytest]\naddopts = -k nothing\n")
-    words = ("pytest.ini", "checkpoint brings its own")
-    refused(pytester, "--base", copy, "--tuned", copy, words=words)
+    result = pytester.runpytest("--base", copy, "--tuned", copy, "--audit-profile=rlvr")
+    assert result.ret == 1
+    result.assert_outcomes(passed=42, skipped=16, failed=1)
 
 
 def test_shapes_that_disagree_are_judged_and_not_a_crash(pytester: pytest.Pytester, base: Path, copy: Path) -> None:
@@ -149,7 +150,7 @@ def test_shapes_that_disagree_are_judged_and_not_a_crash(pytester: pytest.Pytest
     tensors = load_file(copy / "model.safetensors")
     tensors["model.layers.2.mlp.up_proj.weight"] = torch.ones(3, 5)
     save_file(tensors, copy / "model.safetensors")
-    result = pytester.runpytest("--base", base, "--tuned", copy)
+    result = pytester.runpytest("--base", base, "--tuned", copy, "--audit-profile=rlvr")
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
@@ -158,7 +159,7 @@ def test_shapes_that_disagree_are_judged_and_not_a_crash(pytester: pytest.Pytest
             "not aligned: model.layers.2.mlp.up_proj.weight*",
         ]
     )
-    result.assert_outcomes(passed=50, failed=1)
+    result.assert_outcomes(passed=58, failed=1)
 
 
 def test_a_nan_is_a_failure_where_it_is_counted_and_an_error_where_it_blinds(

@@ -83,6 +83,8 @@ def test_a_cache_that_cannot_be_written_is_mentioned_and_judges_all_the_same(
 
     monkeypatch.setattr(FactorCache, "_put", full)
     pair = [f"--base={fixture_pairs / 'base'}", f"--tuned={fixture_pairs / 'rlvr-gentle'}"]
-    result = pytester.runpytest(*pair, "-k", "rotation-left and layers.0", "--audit-cache=cache")
-    result.assert_outcomes(passed=1, deselected=50)
+    result = pytester.runpytest(
+        *pair, "--audit-profile=rlvr", "-k", "rotation-left and layers.0", "--audit-cache=cache"
+    )
+    result.assert_outcomes(passed=1, deselected=58)
     result.stdout.fnmatch_lines(["note: nothing more was kept in the cache (*: No space left on device)"])

@@ -163,7 +163,10 @@ def test_own_files_on_the_command_line_keep_the_configuration(pytester: pytest.P
     ("text", "words"),
     [
         (waiver("layers.7"), ("ckptaudit.toml", "waiver 1, key subject", "layers.0")),
-        (waiver("layers.1", check="spectral-drift"), ("waiver 1, key check", "profile rlvr and sft")),
+        (
+            waiver("layers.1", check="spectral-drift"),
+            ("waiver 1, key check", "it belongs to profile release and release_sft and rlvr"),
+        ),
         (override("roles = ['nothing']\nat_most = 1"), ("override 1, key roles", "q_proj")),
         ("[[waivers]]", ("key waivers", "did you mean waiver")),
     ],
@@ -188,7 +191,7 @@ def test_a_checkpoint_has_no_say_in_how_it_is_judged(
 ) -> None:
     small_pair[1].joinpath("ckptaudit.toml").write_text(waiver("layers.0", check="finite"))
     monkeypatch.chdir(small_pair[1])
-    refused(pytester, pair, ("ckptaudit.toml", "inside the checkpoint", "--audit-config"))
+    refused(pytester, pair, ("ckptaudit.toml", "lies beside the weights", "--audit-config"))
 
 
 def refused(pytester: pytest.Pytester, arguments: list[str], words: tuple[str, ...]) -> None:
