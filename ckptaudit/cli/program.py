@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -43,7 +44,10 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns the exit code. Errors end in one line on stderr and code 4."""
+    """Run the program; returns the exit code. Errors end in one line on stderr and code 4.
+
+    Whatever a damaged file makes a reader raise is such an error; `python -X dev -m ckptaudit` shows its traceback.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["audit"]:
         return audit.run(given[1:])
@@ -52,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return cast(Command, COMMANDS[options.command]).run(options)
     except CkptAuditError as error:
         print(f"ERROR: {error.spelled(partial(option, options.command))}", file=sys.stderr)
+        return CANNOT_BE_JUDGED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        what = f"{type(error).__name__}: {printable(error)[:200]}"
+        print(f"ERROR: ckptaudit {options.command} broke off ({what}); look for damaged files.", file=sys.stderr)
         return CANNOT_BE_JUDGED
 
 

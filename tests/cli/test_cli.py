@@ -94,3 +94,25 @@ def test_audit_is_the_pytest_command(fixture_pairs: Path, tmp_path: Path) -> Non
     first, second = ([x for x in r.stdout.splitlines() if " in " not in x] for r in runs)
     assert runs[0].returncode == runs[1].returncode == 1
     assert first == second
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
+    program = [sys.executable, "-P", "-m", "ckptaudit", "checks"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
+
+
+def test_what_nobody_foresaw_ends_in_one_line(
+    fixture_pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of\nan input")
+
+    monkeypatch.setattr("ckptaudit.checkpoints.open_checkpoint", broken)
+    monkeypatch.setattr("ckptaudit.cli.inspect.open_checkpoint", broken, raising=False)
+    assert main(["inspect", str(fixture_pairs / "base")]) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 1
