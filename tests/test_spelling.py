@@ -70,7 +70,9 @@ def test_what_is_written_into_a_result_is_spelled_as_well(
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(Path(ckptaudit.__file__).parent)))
 def test_no_room_below_the_front_ends_writes_an_option(path: Path) -> None:
-    assert not re.search(r"--(audit-[a-z]+|base|tuned)\b", _code(path)), "name the parameter: errors.parameter()"
+    assert not re.search(r"--(audit-[a-z]+|base|tuned|model|output|include|max-length)\b", _code(path)), (
+        "name the parameter: errors.parameter()"
+    )
 
 
 def _code(path: Path) -> str:

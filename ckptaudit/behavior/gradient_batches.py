@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.behavior.models import LanguageModel, Sample
-from ckptaudit.errors import CollectionError, printable
+from ckptaudit.errors import CollectionError, parameter, printable
 
 DEFAULT_SIZE = 8
 MEMORY = 2**32
@@ -98,7 +98,8 @@ def _smaller(size: int, error: Exception, say: Say) -> int:
         return 1
     if size == 1:
         raise CollectionError(
-            "one probe's gradients do not fit the memory; choose weights with --include or lower --max-length."
+            f"one probe's gradients do not fit the memory; choose weights with {parameter('include')} or lower "
+            f"{parameter('max_length')}."
         ) from None
     return size // 2
 

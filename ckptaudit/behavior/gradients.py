@@ -17,7 +17,7 @@ import msgspec
 
 from ckptaudit.behavior.probes import Probe, read_probes
 from ckptaudit.checkpoints import fingerprint, open_checkpoint
-from ckptaudit.errors import CollectionError, printable
+from ckptaudit.errors import CollectionError, parameter, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def collect(
     probes = read_probes(request.data)[: request.samples]
     if not Path(request.model).is_dir():
         raise CollectionError(
-            f"--model {printable(request.model)}: no such folder; give one saved by transformers."
+            f"{parameter('model')} {printable(request.model)}: no such folder; give one saved by transformers."
         )
     key = _key(request, probes)
     # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
@@ -109,7 +109,7 @@ def collect(
                 saved = sink.done
         sink.finish()
     except OSError as error:
-        where = f"--output {printable(request.output)}"
+        where = f"{parameter('output')} {printable(request.output)}"
         raise CollectionError(f"{where}: cannot be written ({printable(error.strerror or error)}).") from error
     return Collected(len(probes), len(weights), sink.loss / len(probes), resumed_at)
 
@@ -125,7 +125,7 @@ def _chosen(model: LanguageModel, include: Sequence[str]) -> dict[str, Tensor]:
     weights = {n: w for n, w in model.weights.items() if any(fnmatch(n, glob) for glob in include)}
     if not weights:
         raise CollectionError(
-            f"--include {' '.join(map(printable, include))}: no weight is named so; there are, for example, "
+            f"{parameter('include')} {' '.join(map(printable, include))}: no weight is named so; there are, for example, "
             f"{', '.join(map(printable, list(model.weights)[:3]))}."
         )
     return weights

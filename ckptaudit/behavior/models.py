@@ -163,4 +163,6 @@ def load_model(path: str, device: str) -> LanguageModel:
         return LanguageModel(model.to(device), tokenizer)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, ImportError) as error:
         text = " ".join(str(error).split())
-        raise CollectionError(f"--model {printable(path)}: cannot be loaded ({printable(text)[:300]}).") from error
+        raise CollectionError(
+            f"{parameter('model')} {printable(path)}: cannot be loaded ({printable(text)[:300]})."
+        ) from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.atomic_write import write_bytes
-from ckptaudit.errors import CollectionError, printable
+from ckptaudit.errors import CollectionError, parameter, printable
 
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -57,10 +57,12 @@ def open_sink(
     """The sink of a collection, at the sample where an earlier run of it broke off. Raises CollectionError."""
     if output.suffix != ".safetensors":
         raise CollectionError(
-            f"--output {printable(output)}: name it .safetensors, so that it is read as what it is."
+            f"{parameter('output')} {printable(output)}: name it .safetensors, so that it is read as what it is."
         )
     if output.is_dir() or not output.absolute().parent.is_dir():
-        raise CollectionError(f"--output {printable(output)}: no file can be written there; name another.")
+        raise CollectionError(
+            f"{parameter('output')} {printable(output)}: no file can be written there; name another."
+        )
     if what == "gradients":
         return _Stacks(output, key, shapes, samples=samples, dtype=dtype)
     return _Squares(output, key, shapes, dtype=dtype)

@@ -229,7 +229,7 @@ def test_an_interrupted_collection_remembers_what_did_not_fit(
 def test_a_probe_that_does_not_fit_by_itself_is_an_error(samples: list[Sample]) -> None:
     model = Cramped(gpt2(), None)
     model.room = 0
-    with pytest.raises(CollectionError, match="--max-length"):
+    with pytest.raises(CollectionError, match="max_length="):
         list(taken(model, samples, model.weights, 8, print))
 
 

@@ -33,7 +33,7 @@ def test_several_reports_at_once(
     assert (out / "c.md").read_text() in (tmp_path / "summary.md").read_text()
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 7
-    assert [x.split(" ")[0] for x in printed] == ["::error"] * 6 + ["::notice"]
+    assert [x.split()[0] for x in printed] == ["::error"] * 6 + ["::notice"]
 
 
 def test_without_an_output_the_summary_is_printed(

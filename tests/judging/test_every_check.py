@@ -42,6 +42,7 @@ GOOD = {
     "coverage.toml": "rlvr-gentle",
     "roles.toml": "many_parts",
     "roles_sft.toml": "many_parts",
+    **dict.fromkeys(("equal.toml", "merged.toml", "soup.toml"), "rlvr-gentle"),
 }
 # What the warning is about is true of every PiSSA adapter: the good pair of this check is another adapter.
 GOOD_FOR = {"pissa-fragile-under-rl": "lora"}
@@ -52,12 +53,14 @@ EVERY = [
     for check in load_checks(path).checks
 ]
 # What compares runs is tried on several of them, in test_run_group_checks.py.
-# Rollouts are tried in tests/rollouts.
+# Rollouts are tried in tests/rollouts, conversions and merges in tests/parity, stale parts in test_moved_checks.py.
 # What asks about the whole plan is tried within its profile, below.
+SCOPES_ELSEWHERE = ("runs", "plan", "rollouts", "parity", "run")
 CASES = [
-    c
-    for c in EVERY
-    if cast(Check, c.values[1]).over is None and cast(Check, c.values[1]).scope not in ("plan", "rollouts")
+    case
+    for case in EVERY
+    if cast(Check, case.values[1]).scope not in SCOPES_ELSEWHERE
+    and cast(Check, case.values[1]).metric != "soup_residual"
 ]
 
 

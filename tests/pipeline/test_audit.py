@@ -93,7 +93,7 @@ def test_only_what_the_verdicts_rest_on_is_measured(opened: OpenedAudit, planned
     narrowed = planned.only({drift[0].id})
     rows = assemble(opened, narrowed, [], execute(narrowed)).measurements
     assert {r.layer for r in rows} == {1}
-    assert {r.metric for r in rows} == {"normalized_spectral_shift", "nonfinite_entries"}
+    assert {r.metric for r in rows} == {"normalized_spectral_shift", "nonfinite_entries", "base_nonfinite_entries"}
 
 
 def test_a_plan_of_fewer_verdicts_is_no_longer_complete_and_keeps_their_order(planned: AuditPlan) -> None:
