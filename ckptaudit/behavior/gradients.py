@@ -125,8 +125,8 @@ def _chosen(model: LanguageModel, include: Sequence[str]) -> dict[str, Tensor]:
     weights = {n: w for n, w in model.weights.items() if any(fnmatch(n, glob) for glob in include)}
     if not weights:
         raise CollectionError(
-            f"{parameter('include')} {' '.join(map(printable, include))}: no weight is named so; there are, for example, "
-            f"{', '.join(map(printable, list(model.weights)[:3]))}."
+            f"{parameter('include')} {' '.join(map(printable, include))}: no weight is named so; there are, for "
+            f"example, {', '.join(map(printable, list(model.weights)[:3]))}."
         )
     return weights
 

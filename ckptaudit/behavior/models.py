@@ -46,7 +46,7 @@ class LanguageModel:
         if len(sample.tokens) <= sample.first:
             raise CollectionError(
                 f"{parameter('probes')}, line {probe.line}: no token to score within the first "
-                f"{max_length}; lengthen the text or raise --max-length."
+                f"{max_length}; lengthen the text or raise {parameter('max_length')}."
             )
         return sample
 

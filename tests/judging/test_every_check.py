@@ -119,7 +119,12 @@ def test_holds_on_the_good_pair_and_is_broken_by_its_own_damage(
     assert not proof.needs
 
 
-PLANS = [case for case in EVERY if cast(Check, case.values[1]).scope == "plan"]
+# Where they are included, the other file's checks cover every tensor, which tests/parity tries.
+PLANS = [
+    case
+    for case in EVERY
+    if cast(Check, case.values[1]).scope == "plan" and cast(Path, case.values[0]).name == "coverage.toml"
+]
 
 
 @pytest.mark.parametrize(("path", "check"), PLANS)
