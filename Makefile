@@ -11,6 +11,7 @@ READY_LOWEST = $(VENV_LOWEST)/ready
 INSTALL = -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed
 BUILT_FROM = pyproject.toml constraints.txt hatch_build.py
 # What needs no package beyond these versions, and touches each of the dependencies.
+# Only newer releases of safetensors write complex numbers, which test_number_kinds.py does.
 LOWEST_TESTS = tests/calibration tests/linalg tests/measurement tests/naming tests/results tests/test_atomic_write.py \
 	tests/test_sizes.py $(addprefix tests/judging/test_,check_files.py config.py effective_config.py judge.py waivers.py)
 
@@ -32,7 +33,8 @@ fuzz: $(READY)  ## damaged files for every reader; `make fuzz SECONDS=60 SEED=1`
 	$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 test-lowest: $(READY_LOWEST)  ## the core's tests with the lowest versions that pyproject.toml allows
-	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/pytest -n 2 -q -m "not slow and not gpu" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/pytest -n 2 -q -m "not slow and not gpu" $(LOWEST_TESTS) \
+		--ignore=tests/measurement/test_number_kinds.py
 
 check: lint docs test  ## everything a change must pass
 
