@@ -10,7 +10,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,8 @@ class TestFailure:
         assert unchanged(target, names)
 
     @pytest.mark.parametrize("size", [100, 100_000], ids=["in the buffer", "past the buffer"])
-    def test_a_write_that_the_system_refuses(
-        self, target: Path, names: list[str], size: int, small_files_only: Callable[[int], None]
-    ) -> None:
-        small_files_only(50)
-        with pytest.raises(OSError, match="too large"):
+    def test_a_write_that_the_system_refuses(self, target: Path, names: list[str], size: int) -> None:
+        with small_files_only(50), pytest.raises(OSError, match="too large"):
             write_bytes(target, bytes(size))
         assert unchanged(target, names)
 
@@ -170,9 +168,12 @@ with replacing(pathlib.Path({str(file)!r})) as handle:
         assert re.fullmatch(PART, part)
 
 
-@pytest.fixture
-def small_files_only() -> Iterator[Callable[[int], None]]:
-    """Let the kernel refuse bytes past a size, as it does on a full disk."""
+@contextmanager
+def small_files_only(size: int) -> Iterator[None]:
+    """Let the kernel refuse bytes past a size, as it does on a full disk; also what pytest itself prints to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
