@@ -170,7 +170,7 @@ with replacing(pathlib.Path({str(file)!r})) as handle:
 
 @contextmanager
 def small_files_only(size: int) -> Iterator[None]:
-    """Let the kernel refuse bytes past a size, as it does on a full disk; also what pytest itself prints to a file."""
+    """Let the kernel refuse bytes past a size, as on a full disk; also what pytest prints to a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
