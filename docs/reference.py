@@ -147,7 +147,9 @@ def damages_table() -> str:
     described: dict[str, str] = {}
     for scope in get_args(Scope):
         described |= damages_of(scope)
-    return "\n".join([DAMAGES, "|---|---|", *(f"| `{name}` | {text} |" for name, text in described.items())])
+    return "\n".join(
+        [DAMAGES, "|---|---|", *(f"| `{name}` | {text} |" for name, text in sorted(described.items()))]
+    )
 
 
 def _check(check: Check) -> list[str]:

@@ -183,7 +183,7 @@ def test_only_rank_0_audits(tmp_path: Path, base: Path) -> None:
     [
         ({"base": "nowhere"}, "nowhere"),
         ({"on_fail": "shout"}, "warn or stop"),
-        ({"profile": "rl"}, "rlvr, sft, integrity"),
+        ({"profile": "rl"}, "sft, integrity"),
         ({"config": "missing.toml"}, "missing.toml"),
     ],
 )

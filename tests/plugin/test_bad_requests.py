@@ -140,8 +140,9 @@ def test_a_check_file_without_a_pair(pytester: pytest.Pytester) -> None:
 def test_pytest_settings_inside_a_checkpoint_are_not_obeyed(pytester: pytest.Pytester, copy: Path) -> None:
     (copy / "pytest.ini").write_text("[pytest]\naddopts = -k nothing\n")
     result = pytester.runpytest("--base", copy, "--tuned", copy, "--audit-profile=rlvr")
-    assert result.ret == 1
-    result.assert_outcomes(passed=42, skipped=16, failed=1)
+    # Here pytest has read them already: the command's start-up file is not in force within a process.
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: *pytest.ini: lies beside the weights of *may not say how it is judged*"])
 
 
 def test_shapes_that_disagree_are_judged_and_not_a_crash(pytester: pytest.Pytester, base: Path, copy: Path) -> None:
