@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent.parent
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a wheel is built from."""
     copy = tmp_path_factory.mktemp("sources")
-    for name in ("ckptaudit", "checks"):
+    for name in ("ckptaudit", "checks", "startup"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
         shutil.copy(ROOT / name, copy / name)
     return copy
 
