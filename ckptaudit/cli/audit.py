@@ -33,11 +33,14 @@ def _settings_of_here(words: list[str]) -> list[str]:
     """Root and settings that pytest finds from the current folder alone, so that no word has a say in them."""
     if any(word.startswith(("-c", "--config-file", "--rootdir")) for word in words):
         return []
-    from _pytest.config.findpaths import determine_setup
+    try:
+        from _pytest.config.findpaths import determine_setup
 
-    asked: dict[str, Any] = {"inifile": None, "override_ini": None, "args": [], "rootdir_cmd_arg": None}
-    asked["invocation_dir"] = Path.cwd()
-    # Older releases take no override_ini.
-    taken = signature(determine_setup).parameters.keys()
-    found = determine_setup(**{name: value for name, value in asked.items() if name in taken})
+        asked: dict[str, Any] = {"inifile": None, "override_ini": None, "args": [], "rootdir_cmd_arg": None}
+        asked["invocation_dir"] = Path.cwd()
+        # Older releases take no override_ini.
+        taken = signature(determine_setup).parameters.keys()
+        found = determine_setup(**{name: value for name, value in asked.items() if name in taken})
+    except (ImportError, TypeError):  # a release whose inside looks different finds them by itself
+        return []
     return [f"--rootdir={found[0]}", f"--config-file={found[1] or os.devnull}"]
