@@ -112,6 +112,12 @@ class CollectionError(CkptAuditError):
     page = "docs/claims.md"
 
 
+class AttestationError(CkptAuditError):
+    """Evidence cannot be signed or read: no key, no envelope, or a folder that is not what was audited."""
+
+    page = "docs/evidence.md"
+
+
 class RolloutError(CkptAuditError):
     """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
 
