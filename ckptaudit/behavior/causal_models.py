@@ -39,8 +39,8 @@ SAME_LOGITS = 1e-5
 class CausalModel:
     """A model in evaluation mode. `head_apart` says that its logits are the head of its last hidden states.
 
-    Where they are not (a cap or a scale comes after the head), `hidden` gives the logits themselves. `digest` is of the
-    names, types and bytes of all weights, and of the precision that it runs in.
+    Where they are not (a cap or a scale comes after the head), `hidden` gives the logits themselves.
+    `digest` is of the names, types and bytes of all weights, and of the precision that it runs in.
     """
 
     path: str
@@ -94,8 +94,8 @@ def open_model(
 ) -> CausalModel:
     """Build the model of a checkpoint; where it has no configuration of its own, by the base's.
 
-    `pair` gives the tensors under the base's names where the checkpoint names them otherwise. Raises MeasurementError
-    if transformers is missing, knows no such model, or a weight is missing or of another shape.
+    `pair` gives the tensors under the base's names where the checkpoint names them otherwise. Raises
+    MeasurementError if transformers is missing, knows no such model, or a weight is missing or of another shape.
     """
     config = model_config(checkpoint, base)
     kind = _outline(checkpoint, config)
@@ -135,7 +135,7 @@ def model_config(checkpoint: Checkpoint, base: Checkpoint) -> Any:
             "probes are judged by running the model, which needs transformers; install it with "
             "pip install 'ckptaudit[collect]'"
         ) from None
-    stored = dict(checkpoint.config or base.config)
+    stored: dict[str, Any] = dict(checkpoint.config or base.config)
     stored.pop("auto_map", None)  # names code of the checkpoint's own, which is never run
     stored.pop("quantization_config", None)  # what was quantised is widened as it is read
     deepest = max((int(v) for key in LAYERS if isinstance(v := stored.get(key), int)), default=0)
@@ -161,7 +161,8 @@ def _outline(checkpoint: Checkpoint, config: Any) -> Any:
 
     try:
         with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            build: Any = AutoModelForCausalLM.from_config
+            outline = build(config, trust_remote_code=False)
     except Exception as error:
         raise _unbuilt(checkpoint, error) from error
     claimed = sum(weight.numel() for weight in outline.parameters())
@@ -215,7 +216,7 @@ def _quiet() -> None:
 
 
 def _unbuilt(checkpoint: Checkpoint, error: Exception) -> MeasurementError:
-    text = " ".join(str(error).split())
+    said = printable(" ".join(str(error).split()))[:200]
     return MeasurementError(
-        f"{printable(checkpoint.path)}: transformers builds no causal language model from it ({printable(text)[:200]})"
+        f"{printable(checkpoint.path)}: transformers builds no causal language model from it ({said})"
     )

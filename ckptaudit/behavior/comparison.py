@@ -108,7 +108,7 @@ def at_positions(
 
 
 def _expected(weights: Float[Tensor, "n v"], values: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
-    """sum p f; where p is 0 the term is 0, whatever f is."""
+    """The sum of p f; where p is 0 the term is 0, whatever f is."""
     return torch.where(weights > 0, weights * values, 0.0).sum(dim=1)
 
 

@@ -23,7 +23,7 @@ TOKENS = 4096
 
 @dataclass(frozen=True)
 class Setting:
-    """How the next token is chosen. A temperature of 0 is greedy; `top_k` of 0 and `top_p` of 1 leave all tokens."""
+    """How the next token is chosen. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 leave all tokens."""
 
     name: str
     temperature: float = 0.0
@@ -101,7 +101,8 @@ def _answers(
         return [Answer((), "length") for _ in requests]
     ids, mask = left_padded([request.ids for request in requests], model.device)
     ends = [token for token in model.end_tokens if token < model.vocabulary]
-    config = GenerationConfig(
+    make: Any = GenerationConfig
+    config = make(
         max_new_tokens=room,
         do_sample=False,
         eos_token_id=ends or None,

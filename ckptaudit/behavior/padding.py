@@ -13,7 +13,7 @@ from ckptaudit.behavior.comparison import at_positions
 from ckptaudit.behavior.scoring import Scored, chunks, predictions, score
 
 AGREEMENT = 1e-2
-"""How far a log-probability may be off, in nats, where a text is padded: rounding stays below, seen padding does not.
+"""How far a log-probability may be off, in nats, beside padding: rounding stays below, seen padding does not.
 
 bfloat16 rounds at this size; float32 a thousand times finer.
 """

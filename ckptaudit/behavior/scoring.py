@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,13 @@ def predictions(model: CausalModel, texts: Sequence[Scored]) -> tuple[Float[Tens
 def places(texts: Sequence[Scored]) -> list[slice]:
     """Where each text's tokens stand among those of all."""
     ends = np.cumsum([0, *(len(text.positions) for text in texts)])
-    return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
 
 def chunks(model: CausalModel, *columns: Tensor) -> zip[tuple[Tensor, ...]]:
     """Columns in pieces such that the float64 logits of one fit `CHUNK_BYTES`."""
     size = max(1, CHUNK_BYTES // (8 * model.vocabulary))
-    return zip(*(column.split(size) for column in columns), strict=True)
+    return zip(*(torch.split(column, size) for column in columns), strict=True)
 
 
 def _of_chunk(logits: Float[Tensor, "n v"], wanted: Int[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +107,7 @@ def _of_chunk(logits: Float[Tensor, "n v"], wanted: Int[Tensor, "n"]) -> tuple[T
 def log_p_and_entropy(
     logits: Float[Tensor, "n v"], own: Float[Tensor, "n"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """log p of the logit `own`, and H = log Z - sum p z, with z = logits - max in float32, sums in float64."""
+    """The log-probability of the logit `own`; H = log Z - sum p z, z = logits - max in float32, sums in float64."""
     most = logits.amax(dim=1, keepdim=True)
     shifted = logits - most
     weights = shifted.exp()

@@ -52,7 +52,7 @@ def self_bleu(answers: Sequence[str]) -> float | None:
     """Mean sentence BLEU of each answer against the others, 0 to 100; None without sacrebleu or a second answer."""
     if find_spec("sacrebleu") is None or len(answers) < 2:
         return None
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     scorer = BLEU(effective_order=True)
     rest = [[*answers[:i], *answers[i + 1 :]] for i in range(len(answers))]

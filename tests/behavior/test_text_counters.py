@@ -38,7 +38,10 @@ def test_distinct_counts_over_all_answers() -> None:
 
 def test_self_bleu_rises_as_answers_agree() -> None:
     package("sacrebleu")
-    same, apart = ["the cat sat on the mat"] * 3, ["the cat sat down now", "a dog ran off there", "rain fell all day long"]
+    same, apart = (
+        ["the cat sat on the mat"] * 3,
+        ["the cat sat down now", "a dog ran off there", "rain fell all day long"],
+    )
     assert self_bleu(same) == pytest.approx(100)
     assert (self_bleu(apart) or 0) < 20
     assert self_bleu(["alone"]) is None
