@@ -118,6 +118,12 @@ class AttestationError(CkptAuditError):
     page = "docs/evidence.md"
 
 
+class ProbeError(CollectionError):
+    """A file of probes is badly written, or a probe cannot be put to the model; the text names line and key."""
+
+    page = "docs/probes.md"
+
+
 class RolloutError(CkptAuditError):
     """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
 

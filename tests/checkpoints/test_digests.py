@@ -34,7 +34,7 @@ def test_model_signing_takes_the_same_root(folder: Path) -> None:
     package("model_signing")
     from model_signing import hashing
 
-    manifest = hashing.Config().hash(folder)  # type: ignore[no-untyped-call]
+    manifest = hashing.Config().hash(folder)
     resources = list(manifest.resource_descriptors())
     files = file_digests(folder)
     assert [(r.identifier, r.digest.digest_hex) for r in resources] == [(f.name, f.sha256) for f in files]
