@@ -72,7 +72,7 @@ def write(model: Giant, folder: Path) -> int:
     """Write one side below `folder`; returns the bytes that it claims to have."""
     folder.mkdir(parents=True)
     shards = list(_shards(model.tensors()))
-    places = {}
+    places: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):06}.safetensors"
         _write_sparse(folder / file, tensors)

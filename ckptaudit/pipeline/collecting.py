@@ -1,0 +1,176 @@
+"""The parts of all shards brought together: never green where one is missing, doubled, damaged or foreign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ckptaudit import __version__
+from ckptaudit.errors import ShardError, printable
+from ckptaudit.judging.plan import AuditPlan
+from ckptaudit.measurement.batches import failed
+from ckptaudit.measurement.jobs import Unit
+from ckptaudit.measurement.scheduler import in_order
+from ckptaudit.measurement.shards import MAX_SHARDS, PlannedWork, Shard, UnitRows, expected
+from ckptaudit.measurement.store import MeasurementStore
+from ckptaudit.measurement.units import without_value
+from ckptaudit.metrics import Measurement
+
+
+@dataclass
+class Collected:
+    """What the parts hold: measurements by task, and of other tasks why there are none."""
+
+    found: dict[int, list[UnitRows]] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def collect_parts(work: PlannedWork, paths: Sequence[Path]) -> Collected:
+    """Read the parts strictly. A task that not exactly one sound part holds is refused, and why."""
+    return _Collector(work).collected(paths)
+
+
+@dataclass
+class _Collector:
+    work: PlannedWork
+    held: dict[int, list[tuple[str, list[UnitRows]]]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
+    shards: list[Shard] = field(default_factory=list)
+    devices: dict[str, None] = field(default_factory=dict)
+    versions: set[tuple[tuple[str, str], ...]] = field(default_factory=set)
+
+    def collected(self, paths: Sequence[Path]) -> Collected:
+        for path in paths:
+            try:
+                self._add(path)
+            except ShardError as error:
+                self.problems.append(error.sentence.rstrip("."))
+        out = Collected(devices=tuple(self.devices), notes=tuple(self._notes()))
+        for position in range(len(self.work.plan.tasks)):
+            held = self.held.get(position, [])
+            if len(held) == 1:
+                out.found[position] = held[0][1]
+            else:
+                out.refused[position] = self._why(position, [name for name, _ in held])
+        return out
+
+    def _add(self, path: Path) -> None:
+        from ckptaudit.measurement.parts import read_part
+
+        head, rows = read_part(path, self._most_rows)
+        name = printable(path)
+        if head.plan != self.work.plan.digest:
+            raise ShardError(f"{name}: measured for another plan.")
+        if head.version != __version__:
+            raise ShardError(f"{name}: measured by version {printable(head.version)[:50]}, this is {__version__}.")
+        if not 0 <= head.shard.index < head.shard.count <= MAX_SHARDS:
+            raise ShardError(f"{name}: of shard {head.shard}, which is none.")
+        by_task: dict[int, dict[int, list[Measurement]]] = {}
+        for row in rows:
+            by_task.setdefault(row.task, {}).setdefault(row.unit, []).append(row.measurement)
+        positions = self.work.share(head.shard)
+        if not by_task.keys() <= set(positions):
+            raise ShardError(f"{name}: holds tasks that are not of shard {head.shard}.")
+        self.shards.append(head.shard)
+        self.devices[head.device] = None
+        self.versions.add(tuple(sorted(head.versions.items())))
+        for position in positions:
+            found = checked(self.work, position, by_task.get(position, {}))
+            if found is None:
+                self.damaged[position] = f"{name}: does not hold what its plan asks of it"
+            else:
+                self.held.setdefault(position, []).append((name, found))
+
+    @cached_property
+    def _most_rows(self) -> int:
+        """More measurements than any part of the plan holds."""
+        wanted = max(map(len, self.work.plan.metrics), default=0) + 32
+        owned = sum(len(run.pair.owners) for run in self.work.inputs.runs)
+        return wanted * owned + sum(len(task.units) for task in self.work.plan.tasks)
+
+    def _why(self, position: int, names: Sequence[str]) -> str:
+        if len(names) > 1:
+            return f"measured twice, by {names[0]} and {names[1]}; collect one part of each shard"
+        if position in self.damaged:
+            return self.damaged[position]
+        missing = self._owner.get(position)
+        which = f"shard {missing}" if missing else "the shard that holds it"
+        also = f" ({'; '.join(self.problems[:2])})" if self.problems else ""
+        return f"not measured: the part of {which} is missing{also}"
+
+    @cached_property
+    def _owner(self) -> dict[int, Shard]:
+        """The shard of each task, where the parts that are there agree into how many the plan was cut."""
+        counts = {shard.count for shard in self.shards}
+        if len(counts) != 1:
+            return {}
+        (count,) = counts
+        return {p: Shard(i, count) for i, share in enumerate(self.work.shares(count)) for p in share}
+
+    def _notes(self) -> Iterator[str]:
+        if len(self.versions) > 1:
+            yield "the shards were measured with different versions of torch, numpy or scipy"
+
+
+def checked(work: PlannedWork, position: int, by_unit: Mapping[int, list[Measurement]]) -> list[UnitRows] | None:
+    """A task's measurements by unit, if they are exactly those that the plan asks for; else None."""
+    planned = work.plan.tasks[position]
+    if planned.units:
+        sound = all(0 <= at < len(planned.units) for at in by_unit)
+        found = [UnitRows(unit, by_unit.get(at, [])) for at, unit in enumerate(planned.units)]
+        return found if sound and all(_fits(work, unit) for unit in found) else None
+    task = work.task(position)
+    units = list(dict.fromkeys(job.unit for job in task.jobs))
+    rows = [m for at in sorted(by_unit) for m in by_unit[at]]
+    keys = [(m.tuned, m.tensor, m.metric) for m in rows]
+    if len(keys) != len(set(keys)) or set(keys) != expected(task) or not all(at < len(units) for at in by_unit):
+        return None
+    names = {name: job.unit for job in task.jobs for name in job.tensor.matrix_names()}
+    return [UnitRows(unit, [m for m in rows if names[m.tensor] == unit]) for unit in units]
+
+
+def _fits(work: PlannedWork, found: UnitRows) -> bool:
+    unit = found.unit
+    if unit.scope != "runs":
+        return [(m.tuned, m.tensor, m.metric) for m in found.rows] == [(unit.run, unit.subject, unit.metric)]
+    runs = {run.path: run for run in work.inputs.group_of(unit).runs}
+    keys = [(m.tuned, m.tensor, m.metric) for m in found.rows]
+    return len(keys) == len(set(keys)) and all(
+        run in runs and runs[run].pair.owners.get(name) == unit.subject for run, name, _ in keys
+    )
+
+
+def stored(plan: AuditPlan, work: PlannedWork, collected: Collected) -> MeasurementStore:
+    """The measurements of all units that shards measure; what is missing is there without a value, and why."""
+    store = MeasurementStore()
+    rows: dict[Unit, list[Measurement]] = {}
+    torn: dict[str, str] = {}
+    for position, found in collected.found.items():
+        for unit in found:
+            rows.setdefault(unit.unit, []).extend(unit.rows)
+    for position, reason in collected.refused.items():
+        for unit, valueless in _unmeasured(work, position, reason):
+            rows.setdefault(unit, []).extend(valueless)
+            torn.setdefault(unit.run, reason)
+    for unit, of_unit in rows.items():
+        ordered = in_order(of_unit, plan.jobs(unit)) if unit.scope == "matrix" else of_unit
+        store.take(unit, lambda ordered=ordered: ordered)  # type: ignore[misc]
+    for unit in plan.units:
+        # What all tensors show together cannot be told where some of them were not measured.
+        if unit.scope == "run" and unit.run in torn:
+            store.take(unit, lambda unit=unit: [without_value(unit, torn[unit.run])])  # type: ignore[misc]
+    return store
+
+
+def _unmeasured(work: PlannedWork, position: int, reason: str) -> Iterator[tuple[Unit, list[Measurement]]]:
+    planned = work.plan.tasks[position]
+    for unit in planned.units:
+        yield unit, work.inputs.unmeasured(unit, reason)
+    if planned.tensors:
+        for job in work.task(position).jobs:
+            yield job.unit, failed(job, reason)
