@@ -96,9 +96,9 @@ class _Executor:
         return self.inputs.measure(unit)
 
     def _rollouts(self, unit: Unit) -> list[Measurement]:
-        log, wanted = self.plan.rollouts, self.plan.rollouts_metrics
-        assert log is not None  # without rollouts every check of them is skipped
-        return measure_rollouts(log, wanted, unit, self.plan.checkpoint_steps)
+        # Without a log every check of rollouts is skipped.
+        log, wanted = self.plan.logs[unit.run], self.plan.rollouts_metrics(unit.run)
+        return measure_rollouts(log, wanted, unit, self.plan.checkpoint_steps.get(unit.run, ()))
 
     def _findings(self, unit: Unit) -> Measurement:
         """What the plan leaves unjudged, or what the measurements of all tensors show together."""
