@@ -5,11 +5,11 @@ A large matrix of m x n, r = min(m, n), k = min(512, max(1, r // 8)), costs in s
     gate   START + mn ENTRY + 6 mnk / SINGLE + (G + T + B) / DOUBLE
     exact  START + mn ENTRY + 4 G / SINGLE + 2 (T + B) / DOUBLE_EXACT
 
-with the products of docs/performance.md counted: G = max(m, n) r^2 for the Gram matrix of the short side, T = 4/3 r^3 to
-bring it to tridiagonal form, B = 2 r^2 k for its leading vectors. The base is taken to be new: what the cache saves is
-not known beforehand, and falls on all shards alike. The rates were fitted to single matrices of sixteen shapes from
-128 x 128 to 24576 x 1536 on one core of an AMD EPYC (`python -m benchmarks.costs`), within a fifth of each. Only
-ratios matter for how work is shared out.
+with the products of docs/performance.md counted: G = max(m, n) r^2 for the Gram matrix of the short side,
+T = 4/3 r^3 to bring it to tridiagonal form, B = 2 r^2 k for its leading vectors. The base is taken to be new: what
+the cache saves is not known beforehand, and falls on all shards alike. The rates were fitted to single matrices of
+sixteen shapes from 128 x 128 to 24576 x 1536 on one core of an AMD EPYC (`python -m benchmarks.costs`), within a
+fifth of each. Only ratios matter for how work is shared out.
 """
 
 from __future__ import annotations

@@ -24,11 +24,7 @@ MAX_PLAN = 2**30
 """Bytes of a plan; one of a hundred thousand tensors has some twenty millions."""
 
 
-class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A record of the plan, read strictly."""
-
-
-class PlannedTask(Document, omit_defaults=True):
+class PlannedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What is measured in one go, and its predicted seconds: tensors of a run by name, or units of other scopes.
 
     `run` and `metrics` are positions in the plan's lists.
@@ -41,14 +37,14 @@ class PlannedTask(Document, omit_defaults=True):
     units: tuple[Unit, ...] = ()
 
 
-class PinnedFile(Document):
+class PinnedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A file as it was when the plan was made; `stamp` is its size and time, or what its store says of it."""
 
     path: str
     stamp: str
 
 
-class Source(Document):
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What was opened: a side, or an input beside the pair; `fingerprint` is empty for what is no checkpoint."""
 
     name: str
@@ -57,7 +53,7 @@ class Source(Document):
     files: tuple[PinnedFile, ...]
 
 
-class ShardPlan(Document):
+class ShardPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an audit measures, in tasks, the most costly first.
 
     `digest` is BLAKE2b over all else. `folder` is where paths that are not absolute begin. `config` and `checks`

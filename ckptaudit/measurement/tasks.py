@@ -34,7 +34,7 @@ class Task:
         return sum(prod(job.tensor.shape) for job in self.jobs)
 
     def outcomes(self, computing: Computing) -> list[tuple[list[Job], Outcome]]:
-        """What was measured; after an error in a batch, each of its tensors by itself, so that one alone lacks it."""
+        """What was measured; after an error in a batch, what each of its tensors gives by itself."""
         found = tried(self._measured, computing)
         if isinstance(found, CkptAuditError) and len(self.jobs) > 1:
             return [([job], tried(Task((job,))._measured, computing)) for job in self.jobs]

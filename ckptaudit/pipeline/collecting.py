@@ -3,20 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
+from msgspec import structs
+
 from ckptaudit import __version__
-from ckptaudit.errors import ShardError, printable
+from ckptaudit.errors import ShardError, Spelling, printable, python_spelling
+from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.measurement.batches import failed
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.measurement.scheduler import in_order
+from ckptaudit.measurement.shard_plan import ShardPlan
 from ckptaudit.measurement.shards import MAX_SHARDS, PlannedWork, Shard, UnitRows, expected
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.measurement.units import without_value
 from ckptaudit.metrics import Measurement
+from ckptaudit.options import AuditOptions
+from ckptaudit.pipeline.api import PreparedAudit, conclude, prepare
+from ckptaudit.pipeline.execution import execute
+from ckptaudit.pipeline.shard_plans import folder_of, planned_work, refuse_changes, shard_plan
+from ckptaudit.results.records import AuditResult
+
+
+def collected_result(
+    plan: ShardPlan,
+    parts: Sequence[Path],
+    *,
+    command: Sequence[str] = (),
+    spelling: Spelling = python_spelling,
+    with_spectra: bool = False,
+    digest: bool = False,
+) -> AuditResult:
+    """The result of an audit from its parts, which are absolute paths; `digest` as in AuditOptions.
+
+    What needs no shard, and what rests on the measurements of all, is measured here. Raises CkptAuditError, also
+    where the plan would not be the same any more: a side, the checks or the configuration have changed.
+    """
+    with folder_of(plan):
+        prepared = _prepared(plan, replace(plan.options, command=tuple(command), digest=digest))
+        work = planned_work(plan, prepared.opened)
+        collected = collect_parts(work, parts)
+        measurements = execute(prepared.plan, stored(prepared.plan, work, collected))
+        result = conclude(prepared, measurements, spelling=spelling, with_spectra=with_spectra)
+    about = result.about
+    if about is not None and collected.devices:
+        about = structs.replace(about, device=" and ".join(sorted(collected.devices)))
+    return structs.replace(result, about=about, notes=(*result.notes, *collected.notes))
+
+
+def _prepared(plan: ShardPlan, options: AuditOptions) -> PreparedAudit:
+    config = load_config(Path(plan.config)) if plan.config else Config()
+    prepared = prepare(options, config, [Path(name) for name in plan.checks])
+    refuse_changes(plan, prepared.opened)
+    again = shard_plan(prepared.opened, prepared.plan, config=plan.config, checks=plan.checks, folder=plan.folder)
+    if again.digest != plan.digest:
+        raise ShardError(
+            "the plan was made by other checks, another configuration or other contents than are there now; plan "
+            "and measure again."
+        )
+    return prepared
 
 
 @dataclass
@@ -50,13 +98,14 @@ class _Collector:
                 self._add(path)
             except ShardError as error:
                 self.problems.append(error.sentence.rstrip("."))
-        out = Collected(devices=tuple(self.devices), notes=tuple(self._notes()))
+        out = Collected(devices=tuple(self.devices))
         for position in range(len(self.work.plan.tasks)):
             held = self.held.get(position, [])
             if len(held) == 1:
                 out.found[position] = held[0][1]
             else:
                 out.refused[position] = self._why(position, [name for name, _ in held])
+        out.notes = (*dict.fromkeys(out.refused.values()), *self._notes())
         return out
 
     def _add(self, path: Path) -> None:
@@ -150,21 +199,28 @@ def stored(plan: AuditPlan, work: PlannedWork, collected: Collected) -> Measurem
     store = MeasurementStore()
     rows: dict[Unit, list[Measurement]] = {}
     torn: dict[str, str] = {}
-    for position, found in collected.found.items():
-        for unit in found:
-            rows.setdefault(unit.unit, []).extend(unit.rows)
+    for found in collected.found.values():
+        for measured in found:
+            rows.setdefault(measured.unit, []).extend(measured.rows)
     for position, reason in collected.refused.items():
         for unit, valueless in _unmeasured(work, position, reason):
             rows.setdefault(unit, []).extend(valueless)
             torn.setdefault(unit.run, reason)
     for unit, of_unit in rows.items():
-        ordered = in_order(of_unit, plan.jobs(unit)) if unit.scope == "matrix" else of_unit
-        store.take(unit, lambda ordered=ordered: ordered)  # type: ignore[misc]
+        store.take(unit, partial(_ordered, plan, unit, of_unit))
     for unit in plan.units:
         # What all tensors show together cannot be told where some of them were not measured.
         if unit.scope == "run" and unit.run in torn:
-            store.take(unit, lambda unit=unit: [without_value(unit, torn[unit.run])])  # type: ignore[misc]
+            store.take(unit, partial(_one, unit, torn[unit.run]))
     return store
+
+
+def _ordered(plan: AuditPlan, unit: Unit, rows: list[Measurement]) -> list[Measurement]:
+    return in_order(rows, plan.jobs(unit)) if unit.scope == "matrix" else rows
+
+
+def _one(unit: Unit, reason: str) -> list[Measurement]:
+    return [without_value(unit, reason)]
 
 
 def _unmeasured(work: PlannedWork, position: int, reason: str) -> Iterator[tuple[Unit, list[Measurement]]]:

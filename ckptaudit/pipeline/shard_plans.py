@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,9 @@ UNUSED = ("rollouts", "scalars")
 """Inputs that no shard reads."""
 
 
-def shard_plan(opened: OpenedAudit, plan: AuditPlan, *, config: str = "", checks: Sequence[str] = ()) -> ShardPlan:
+def shard_plan(
+    opened: OpenedAudit, plan: AuditPlan, *, config: str = "", checks: Sequence[str] = (), folder: str = ""
+) -> ShardPlan:
     """What the plan measures, as a document. Raises CheckpointError if a file is gone."""
     computing = plan.effective_computing
     metrics: dict[tuple[str, ...], int] = {}
@@ -34,8 +38,8 @@ def shard_plan(opened: OpenedAudit, plan: AuditPlan, *, config: str = "", checks
     tasks = [*_matrices(plan, runs, metrics), *_others(plan, runs)]
     return sealed(
         ShardPlan(
-            folder=str(Path.cwd()),
-            options=replace(opened.options, command=()),
+            folder=folder or str(Path.cwd()),
+            options=replace(opened.options, command=(), digest=False),
             config=config,
             checks=tuple(checks),
             sources=tuple(sources_of(opened)),
@@ -50,9 +54,21 @@ def shard_plan(opened: OpenedAudit, plan: AuditPlan, *, config: str = "", checks
 def open_planned(plan: ShardPlan) -> PlannedWork:
     """Open what a plan was made for. Raises CkptAuditError, also where a side is not what it was then."""
     given = {name: path for name, path in plan.options.auxiliary.items() if name not in UNUSED}
-    opened = open_audit(replace(plan.options, auxiliary=given, against=None))
+    opened = open_audit(replace(plan.options, auxiliary=given, rollouts=(), scalars=(), against=None, digest=False))
     refuse_changes(plan, opened)
     return planned_work(plan, opened)
+
+
+@contextmanager
+def folder_of(plan: ShardPlan) -> Iterator[None]:
+    """Within it, paths that are not absolute begin where they did when the plan was made."""
+    before = Path.cwd()
+    try:
+        if Path(plan.folder).is_dir():
+            os.chdir(plan.folder)
+        yield
+    finally:
+        os.chdir(before)
 
 
 def planned_work(plan: ShardPlan, opened: OpenedAudit) -> PlannedWork:
@@ -78,16 +94,15 @@ def refuse_changes(plan: ShardPlan, opened: OpenedAudit) -> None:
         changed = next((old.path for old, new in zip(source.files, _pinned(files), strict=False) if old != new), "")
         if changed or len(source.files) != len(files):
             raise ShardError(
-                f"{printable(changed or source.path)}: has changed since the plan was made; plan again, or put back "
-                "the files with their times (`cp -p`, `rsync -t`)."
+                f"{printable(changed or source.path)}: has changed since the plan was made; plan again, or put "
+                "the files back with their times (`cp -p`, `rsync -t`)."
             )
 
 
 def sources_of(opened: OpenedAudit) -> Iterator[Source]:
     """Everything that was opened, each file with its size and time. Raises CheckpointError if a file is gone."""
-    prints = {record.path: record.fingerprint for record in opened.checkpoints}
     for name, path, checkpoint, files in _opened(opened):
-        mark = prints.get(path) or (fingerprint(checkpoint) if checkpoint is not None else "")
+        mark = "" if checkpoint is None else fingerprint(checkpoint)
         yield Source(name=name, path=path, fingerprint=mark, files=tuple(_pinned(files)))
 
 

@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         logging.getLogger("ckptaudit").addHandler(logging.StreamHandler())
         logging.getLogger("ckptaudit").setLevel(logging.DEBUG)
     try:
-        gate = _open_gate(config, base or "", tuned or [])
+        gate = _open_gate(config)
     except CkptAuditError as error:
         raise pytest.UsageError(error.spelled(option)) from None
     config.pluginmanager.register(gate, "ckptaudit-gate")
@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize_layers(metafunc, metafunc.config.pluginmanager.get_plugin("ckptaudit-gate"))
 
 
-def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
+def _open_gate(config: pytest.Config) -> Gate:
     _share_the_machine()
     # Imported late: these pull in torch, and most pytest runs on a machine audit nothing.
     if "torch" in sys.modules:
@@ -84,7 +84,7 @@ def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
         with without_garbage_collection():
             from ckptaudit.plugin.gate import Gate
 
-    return Gate(config, base, tuned)
+    return Gate(config)
 
 
 def _share_the_machine() -> None:

@@ -51,16 +51,23 @@ CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 class Gate:
     """Raises CkptAuditError while being built if the request cannot be judged."""
 
-    def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.outputs = Outputs(config)
+        self.outputs = Outputs(config.getoption)
         self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
         self.opened = open_audit(
-            audit_options(config, base, tuned, complete=reported and by_profile), self.settings.facts
+            audit_options(
+                config.getoption,
+                complete=reported and by_profile,
+                # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
+                waivers=not config.getoption("runxfail", default=False),
+                command=("pytest", *map(str, config.invocation_params.args)),
+            ),
+            self.settings.facts,
         )
         refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
         refuse_settings_of_logs(config, self.settings, [log.path for log in self.opened.logs.values()])

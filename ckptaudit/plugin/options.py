@@ -12,7 +12,13 @@ from ckptaudit.plugin.spelling import option
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them."""
     group = parser.getgroup("ckptaudit", "checkpoint audit")
-    for add in (_pair, _checks, _inputs, _computing, _reports):
+    add_request(group)
+    add_reports(group)
+
+
+def add_request(group: pytest.OptionGroup) -> None:
+    """What is judged, by what, and how it is measured."""
+    for add in (_pair, _checks, _inputs, _computing):
         add(group)
 
 
@@ -84,7 +90,8 @@ def _computing(group: pytest.OptionGroup) -> None:
     )
 
 
-def _reports(group: pytest.OptionGroup) -> None:
+def add_reports(group: pytest.OptionGroup) -> None:
+    """Files to write."""
     group.addoption(
         "--audit-digest",
         action="store_true",

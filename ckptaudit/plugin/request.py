@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,13 @@ from ckptaudit.options import AUXILIARY, AuditOptions
 BESIDE_PAIR = tuple(kind.name for kind in AUXILIARY.values() if kind.layout != "log")
 
 
-def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complete: bool) -> AuditOptions:
-    """The options of the audit, as the command line has them."""
-    option = config.getoption
+def audit_options(
+    option: Callable[[str], Any], *, complete: bool, waivers: bool = True, command: Sequence[str] = ()
+) -> AuditOptions:
+    """The options of the audit, as a command line has them; `option` gives the value of each by name."""
     return AuditOptions(
-        base=base,
-        tuned=tuple(tuned),
+        base=option("base") or "",
+        tuned=tuple(option("tuned") or ()),
         rollouts=tuple(option("audit_rollouts") or ()),
         scalars=tuple(option("audit_scalars") or ()),
         profile=option("audit_profile") or "",
@@ -26,16 +29,15 @@ def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complet
         exact=option("audit_exact"),
         complete=complete,
         strict=option("audit_strict"),
-        # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
-        waivers=not option("runxfail", default=False),
+        waivers=waivers,
         cache=option("audit_cache"),
         memory=option("audit_memory"),
         several=option("audit_several"),
         auxiliary={name: path for name in BESIDE_PAIR if (path := option(f"audit_{name}")) is not None},
         against=option("audit_against"),
         against_factor=option("audit_against_factor"),
-        digest=option("audit_digest"),
-        command=("pytest", *map(str, config.invocation_params.args)),
+        digest=bool(option("audit_digest")),
+        command=tuple(command),
     )
 
 

@@ -29,12 +29,17 @@ def settings_of(config: pytest.Config) -> Config:
 def refuse_settings_of_checkpoints(
     config: pytest.Config, settings: Config, checkpoints: Sequence[Checkpoint]
 ) -> None:
-    """Raise ConfigError if settings come from a folder that an opened checkpoint lies in.
+    """Raise ConfigError if settings that nobody named come from a folder that an opened checkpoint lies in."""
+    refuse_beside_weights(_found(config, settings), checkpoints)
+
+
+def refuse_beside_weights(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise ConfigError for settings in a folder that a checkpoint lies in.
 
     Whoever wrote the weights has no say in how they are judged. A configuration named on the command line is the
-    user's own, wherever it lies.
+    user's own, wherever it lies, and is none of these paths.
     """
-    for path in _found(config, settings):
+    for path in paths:
         for checkpoint in checkpoints:
             if path.resolve().parent in _folders(checkpoint) or _is_inside(path, checkpoint):
                 raise ConfigError(
@@ -45,8 +50,13 @@ def refuse_settings_of_checkpoints(
 
 
 def refuse_settings_of_logs(config: pytest.Config, settings: Config, logs: Sequence[str]) -> None:
-    """Raise ConfigError if settings come from within a log of rollouts, for the same reason."""
-    for path in _found(config, settings):
+    """Raise ConfigError if settings that nobody named come from within a log of rollouts."""
+    refuse_within_logs(_found(config, settings), logs)
+
+
+def refuse_within_logs(paths: Sequence[Path], logs: Sequence[str]) -> None:
+    """Raise ConfigError for settings within a log of rollouts, for the same reason."""
+    for path in paths:
         for log in map(Path, logs):
             if log.is_dir() and path.resolve().is_relative_to(log.resolve()):
                 raise ConfigError(
