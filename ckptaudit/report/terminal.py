@@ -17,6 +17,7 @@ from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
+from ckptaudit.report.rollouts_text import step_lines
 from ckptaudit.report.table import check_lines
 from ckptaudit.results.gate import answer, by_check
 from ckptaudit.results.records import AuditResult
@@ -106,6 +107,13 @@ def _claims(result: AuditResult, width: int) -> Iterator[Text]:
             yield Text(line)
         for cause in _causes_of(result, check.id):
             yield Text(f"      {cause}")
+    over_steps = list(step_lines(result))
+    if over_steps:
+        yield Text("")
+        yield Text("over the steps", style="bold")
+    for words in over_steps:
+        for line in textwrap.wrap(words, max(width, 20), initial_indent="  ", subsequent_indent="      "):
+            yield Text(line)
 
 
 def _causes_of(result: AuditResult, check: str) -> list[str]:
