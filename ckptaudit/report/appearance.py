@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
 from ckptaudit.metrics import METRICS
 from ckptaudit.metrics.scales import is_count
+from ckptaudit.results.records import AuditResult
 
 WORDS: dict[Outcome, str] = {
     "failed": "FAIL",
@@ -37,6 +38,11 @@ def word(verdict: Verdict) -> str:
 def colour_of(verdict: Verdict) -> str:
     """The colour of its outcome."""
     return WARNS if verdict.outcome == "failed" and not verdict.closes else COLOURS[verdict.outcome]
+
+
+def open_words(result: AuditResult) -> str:
+    """What an open gate is open for: a result of rollouts alone may not be read as one about weights."""
+    return "gate open" if result.has_pair else "gate open for the rollouts alone: no weights were judged"
 
 
 def number(value: float) -> str:

@@ -104,7 +104,7 @@ def block_lines(result: AuditResult, width: int, *, complete: bool = False) -> I
     """All blocks; `complete` lists every subject, with what the check's file remarks."""
     found = blocks(result)
     most = max(FEWEST, min(SHOWN, ALL_BLOCKS // max(len(found), 1)))
-    names = labels(result) if len(result.tuned) > 1 else {}
+    names = labels(result) if len(result.runs) > 1 else {}
     for block in found:
         yield _heading(block.title, width)
         yield from map(Text, _about(block, width))

@@ -9,13 +9,22 @@ from pathlib import Path
 from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import beyond, bound_mark, clipped, margin_of, number, shortened, word
+from ckptaudit.report.appearance import (
+    beyond,
+    bound_mark,
+    clipped,
+    margin_of,
+    number,
+    open_words,
+    shortened,
+    word,
+)
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
-from ckptaudit.results.records import AuditResult, counts
+from ckptaudit.results.records import AuditResult, CheckpointRecord, counts
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""
@@ -70,12 +79,12 @@ def headline(result: AuditResult) -> str:
         worst = found.closing[0]
         where = escaped(shortened(worst.subject, NAME))
         return f"gate closed, worst {escaped(shortened(worst.check, NAME))} at {where}, {escaped(beyond(worst))}"
-    return "gate open" if found.is_open else f"gate closed, {escaped(found.cause)}"
+    return open_words(result) if found.is_open else f"gate closed, {escaped(found.cause)}"
 
 
 def _checks(result: AuditResult) -> Iterator[str]:
     groups = list(by_check(result.verdicts).values())
-    several = len(result.tuned) > 1
+    several = len(result.runs) > 1
     columns = ["run"] * several + ["check", "verdict", "worst", "limit", "margin", "worst tensor"]
     rows = [_check_cells(group)[not several :] for group in groups[:CHECKS_SHOWN]]
     yield _table(columns, rows)
@@ -117,13 +126,13 @@ def _claims(result: AuditResult) -> Iterator[str]:
 
 
 def _maps(result: AuditResult) -> Iterator[str]:
-    runs = [run for run in result.tuned if broken_checks(result, run)]
+    runs = [run for run in result.runs if broken_checks(result, run)]
     for run in runs[:RUNS_SHOWN]:
         lines = heatmap_lines(grids(result, run, drawn_checks(result, run)), MAP_WIDTH)
         if lines:
             # The letters of the map are of our own; roles come from names, and a fence must not end early.
             drawn = "\n".join(printable(line.plain).replace("`", "'") for line in lines)
-            whose = f" in {escaped(run)}" if len(result.tuned) > 1 else ""
+            whose = f" in {escaped(run)}" if len(result.runs) > 1 else ""
             yield f"\nWhere it broke{whose}:\n\n```text\n{drawn}\n```\n"
 
 
@@ -146,8 +155,9 @@ def _details(result: AuditResult) -> Iterator[str]:
 
 def _about(result: AuditResult) -> Iterator[str]:
     yield f"\n{counts(result)}.\n"
-    prints = {c.path: f" ({escaped(shortened(c.fingerprint, NAME))})" for c in result.checkpoints}
-    for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):
+    prints = {c.path: _content(c) for c in result.checkpoints}
+    pair = (("base", result.base), *(("tuned", run) for run in result.tuned))
+    for side, path in pair if result.has_pair else ():
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
     for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
         yield f"- {escaped(clipped(note, SENTENCE))}"
@@ -156,3 +166,9 @@ def _about(result: AuditResult) -> Iterator[str]:
         took = f"{result.about.seconds:.1f} s on {result.about.device}"
         yield f"- {escaped(result.about.started)}, {escaped(took)}; {escaped(clipped(versions, SENTENCE))}"
     yield ""
+
+
+def _content(record: CheckpointRecord) -> str:
+    """What tells the files: their digest, else the fingerprint of samples of them."""
+    kind, value = ("SHA-256", record.digest) if record.digest else ("sampled fingerprint", record.fingerprint)
+    return f" ({kind} {escaped(shortened(value, NAME))})"

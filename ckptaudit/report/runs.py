@@ -37,21 +37,21 @@ class RunRow:
 
 def labels(result: AuditResult) -> dict[str, str]:
     """By path, the shortest end of it that tells the runs apart."""
-    parts = {run: PurePosixPath(run).parts or (run,) for run in result.tuned}
+    parts = {run: PurePosixPath(run).parts or (run,) for run in result.runs}
     longest = max((len(p) for p in parts.values()), default=1)
     for count in range(1, longest + 1):
         found = {run: "/".join(p[-count:]) for run, p in parts.items()}
         if len(set(found.values())) == len(found):
             return {run: printable(label) for run, label in found.items()}
-    return {run: printable(run) for run in result.tuned}
+    return {run: printable(run) for run in result.runs}
 
 
 def run_rows(result: AuditResult) -> list[RunRow]:
     """Steps of a run in their order; other runs the gravest first."""
     names = labels(result)
-    rows = [_row(run, names[run], [v for v in result.verdicts if v.tuned == run]) for run in result.tuned]
+    rows = [_row(run, names[run], [v for v in result.verdicts if v.tuned == run]) for run in result.runs]
     in_steps = {step.tuned for trajectory in result.trajectories for step in trajectory.steps}
-    if in_steps >= set(result.tuned):
+    if in_steps >= set(result.runs):
         order = [step.tuned for trajectory in result.trajectories for step in trajectory.steps]
         return sorted(rows, key=lambda row: order.index(row.path))
     return sorted(rows, key=_gravity)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import beyond
+from ckptaudit.report.appearance import beyond, open_words
 from ckptaudit.report.blocks import block_lines
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import styled_line
@@ -83,7 +83,7 @@ def _lines(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
 
 
 def _tables(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
-    several = len(result.tuned) > 1
+    several = len(result.runs) > 1
     if several:
         yield from map(Text, run_lines(result, width))
         yield Text("")
@@ -105,9 +105,9 @@ def _groups(result: AuditResult, *, apart: bool) -> Iterator[tuple[str, list[lis
         yield "", list(by_name.values())
         return
     groups = by_check(result.verdicts)
-    for run in result.tuned:
+    for run in result.runs:
         yield f"run {printable(run)}", [g for (tuned, _), g in groups.items() if tuned == run]
-    yield "", [g for (tuned, _), g in groups.items() if tuned not in result.tuned]
+    yield "", [g for (tuned, _), g in groups.items() if tuned not in result.runs]
 
 
 def _is_telling(group: Sequence[Verdict]) -> bool:
@@ -135,14 +135,14 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
-    runs = [run for run in result.tuned if broken_checks(result, run)]
+    runs = [run for run in result.runs if broken_checks(result, run)]
     for run in runs[:RUNS_SHOWN]:
         checks = broken_checks(result, run)
         for chosen in [[c] for c in checks] if apart else [checks]:
             # What holds elsewhere belongs on the map of all: it shows what was looked at.
             lines = heatmap_lines(grids(result, run, chosen if apart else drawn_checks(result, run)), width)
             if lines:
-                whose = f" of {printable(run)}" if len(result.tuned) > 1 else ""
+                whose = f" of {printable(run)}" if len(result.runs) > 1 else ""
                 yield Text("")
                 yield Text(_map_title(chosen) + whose, style="bold")
                 yield from lines
@@ -156,7 +156,8 @@ def _map_title(checks: Sequence[str]) -> str:
 
 def _about(result: AuditResult) -> Iterator[Text]:
     yield Text("")
-    yield Text(f"base {printable(result.base)}")
+    if result.has_pair:
+        yield Text(f"base {printable(result.base)}")
     if len(result.tuned) == 1:
         yield Text(f"tuned {printable(result.tuned[0])}")
     yield from _shortlist("not aligned", result.unaligned)
@@ -167,13 +168,13 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
     found = answer(result.verdicts)
     if found.closing:
         worst = found.closing[0]
-        whose = f" for {first_closed(result)}" if len(result.tuned) > 1 else ""
+        whose = f" for {first_closed(result)}" if len(result.runs) > 1 else ""
         said = f"gate CLOSED{whose}, worst: {worst.check} at {printable(worst.subject)}, {beyond(worst)}"
         return Text(said, "bold red")
     if exit_code and found.is_open:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
     return (
-        Text("gate open", "bold green")
+        Text(open_words(result), "bold green")
         if found.is_open
         else Text(f"gate CLOSED: {printable(found.cause)}", "bold red")
     )
