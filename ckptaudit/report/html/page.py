@@ -22,7 +22,7 @@ from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
 from ckptaudit.report.html.rollouts import log_views
 from ckptaudit.results.gate import answer
-from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
 
 HERE = Path(__file__).parent
 STYLES = ("page.css", "rollouts.css")
@@ -65,6 +65,7 @@ def render_html(result: AuditResult) -> str:
             regimes=REGIMES,
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
+            counts=counts(result),
             coverage=list(coverage_lines(result)),
             logs=log_views(result),
             data=_embedded(_data(result, runs)),
@@ -139,7 +140,15 @@ def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object
     found: dict[str, dict[str, tuple[object, ...]]] = {}
     for v in result.verdicts:
         if v.tuned == run:
-            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin_of(v) or "not measured", printable(v.reason))
+            row = (
+                v.outcome,
+                v.value,
+                v.kind,
+                v.sign,
+                v.limit,
+                margin_of(v) or ("not measured" if v.value is None else ""),
+                printable(v.reason),
+            )
             found.setdefault(v.check, {})[printable(v.subject)] = row
     return found
 
