@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptaudit.cli import collect_parts, plan
+from ckptaudit.cli.gate_options import add_options
 from ckptaudit.cli.program import _parser
-from ckptaudit.plugin.options import add_options
 
 INTRO = """# Options
 
@@ -46,7 +46,7 @@ class Recorder:
 def options_page() -> str:
     """The page of every option and command."""
     recorder = Recorder()
-    add_options(recorder)  # type: ignore[arg-type]
+    add_options(recorder)
     parts = [INTRO, "## The gate\n", *TABLE, *recorder.rows, ""]
     for name, command in _commands():
         parts += [
@@ -74,7 +74,9 @@ def _commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
 
 def _planning(parser: argparse.ArgumentParser) -> None:
     """The arguments of `plan` that are not the gate's."""
-    parser.add_argument("gate", metavar="the gate's options", help="but for its reports, and check files in place of a profile's")
+    parser.add_argument(
+        "gate", metavar="the gate's options", help="but for its reports, and check files in place of a profile's"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="JSON file to write")
 
 

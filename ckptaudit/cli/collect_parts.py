@@ -26,19 +26,19 @@ def is_meant(words: Sequence[str]) -> bool:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The plan, the parts, and the reports to write."""
-    from ckptaudit.cli.gate_request import OptionGroup
-    from ckptaudit.plugin.options import add_reports
+    from ckptaudit.cli.gate_options import add_reports
+    from ckptaudit.cli.gate_request import ArgumentGroup
 
     parser.add_argument("plan", type=Path, help="a file that `ckptaudit plan` wrote")
     parser.add_argument("parts", type=Path, nargs="*", metavar="PART", help="files that `ckptaudit measure` wrote")
-    add_reports(OptionGroup(parser))  # type: ignore[arg-type]
+    add_reports(ArgumentGroup(parser))
     parser.add_argument("--junitxml", type=Path, metavar="FILE", help="write JUnit XML, as the gate does")
 
 
 def run(options: argparse.Namespace) -> int:
     """Judge, report, and answer: 0 where the gate is open, 1 where it is shut, 4 where nothing was judged."""
+    from ckptaudit.cli.gate_outputs import Outputs
     from ckptaudit.cli.gate_request import value_of
-    from ckptaudit.plugin.outputs import Outputs
     from ckptaudit.results.gate import answer
 
     outputs = Outputs(value_of(options))
@@ -54,10 +54,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _result(options: argparse.Namespace, outputs: object) -> AuditResult:
+    from ckptaudit.cli.gate_outputs import Outputs
+    from ckptaudit.cli.gate_spelling import option
     from ckptaudit.measurement.shard_plan import read_plan
     from ckptaudit.pipeline.collecting import collected_result
-    from ckptaudit.plugin.outputs import Outputs
-    from ckptaudit.plugin.spelling import option
 
     assert isinstance(outputs, Outputs)
     words = ("ckptaudit", "collect", str(options.plan), *map(str, options.parts))

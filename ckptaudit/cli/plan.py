@@ -16,10 +16,10 @@ HELP = "write down what an audit will measure, in shares for several machines: t
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The gate's options but for reports, check files, and where to write."""
-    from ckptaudit.cli.gate_request import OptionGroup
-    from ckptaudit.plugin.options import add_request
+    from ckptaudit.cli.gate_options import add_request
+    from ckptaudit.cli.gate_request import ArgumentGroup
 
-    add_request(OptionGroup(parser))  # type: ignore[arg-type]
+    add_request(ArgumentGroup(parser))
     parser.add_argument("checks", nargs="*", metavar="CHECKS", help="check files in place of a profile's")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="JSON file to write")
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         missing = "base" if not options.base else "tuned"
         raise ShardError(f"weights are what is measured in shares; {parameter(missing)} PATH is missing.")
     # Imported late: these pull in torch. What is made in here lives as long as the process.
-    from ckptaudit.plugin.loading import without_garbage_collection
+    from ckptaudit.cli.loading import without_garbage_collection
 
     with without_garbage_collection():
         plan = _planned(options)
@@ -42,11 +42,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> ShardPlan:
-    from ckptaudit.cli.gate_request import config_at, config_path, named_checks, value_of
+    from ckptaudit.cli.gate_request import audit_options, config_at, config_path, named_checks, value_of
+    from ckptaudit.cli.gate_settings import refuse_beside_weights, refuse_within_logs
     from ckptaudit.pipeline.api import prepare
     from ckptaudit.pipeline.shard_plans import shard_plan
-    from ckptaudit.plugin.request import audit_options
-    from ckptaudit.plugin.settings import refuse_beside_weights, refuse_within_logs
 
     checks, path = named_checks(options.checks), config_path(options.audit_config)
     prepared = prepare(audit_options(value_of(options), complete=not checks), config_at(path), checks)

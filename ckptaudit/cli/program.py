@@ -19,7 +19,9 @@ from ckptaudit.cli import (
     collect,
     collect_parts,
     diff,
+    doctor,
     explain,
+    init,
     inspect,
     measure,
     plan,
@@ -27,6 +29,7 @@ from ckptaudit.cli import (
     rollouts,
     verify,
 )
+from ckptaudit.cli.extras import bringing
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
@@ -47,6 +50,8 @@ class Command(Protocol):
 
 
 COMMANDS = {
+    "init": init,
+    "doctor": doctor,
     "inspect": inspect,
     "checks": checks,
     "explain": explain,
@@ -98,10 +103,16 @@ def _ended(command: str, run: Callable[[], int]) -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        what = f"{type(error).__name__}: {printable(error)[:200]}"
         name = command.removesuffix("-parts")
-        print(f"ERROR: ckptaudit {name} broke off ({what}); look for damaged files.", file=sys.stderr)
+        print(f"ERROR: ckptaudit {name} {_broke_off(error, name)}", file=sys.stderr)
         return CANNOT_BE_JUDGED
+
+
+def _broke_off(error: Exception, command: str) -> str:
+    """What a command ended with that nobody foresaw; a package that is missing, by the extra that brings it."""
+    if isinstance(error, ModuleNotFoundError) and (extra := bringing(error.name or "", command)):
+        return f"needs the package {error.name}; pip install 'ckptaudit[{extra}]'."
+    return f"broke off ({type(error).__name__}: {printable(error)[:200]}); look for damaged files."
 
 
 class _Parser(argparse.ArgumentParser):

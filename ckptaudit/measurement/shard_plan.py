@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from importlib.metadata import version
 from math import inf
 from pathlib import Path
 
 import msgspec
 from msgspec import structs
 
-from ckptaudit import __version__
 from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import ShardError, printable
 from ckptaudit.foreign_files import read_regular
@@ -19,6 +19,7 @@ from ckptaudit.metrics import matrix_metrics
 from ckptaudit.options import AuditOptions
 
 SCHEMA = "ckptaudit.plan/1"
+VERSION = version("ckptaudit")
 
 MAX_PLAN = 2**30
 """Bytes of a plan; one of a hundred thousand tensors has some twenty millions."""
@@ -62,7 +63,7 @@ class ShardPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """
 
     schema: str = SCHEMA
-    version: str = __version__
+    version: str = VERSION
     digest: str = ""
     folder: str
     options: AuditOptions
@@ -123,10 +124,10 @@ def parse_plan(content: bytes, name: str) -> ShardPlan:
     again = "make it again with `ckptaudit plan`"
     try:
         head = msgspec.json.decode(content, type=_Head)
-        if (head.schema, head.version) != (SCHEMA, __version__):
+        if (head.schema, head.version) != (SCHEMA, VERSION):
             raise ShardError(
                 f"{name}: is {printable(head.schema[:100])} of version {printable(head.version[:100])}, this is "
-                f"{SCHEMA} of {__version__}; {again}, or use that version."
+                f"{SCHEMA} of {VERSION}; {again}, or use that version."
             )
         plan = msgspec.json.decode(content, type=ShardPlan)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.options import FACTOR, AuditOptions, Several
 from ckptaudit.pipeline.assembly import assemble, curves
 from ckptaudit.pipeline.causes import causes
+from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.opening import OpenedAudit, open_audit
 from ckptaudit.pipeline.planning import baseline_of, choose_checks, plan
@@ -113,9 +114,9 @@ def conclude(
     with_spectra: bool = False,
 ) -> AuditResult:
     """Judge and assemble; `with_spectra` decomposes the worst matrices in full, for the page."""
-    opened, planned = prepared.opened, prepared.plan
+    opened, planned, excerpts = prepared.opened, prepared.plan, Excerpts()
     verdicts = [
-        structs.replace(respelled(verdict, spelling), test=given.test)
+        structs.replace(excerpts.shown(respelled(verdict, spelling), planned, measurements), test=given.test)
         for given, verdict in zip(planned.verdicts, causes(opened, judge(planned, measurements)), strict=True)
     ]
     return assemble(

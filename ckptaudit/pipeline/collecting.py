@@ -9,14 +9,13 @@ from pathlib import Path
 
 from msgspec import structs
 
-from ckptaudit import __version__
 from ckptaudit.errors import ShardError, Spelling, printable, python_spelling
 from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.measurement.batches import failed
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.measurement.scheduler import in_order
-from ckptaudit.measurement.shard_plan import ShardPlan
+from ckptaudit.measurement.shard_plan import VERSION, ShardPlan
 from ckptaudit.measurement.shards import MAX_SHARDS, PlannedWork, Shard, UnitRows, expected
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.measurement.units import without_value
@@ -115,8 +114,8 @@ class _Collector:
         name = printable(path)
         if head.plan != self.work.plan.digest:
             raise ShardError(f"{name}: measured for another plan.")
-        if head.version != __version__:
-            raise ShardError(f"{name}: measured by version {printable(head.version)[:50]}, this is {__version__}.")
+        if head.version != VERSION:
+            raise ShardError(f"{name}: measured by version {printable(head.version)[:50]}, this is {VERSION}.")
         if not 0 <= head.shard.index < head.shard.count <= MAX_SHARDS:
             raise ShardError(f"{name}: of shard {head.shard}, which is none.")
         by_task: dict[int, dict[int, list[Measurement]]] = {}

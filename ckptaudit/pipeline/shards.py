@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from ckptaudit import __version__
+from ckptaudit.measurement.shard_plan import VERSION
 from ckptaudit.measurement.shards import PlannedWork, Shard
 
 Progress = Callable[[int, int], None]
@@ -29,7 +29,7 @@ def measure_shard(work: PlannedWork, shard: Shard, path: Path, progress: Progres
             progress(done, len(positions))
     head = PartHead(
         plan=work.plan.digest,
-        version=__version__,
+        version=VERSION,
         shard=shard,
         rows=len(rows),
         device=str(work.computing.device),

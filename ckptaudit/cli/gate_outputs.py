@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ckptaudit.cli.gate_spelling import option
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
-from ckptaudit.plugin.spelling import option
 from ckptaudit.report.files import need
 from ckptaudit.results.records import AuditResult
 
