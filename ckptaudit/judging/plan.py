@@ -22,6 +22,11 @@ from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
 from ckptaudit.rollouts.run_log import RunLog
 
+CLEARANCE = 2.0
+"""How many times inside its limit a bound has to lie to stand in for a number."""
+
+_NO_LIMIT = {True: math.inf, False: -math.inf}
+
 FINITE = frozenset(("nonfinite_entries", "base_nonfinite_entries"))
 """Counted of every weight that is measured, whatever is asked of it."""
 
@@ -208,7 +213,9 @@ def _needed(planned: PlannedVerdict, subject: str) -> Iterator[tuple[AlignedTens
 
 
 def sufficient_bounds(verdicts: Collection[PlannedVerdict]) -> dict[str, float]:
-    """For each metric that a bound may stand in for, the limit within which the bound decides every check.
+    """For each metric that a bound may stand in for, the value within which the bound decides every check.
+
+    A bound nearer to a limit than by the factor `CLEARANCE` decides nothing: a reader would take it for the number.
 
     A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
     guard is not there: such a verdict needs the numbers themselves.
@@ -224,5 +231,12 @@ def sufficient_bounds(verdicts: Collection[PlannedVerdict]) -> dict[str, float]:
         plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
         if metric.bound is not None and name not in guards and plain:
             strictest = min if above else max
-            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
+            limits[name] = strictest((_clear(limit, above=above) for _, limit in asking), default=_NO_LIMIT[above])
     return limits
+
+
+def _clear(limit: float, *, above: bool) -> float:
+    """The value from which a bound lies clear of a limit; a limit of zero or below has no factor."""
+    if limit <= 0:
+        return limit
+    return limit / CLEARANCE if above else limit * CLEARANCE
