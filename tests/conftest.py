@@ -49,6 +49,7 @@ SLOW = (
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
     "docs/test_site.py",

@@ -49,7 +49,8 @@ def refuse_settings_of_checkpoints(
 
 
 def _folders(checkpoint: Checkpoint) -> set[Path]:
-    return {handle.file.resolve().parent for handle in checkpoint.tensors.values()}
+    files = {handle.file for handle in checkpoint.tensors.values()}
+    return {file.resolve().parent for file in files if isinstance(file, Path)}
 
 
 def _is_inside(path: Path, checkpoint: Checkpoint) -> bool:
