@@ -109,7 +109,9 @@ def test_downloads_ask_for_weights_and_settings_alone(monkeypatch, tmp_path):
     assert not any(pattern.endswith((".py", "*")) for patterns in asked for pattern in patterns)
 
 
-@pytest.mark.parametrize("name", [*JSON_NAMES, *TEXT_NAMES, *BINARY, "qwen.tiktoken", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "name", [*JSON_NAMES, *TEXT_NAMES, *BINARY, "qwen.tiktoken", "model.safetensors.index.json"]
+)
 def test_downloads_ask_for_every_file_that_the_artifact_checks_judge(name):
     assert any(fnmatchcase(name, pattern) for pattern in SETTINGS)
 

@@ -36,7 +36,7 @@ class BucketStore:
             from obstore import exceptions
         except ImportError as error:
             raise CheckpointError(
-                f"{self.url}: reading from object stores needs `pip install 'ckptaudit[remote]'`."
+                f"{self.url}: reading from object stores needs obstore; pip install 'ckptaudit[remote]'."
             ) from error
         self._library, self._errors = obstore, exceptions
         try:

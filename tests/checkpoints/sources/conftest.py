@@ -57,6 +57,7 @@ def s3_server() -> Iterator[str]:
     filled = Bucket(f"http://{host}:{port}", Log())
     for name in ("base", "rlvr", "lora"):
         filled.put_folder(name, FIXTURES / name)
+    filled.put_folder("tuned", FIXTURES / "rlvr-gentle")
     yield f"http://{host}:{port}"
     server.stop()
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -20,7 +17,7 @@ from ckptaudit.checkpoints.sources.stores import HEAD
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
 from ckptaudit.pipeline.api import audit
-from ckptaudit.results.records import AuditResult
+from ckptaudit.results.records import AuditResult, checkpoint_record
 from tests.checkpoints.sources import servers
 from tests.checkpoints.sources.conftest import Bucket
 from tests.checkpoints.sources.servers import Request
@@ -75,31 +72,6 @@ def test_inspect_reads_the_header_and_nothing_else(bucket: Bucket, capsys: pytes
     assert remote.replace("s3://bucket", str(FIXTURES)) == capsys.readouterr().out
     assert bucket.log.sent(WEIGHTS) == HEAD
     assert bucket.log.sent() < HEAD + 20_000
-
-
-def test_one_layer_costs_the_bytes_of_that_layer(bucket: Bucket, tmp_path: Path) -> None:
-    wanted = [
-        "--base=s3://bucket/base",
-        "--tuned=s3://bucket/rlvr",
-        "-k",
-        "finite and layers.1",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *wanted],
-        cwd=tmp_path, env={**os.environ, "CKPTAUDIT_CACHE": "off"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    layer = sum(
-        h.parameters * 2
-        for side in ("base", "rlvr")
-        for name, h in open_checkpoint(FIXTURES / side).tensors.items()
-        if ".layers.1." in name
-    )
-    weights = [r for r in bucket.log.requests if of_weights(r) and "bucket/" in r.path and r.sent]
-    assert layer <= sum(r.sent for r in weights) <= layer + 2 * (HEAD + 2**16)
 
 
 def test_neighbours_are_read_by_one_request(bucket: Bucket) -> None:
@@ -175,6 +147,11 @@ def test_a_changed_object_is_an_error_of_the_audit_and_never_green(bucket: Bucke
     result = audit("s3://bucket/base", "s3://bucket/rlvr")
     assert any("the object changed" in v.reason for v in result.verdicts if v.outcome == "error")
     assert not any(v.outcome == "passed" for v in result.verdicts if v.check == "finite" and "layers" in v.subject)
+
+
+def test_a_digest_is_taken_of_files_here(bucket: Bucket) -> None:
+    with pytest.raises(CheckpointError, match="a digest is taken of files here alone"):
+        checkpoint_record("tuned", open_checkpoint("s3://bucket/rlvr"), digest=True)
 
 
 def test_fingerprints_rest_on_the_etag(bucket: Bucket) -> None:
