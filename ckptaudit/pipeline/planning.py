@@ -29,6 +29,8 @@ NO_GROUP = {
 }
 """Why a check has nothing to compare, by what it compares."""
 
+TOO_FEW = "it takes more checkpoints of a run, or checkpoints farther apart"
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenChecks:
@@ -46,7 +48,7 @@ def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
     """
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    joins = {*opened.compares, *(("rollouts",) if opened.rollouts else ())}
+    joins = {*opened.compares, *opened.auxiliary.given, *(("rollouts",) if opened.rollouts else ())}
     joining = {
         name: tuple(map(load_checks, paths))
         for name, paths in profile.companions.items()
@@ -105,6 +107,7 @@ def _planned(
         check = effective.effective(written)
         for run in _judged(opened, check):
             limits = effective.limits(written, run.path, file.home(written))
+            incomparable = _incomparable(opened, check, run)
             for subject in subjects(check, run.pair):
                 yield PlannedVerdict(
                     check,
@@ -116,7 +119,7 @@ def _planned(
                     path=file.path,
                     group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
                     skip=_lacking(opened, check, run, subject),
-                    cannot=_incomparable(opened, check, run) or _rounded_away(check, run, subject),
+                    cannot=incomparable or _rounded_away(check, run, subject),
                 )
 
 
@@ -137,11 +140,21 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
         return missing or (opened.rollouts.lacking(check.metric) if opened.rollouts else "")
+    if _compares_none(opened, check):
+        return TOO_FEW
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _compares_none(opened: OpenedAudit, check: Check) -> bool:
+    """Whether there are runs of the kind that the check compares, but none that its metric says anything about."""
+    metric = METRICS[check.metric]
+    return (
+        isinstance(metric, RunsMetric) and metric.over in opened.compares and not judged_runs(metric, opened.groups)
+    )
 
 
 def _refuse_without(opened: OpenedAudit, check: Check) -> None:
@@ -171,7 +184,7 @@ def _refuse_itself(opened: OpenedAudit) -> None:
 def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
-        return NO_GROUP[metric.over]
+        return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
     if check.counts_findings or check.scope == "rollouts" or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"
