@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
+import ckptaudit.calibration.learning
 import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
 from ckptaudit.behavior.gradients import Request, collect
@@ -93,6 +94,7 @@ SLOW = (
     "plugin/test_settings.py",
     "plugin/test_summary.py",
     "plugin/test_xdist.py",
+    "release",
     "report/test_foreign_results.py",
     "report/test_github.py",
     "report/test_html.py",

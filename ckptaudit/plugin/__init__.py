@@ -1,15 +1,18 @@
-"""pytest glue: options in, exit codes out. Without --base and --tuned it costs nothing and imports no torch."""
+"""pytest glue: options in, exit codes out. Where no audit is asked for it costs nothing and imports no torch."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptaudit.cli.pytest_words import is_audit
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.foreign_files.toml import glance
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
 
 __all__ = ["audited_run", "layer", "measure", "model_pair"]
+
+_SEVERAL = re.compile(r"-n.{0,8}|--numprocesses.*|--dist.*")
+"""Options of pytest-xdist, which pytest itself would only call unknown."""
 
 MARKERS = (
     "audit: a check of ckptaudit on a pair of checkpoints",
@@ -39,7 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """Keep the checkpoints' folders out of pytest's own set-up."""
+    """Keep the checkpoints' folders out of pytest's own set-up; ask in one line for what several processes need."""
+    if is_audit(args) and any(_SEVERAL.fullmatch(word) for word in args) and find_spec("xdist") is None:
+        raise pytest.UsageError("several processes need pytest-xdist; pip install 'ckptaudit[xdist]'.")
     take_root_from_where_pytest_started(early_config, args)
 
 
@@ -49,11 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     base, tuned = config.getoption("base"), config.getoption("tuned")
-    if base is None and not tuned:
-        _refuse_rollouts_without_pair(config)
+    alone = config.getoption("audit_rollouts") or config.getoption("audit_scalars")
+    if base is None and not tuned and not alone:
         _refuse_checks_without_pair(config)
         return
-    if base is None or not tuned:
+    if (base is None) != (not tuned):
         missing = "--base PATH" if base is None else "--tuned PATH"
         raise pytest.UsageError(f"an audit compares two checkpoints; {missing} is missing.")
     if config.getoption("usepdb", False):
@@ -62,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         logging.getLogger("ckptaudit").addHandler(logging.StreamHandler())
         logging.getLogger("ckptaudit").setLevel(logging.DEBUG)
     try:
-        gate = _open_gate(config, base, tuned)
+        gate = _open_gate(config, base or "", tuned or [])
     except CkptAuditError as error:
         raise pytest.UsageError(error.spelled(option)) from None
     config.pluginmanager.register(gate, "ckptaudit-gate")
@@ -95,15 +103,6 @@ def _share_the_machine() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
-
-
-def _refuse_rollouts_without_pair(config: pytest.Config) -> None:
-    for name in ("rollouts", "scalars"):
-        if config.getoption(f"audit_{name}") is not None:
-            raise pytest.UsageError(
-                f"{option(name)} is judged beside a pair of checkpoints; give --base PATH and --tuned PATH, or "
-                "look into the log alone with `ckptaudit rollouts inspect`."
-            )
 
 
 def _refuse_checks_without_pair(config: pytest.Config) -> None:

@@ -56,7 +56,10 @@ def _checks(group: pytest.OptionGroup) -> None:
 
 def _inputs(group: pytest.OptionGroup) -> None:
     for kind in AUXILIARY.values():
-        group.addoption(option(kind.name), metavar=kind.metavar, help=f"{kind.help}; for the checks that need it")
+        said, action = f"{kind.help}; for the checks that need it", "store"
+        if kind.layout == "log":
+            said, action = f"{kind.help}; with or without a pair; repeatable", "append"
+        group.addoption(option(kind.name), metavar=kind.metavar, help=said, action=action)
 
 
 def _computing(group: pytest.OptionGroup) -> None:
@@ -82,6 +85,11 @@ def _computing(group: pytest.OptionGroup) -> None:
 
 
 def _reports(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--audit-digest",
+        action="store_true",
+        help="take the SHA-256 of every file of both sides, which `ckptaudit attest` signs; reads all of them once",
+    )
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")

@@ -9,11 +9,15 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
+from ckptaudit.checkpoints.digests import FileDigest, file_digests, root_digest
+from ckptaudit.checkpoints.paths import locate
+from ckptaudit.errors import CheckpointError, parameter, printable
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
+from ckptaudit.results.rollouts import RolloutsRecord
 
 SCHEMA = "ckptaudit/1"
 
@@ -47,7 +51,10 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files."""
+    """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files.
+
+    `digest` is the SHA-256 over those of all files, and `files` has these, where they were asked for.
+    """
 
     side: Literal["base", "tuned"]
     path: str
@@ -56,6 +63,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     parameters: int
     dtypes: dict[str, int]
+    digest: str = ""
+    files: tuple[FileDigest, ...] = ()
 
 
 class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +175,7 @@ class SpectrumRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole audit of a base and one or more tuned checkpoints."""
+    """The whole audit of a base and one or more tuned checkpoints; of rollouts alone, both sides are empty."""
 
     schema: str = SCHEMA
     base: str
@@ -186,11 +195,45 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     coverage: tuple[Coverage, ...] = ()
     not_judged: tuple[str, ...] = ()
     """Kinds of evidence that were not given, and what would give them."""
+    rollouts: tuple[RolloutsRecord, ...] = ()
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether weights were given; if not, an open gate is open for the rollouts alone."""
+        return bool(self.tuned)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """What verdicts are about: the tuned checkpoints, or without a pair the logs, by path."""
+        return self.tuned or tuple(log.tuned for log in self.rollouts)
 
     @property
     def passed(self) -> bool:
         """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
         return answer(self.verdicts).is_open
+
+
+def counts(result: AuditResult) -> str:
+    """`51 results: 23 passed, 28 failed; 3 decided by an upper bound`; what there is none of is left out."""
+    s = result.summary
+    ends = [f"{s.passed} passed", *(f"{count} {said}" for count, said in _other_ends(s) if count)]
+    kinds = [v.kind for v in result.verdicts]
+    bounds = [(kinds.count("upper_bound"), "an upper"), (kinds.count("lower_bound"), "a lower")]
+    decided = "".join(f"; {count} decided by {which} bound" for count, which in bounds if count)
+    total = len(result.verdicts)
+    return f"{total} result{'' if total == 1 else 's'}: {', '.join(ends)}{decided}"
+
+
+def _other_ends(s: Summary) -> list[tuple[int, str]]:
+    errors = "error" if s.errors == 1 else "errors"
+    return [
+        (s.failed, "failed"),
+        (s.errors, errors),
+        (s.waived, "waived"),
+        (s.warned, "warned"),
+        (s.noted, "noted"),
+        (s.skipped, "skipped"),
+    ]
 
 
 def check_record(check: Check, file: str) -> CheckRecord:
@@ -200,8 +243,14 @@ def check_record(check: Check, file: str) -> CheckRecord:
     return CheckRecord(file=file, unit=metric.unit, scale=metric.scale, **own)
 
 
-def checkpoint_record(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> CheckpointRecord:
-    """A checkpoint's header facts and fingerprint. Raises CheckpointError if a file is gone."""
+def checkpoint_record(
+    side: Literal["base", "tuned"], checkpoint: Checkpoint, *, digest: bool = False
+) -> CheckpointRecord:
+    """A checkpoint's header facts and fingerprint, and with `digest` that of every byte of its files.
+
+    Raises CheckpointError if a file is gone, and for a digest of what is no one file or folder.
+    """
+    files = _file_digests(checkpoint) if digest else ()
     return CheckpointRecord(
         side=side,
         path=checkpoint.path,
@@ -210,4 +259,13 @@ def checkpoint_record(side: Literal["base", "tuned"], checkpoint: Checkpoint) ->
         tensors=len(checkpoint.tensors),
         parameters=checkpoint.parameters,
         dtypes=dict(Counter(handle.dtype for handle in checkpoint.tensors.values())),
+        digest=root_digest(files) if files else "",
+        files=files,
     )
+
+
+def _file_digests(checkpoint: Checkpoint) -> tuple[FileDigest, ...]:
+    try:
+        return file_digests(locate(checkpoint.path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{parameter('digest')} {printable(checkpoint.path)}: {error.sentence}") from error
