@@ -147,9 +147,13 @@ class AuditPlan:
         return replace(self.computing, sufficient=sufficient)
 
     def rollouts_metrics(self, run: str) -> tuple[str, ...]:
-        """What is wanted of a run's rollouts, measured in one pass."""
+        """What is wanted of a run's rollouts, measured in one pass; all that can be, where `complete`."""
         planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units and p.run.path == run)
-        return tuple(dict.fromkeys(p.check.metric for p in planned))
+        wanted = dict.fromkeys(p.check.metric for p in planned)
+        if self.complete and wanted:
+            known = (name for name, metric in METRICS.items() if metric.scope == "rollouts")
+            wanted |= dict.fromkeys(name for name in known if not self.logs[run].lacking(name))
+        return tuple(wanted)
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:
         """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""
