@@ -20,12 +20,14 @@ from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
+from ckptaudit.report.html.rollouts import log_views
 from ckptaudit.report.runs import RunRow, first_shown, run_rows
 from ckptaudit.report.steps import step_curves
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
 
 HERE = Path(__file__).parent
+STYLES = ("page.css", "rollouts.css")
 SCRIPTS = ("grid.js", "charts.js", "page.js")
 CHARTS = HERE / "vendor" / "echarts.common.min.js"
 LISTED = 500
@@ -54,7 +56,7 @@ def render_html(result: AuditResult) -> str:
     """The page, from the result alone."""
     runs = tuple(_run_view(result, run) for run in result.runs)
     script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
-    style = Markup((HERE / "page.css").read_text("utf-8"))
+    style = Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES))
     charts = Markup(CHARTS.read_text("utf-8").strip())
     return (
         _environment()
@@ -70,6 +72,7 @@ def render_html(result: AuditResult) -> str:
             order=[result.runs.index(row.path) for row in run_rows(result)],
             trajectories=[row for row in result.trajectories if step_curves(result, row)],
             coverage=list(coverage_lines(result)),
+            logs=log_views(result),
             data=_embedded(_data(result, runs)),
             charts=charts,
             script=script,
