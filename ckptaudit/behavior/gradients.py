@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from ckptaudit.behavior.probes import Probe, read_probes
+from ckptaudit.behavior.probes import Probe, plain_parts, read_probes
 from ckptaudit.checkpoints import fingerprint, open_checkpoint
 from ckptaudit.errors import CollectionError, parameter, printable
 
@@ -79,6 +79,8 @@ def collect(
     probes are taken one at a time. Raises CollectionError or CheckpointError, in one sentence.
     """
     probes = read_probes(request.data)[: request.samples]
+    for probe in probes:
+        plain_parts(probe)
     if not Path(request.model).is_dir():
         raise CollectionError(
             f"{parameter('model')} {printable(request.model)}: no such folder; give one saved by transformers."

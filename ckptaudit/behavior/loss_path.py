@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ckptaudit.behavior.probes import Probe
+from ckptaudit.behavior.probes import Probe, plain_parts
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.pairing import ModelPair
 from ckptaudit.pairing.matching.search import Matching
@@ -70,8 +70,9 @@ def _built(pair: ModelPair, device: torch.device) -> tuple[Any, Callable[[Probe]
 
     def encode(probe: Probe) -> tuple[Tensor, Tensor]:
         # The two parts are encoded apart, so that the seam lies between tokens.
-        silent = tokenizer(probe.prompt)["input_ids"] if probe.prompt else []
-        judged = tokenizer(probe.completion, add_special_tokens=not silent)["input_ids"]
+        prompt, completion = plain_parts(probe)
+        silent = tokenizer(prompt)["input_ids"] if prompt else []
+        judged = tokenizer(completion, add_special_tokens=not silent)["input_ids"]
         ids = [*silent, *judged][:longest]
         labels = [-100] * len(silent) + judged
         return torch.tensor([ids], device=device), torch.tensor([labels[:longest]], device=device)

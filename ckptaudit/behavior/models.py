@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
-from ckptaudit.behavior.probes import Probe
+from ckptaudit.behavior.probes import Probe, plain_parts
 from ckptaudit.errors import CollectionError, parameter, printable
 
 UNSCORED = -100
@@ -40,8 +40,9 @@ class LanguageModel:
 
     def sample(self, probe: Probe, *, max_length: int) -> Sample:
         """A probe's first tokens. Raises CollectionError if none of them is scored."""
-        prompt = self._tokens(probe.prompt) if probe.prompt else []
-        completion = self._tokens(probe.completion, special=not prompt)
+        text, completion_text = plain_parts(probe)
+        prompt = self._tokens(text) if text else []
+        completion = self._tokens(completion_text, special=not prompt)
         sample = Sample(probe.line, tuple((prompt + completion)[:max_length]), max(1, len(prompt)))
         if len(sample.tokens) <= sample.first:
             raise CollectionError(

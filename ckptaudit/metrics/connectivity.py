@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ckptaudit.behavior.loss_path import loss_path
-from ckptaudit.behavior.probes import Probe, read_probes
-from ckptaudit.errors import CollectionError, MeasurementError
+from ckptaudit.behavior.probes import Probe, is_plain, read_probes
+from ckptaudit.errors import MeasurementError, ProbeError
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import MAX_SUBSPACE
 from ckptaudit.metrics.groups import Member, Reading, WeightGroup, group_metric
@@ -114,9 +114,12 @@ def _barrier(group: WeightGroup, matching: Matching | None) -> Reading:
 
 def _probes(path: str) -> list[Probe]:
     try:
-        return read_probes(Path(path))
-    except CollectionError as error:
+        probes = list(filter(is_plain, read_probes(Path(path))))
+    except ProbeError as error:
         raise MeasurementError(*error.args) from error
+    if not probes:
+        raise MeasurementError("the probes hold no plain text, and no plain prompt with its completion, to score")
+    return probes
 
 
 def _least_alignment(group: WeightGroup, matching: Matching | None) -> Reading:

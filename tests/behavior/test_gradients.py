@@ -17,7 +17,7 @@ from ckptaudit.cli import main
 PROBES = [
     {"prompt": "<bos>12+34=", "completion": "[64]<eos>"},
     {"text": "<bos>any person obtaining a copy"},
-    {"prompt": "<bos>7%4=", "completion": "[3]<eos>", "note": "other keys are ignored"},
+    {"prompt": "<bos>7%4=", "completion": "[3]<eos>", "id": "seven", "set": "task"},
 ]
 KEPT = ("model.layers.0.self_attn.q_proj.weight", "model.layers.3.mlp.down_proj.weight", "model.norm.weight")
 
@@ -174,7 +174,8 @@ def test_a_partial_file_of_another_request_is_not_gone_on_with(
     [
         ("", ["holds no probe"]),
         ("{", ["line 1"]),
-        ('{"text": "a"}\n{"prompt": "a"}', ["line 2", '"prompt" and "completion"']),
+        ('{"text": "a", "note": "b"}', ["line 1", 'unknown key "note"']),
+        ('{"text": "a"}\n{"prompt": "a"}', ["line 2", "kind prompt", '{"prompt", "completion"}']),
         ('{"text": 3}', ["line 1", "str"]),
         ('{"text": "<bos>"}', ["line 1", "no token to score"]),
     ],

@@ -33,7 +33,7 @@ Weights = dict[str, Tensor]
 # transformers computes norms in float32 whatever the model's type, and sums in another order give other last bits.
 SAME: dict[str, Any] = {"rtol": 0.0, "atol": 1e-5}
 
-PROBES = [Probe(1, "<bos>12+34=", "[64]<eos>"), Probe(2, "", "without warranty")]
+PROBES = [Probe(1, "<bos>12+34=", ("[64]<eos>",), "completion"), Probe(2, "", ("without warranty",))]
 
 
 def shuffled(weights: Weights, *, heads: int, kv_heads: int, seed: int) -> Weights:
@@ -148,7 +148,7 @@ def test_the_line_to_a_shuffled_network_crosses_a_barrier_that_matching_takes_aw
 
 def test_the_ends_of_the_line_are_the_losses_that_transformers_gives(fixture_pairs: Path) -> None:
     pair = pair_checkpoints(open_checkpoint(fixture_pairs / "base"), open_checkpoint(fixture_pairs / "rlvr"))
-    path = loss_path(pair, [Probe(1, "", "<bos>without warranty")], None, torch.device("cpu"))
+    path = loss_path(pair, [Probe(1, "", ("<bos>without warranty",))], None, torch.device("cpu"))
     from transformers import AutoTokenizer
 
     text = "<bos>without warranty"
