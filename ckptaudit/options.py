@@ -65,16 +65,19 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
 class AuditOptions:
     """What an audit is asked for, whoever asks.
 
-    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other. `auxiliary` gives
-    by name what some claims need beside the pair. `complete` measures every standing metric of every matrix, not
-    only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers` none holds.
-    `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for the
-    default place. `digest` takes the SHA-256 of every file of both sides. `command` is what the result reports as
-    the command line.
+    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other. `rollouts` are the
+    logs of one run or several, `scalars` their curves: beside a pair, or alone, without `base` and `tuned`.
+    `auxiliary` gives by name what some claims need beside the pair. `complete` measures every standing metric of
+    every matrix, not only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers`
+    none holds. `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for
+    the default place. `digest` takes the SHA-256 of every file of both sides. `command` is what the result reports
+    as the command line.
     """
 
-    base: str
-    tuned: tuple[str, ...]
+    base: str = ""
+    tuned: tuple[str, ...] = ()
+    rollouts: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
     profile: str = ""
     device: str = "auto"
     exact: bool = False
@@ -89,3 +92,11 @@ class AuditOptions:
     against_factor: float = FACTOR
     digest: bool = False
     command: tuple[str, ...] = ()
+
+    @property
+    def logs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The logs of rollouts and their curves, whichever way they were given."""
+        named = [(name, self.auxiliary[name]) for name in ("rollouts", "scalars") if name in self.auxiliary]
+        beside = {name: (path,) for name, path in named}
+        rollouts = (*beside.get("rollouts", ()), *self.rollouts)
+        return rollouts, (*beside.get("scalars", ()), *self.scalars)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, RolloutError, parameter, printable
+from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, parameter, printable
 from ckptaudit.options import AUXILIARY, AuxiliaryKind
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
         if not Path(path).is_file():
             raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: no such file.")
         return AuxiliaryInput(kind, path)
-    if kind.layout == "log":
-        if not Path(path).exists():
-            raise RolloutError(f"{parameter(kind.name)} {printable(path)}: no such file or folder.")
+    if kind.layout == "log":  # opened by itself: there may be several
         return AuxiliaryInput(kind, path)
     # Imported late: the table above is read by every pytest run, which should not wait for torch.
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint

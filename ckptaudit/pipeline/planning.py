@@ -20,8 +20,12 @@ from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
 from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
+from ckptaudit.pipeline.logs import of_rollouts, without_weights
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline, load_baseline
+
+ROLLOUTS_ALONE = "rollouts"
+"""The profile where no weights were given; of its files, those that judge rollouts."""
 
 NO_GROUP = {
     "steps": "it compares checkpoints of one run, and the tuned side names no two of one",
@@ -42,11 +46,13 @@ class ChosenChecks:
 def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
     """The checks of the profile, those that join for several runs or rollouts, and those the configuration adds.
 
-    Raises CheckDefinitionError for a bad file or profile.
+    Without a pair these are the checks of rollouts alone. Raises CheckDefinitionError for a bad file or profile.
     """
+    if not opened.has_pair:
+        return _without_pair(opened, config)
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    joins = {*opened.compares, *(("rollouts",) if opened.rollouts else ())}
+    joins = {*opened.compares, *(("rollouts",) if opened.logs else ())}
     joining = {
         name: tuple(map(load_checks, paths))
         for name, paths in profile.companions.items()
@@ -68,9 +74,12 @@ def plan(
 ) -> AuditPlan:
     """The verdicts that these check files ask for, in order. A check that selects nothing still asks for one.
 
-    Raises ConfigError if the configuration names checks, subjects or tensors that are not there.
+    Without a pair, checks of weights are passed over. Raises ConfigError if the configuration names checks,
+    subjects or tensors that are not there, CheckDefinitionError where nothing is left to judge.
     """
     options = opened.options
+    if not opened.has_pair:
+        config, checks = without_weights(config, (*checks, *known)), _files_of_rollouts(checks)
     pairs = {run.path: run.pair for run in opened.runs}
     effective = EffectiveConfig(
         config, checks, pairs, known=known, strict=options.strict, forgiving=options.waivers
@@ -85,7 +94,7 @@ def plan(
         computing=Computing(opened.device, opened.batch_bytes, cache=opened.cache),
         exact=options.exact,
         complete=options.complete,
-        rollouts=opened.rollouts,
+        logs=opened.logs,
         checkpoint_steps=opened.checkpoint_steps,
     )
 
@@ -95,7 +104,29 @@ def baseline_of(opened: OpenedAudit) -> Baseline | None:
     options = opened.options
     if options.against is None:
         return None
-    return load_baseline(Path(options.against), opened.base, factor=options.against_factor)
+    base = opened.base if opened.has_pair else None
+    return load_baseline(Path(options.against), base, factor=options.against_factor)
+
+
+def _without_pair(opened: OpenedAudit, config: Config) -> ChosenChecks:
+    asked = opened.options.profile
+    if asked not in ("", ROLLOUTS_ALONE):
+        raise CheckDefinitionError(
+            f"{parameter('profile')} {printable(asked)}: judges weights; give {parameter('base')} PATH and "
+            f"{parameter('tuned')} PATH, or leave it out to judge the rollouts alone."
+        )
+    standing = check_files(config, ROLLOUTS_ALONE)
+    return ChosenChecks(ROLLOUTS_ALONE, tuple(f for f in standing if of_rollouts(f).checks), standing)
+
+
+def _files_of_rollouts(files: Sequence[CheckFile]) -> tuple[CheckFile, ...]:
+    found = tuple(map(of_rollouts, files))
+    if files and not any(file.checks for file in found):
+        raise CheckDefinitionError(
+            f"{printable(files[0].path)}: checks judge a pair of checkpoints; give {parameter('base')} PATH and "
+            f"{parameter('tuned')} PATH."
+        )
+    return found
 
 
 def _planned(
@@ -123,7 +154,7 @@ def _planned(
 def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
     metric = METRICS[check.metric]
     if check.scope == "rollouts":
-        return opened.runs[:1]
+        return [run for run in opened.runs if run.path in opened.logs] or opened.runs[:1]
     if not isinstance(metric, RunsMetric):
         return opened.runs
     return judged_runs(metric, opened.groups) or opened.runs[:1]
@@ -136,7 +167,7 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return ""
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
-        return missing or (opened.rollouts.lacking(check.metric) if opened.rollouts else "")
+        return missing or (opened.logs[run.path].lacking(check.metric) if run.path in opened.logs else "")
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""

@@ -74,8 +74,9 @@ def _with_damaged_log(opened: OpenedAudit, check: Check) -> OpenedAudit:
     # Imported late: pyarrow is an extra, and only rollouts need it.
     from ckptaudit.damages.run_logs import damaged_log
 
-    assert opened.rollouts is not None  # without rollouts the check was skipped on the intact pair
-    return replace(opened, rollouts=damaged_log(opened.rollouts, check.breaks_when))
+    # Without rollouts the check was skipped on the intact pair.
+    logs = {run: damaged_log(log, check.breaks_when) for run, log in opened.logs.items()}
+    return replace(opened, logs=logs)
 
 
 def _of_damaged_files(run: Run, check: Check) -> Verdict:

@@ -32,12 +32,11 @@ from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import audit_options, named_check_files, names_files, node_id, resolved
-from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, settings_of
+from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
 from ckptaudit.plugin.spelling import option
+from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
-from ckptaudit.report.terminal import render_summary
-from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.gate import NOTHING_JUDGED, answer
 from ckptaudit.results.records import AuditResult
 
@@ -63,6 +62,7 @@ class Gate:
             audit_options(config, base, tuned, complete=reported and by_profile), self.settings.facts
         )
         refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
+        refuse_settings_of_logs(config, self.settings, [log.path for log in self.opened.logs.values()])
         chosen = choose_checks(self.opened, self.settings)
         self.profile, self.known = chosen.profile if by_profile else "", chosen.known
         config.args[:] = [str(f.path) for f in chosen.files] if by_profile else list(map(resolved, config.args))
@@ -76,6 +76,8 @@ class Gate:
         self.refused = 0
         if self.worker:
             _share_cores()
+        output = AuditOutput(config, self._shown, self._announced, lambda code: code or self.refused)
+        config.pluginmanager.register(output, "ckptaudit-output")
 
     def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
         return plan(self.opened, files, self.settings, self.baseline, known=self.known)
@@ -89,11 +91,10 @@ class Gate:
 
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
-        runs = ", ".join(printable(run.path) for run in self.opened.runs)
         path = self.settings.path
         by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
         lines = [
-            f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}",
+            self._judged(),
             f"ckptaudit: checks {self.profile or 'given files'}, device {self.opened.device}{by}",
         ]
         if baseline := self.baseline:
@@ -102,6 +103,12 @@ class Gate:
                 f"({printable(baseline.path)})"
             )
         return lines
+
+    def _judged(self) -> str:
+        runs = ", ".join(printable(run.path) for run in self.opened.runs)
+        if not self.opened.has_pair:
+            return f"ckptaudit: rollouts {runs}, without weights"
+        return f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}"
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
@@ -153,6 +160,8 @@ class Gate:
             decided_in = "call" if item.verdict.outcome in ("passed", "failed", "waived") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
+            if item.verdict.outcome == "skipped" and report.when == "setup":
+                report.longrepr = (item.location[0], None, printable(item.verdict.reason))
             if item.verdict.outcome == "error" and report.when == "setup":
                 # pytest asks items for their own words in the call phase only.
                 report.longrepr = item.repr_failure(call.excinfo) if call.excinfo else None
@@ -210,20 +219,6 @@ class Gate:
             for name, value in coverage_properties(self.result):
                 xml.add_global_property(name, value)
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        """The table of verdicts, where they broke, and the answer; annotations where the log is GitHub's."""
-        if self.worker is not None or not self.verdicts:
-            return
-        if not self.config.option.no_summary:
-            terminalreporter.section("checkpoint audit", sep="=")
-            for line in (*self._summary(int(exitstatus) or self.refused), *self.outputs.announced()):
-                terminalreporter.write_line(line)
-        for line in announce(self.result, os.environ):
-            terminalreporter.write_line(line)
-        cache = self.opened.cache
-        if cache is not None and cache.trouble:
-            terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where the measurements are shared, so that each is taken once."""
@@ -248,16 +243,19 @@ class Gate:
         if self.shared is not None:
             self.shared.cleanup()
 
-    def _summary(self, exit_code: int) -> list[str]:
-        writer = self.config.get_terminal_writer()
-        text = render_summary(
-            self.result,
-            width=writer.fullwidth,
-            colour=writer.hasmarkup,
-            verbosity=self.config.get_verbosity(),
-            exit_code=exit_code,
-        )
-        return [*text.splitlines(), *unheeded(self.result.verdicts)]
+    def _shown(self) -> AuditResult | None:
+        """What the terminal shows; None where no verdict was given."""
+        if not self.verdicts or self.worker is not None:
+            return None
+        return self.result
+
+    def _announced(self) -> list[str]:
+        """Where the files are; annotations where the log is GitHub's."""
+        lines = [*announce(self.result, os.environ), *self.outputs.announced()]
+        cache = self.opened.cache
+        if cache is not None and cache.trouble:
+            lines.append(f"note: nothing more was kept in the cache ({cache.trouble})")
+        return lines
 
     @cached_property
     def result(self) -> AuditResult:

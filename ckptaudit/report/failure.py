@@ -24,7 +24,7 @@ def quantity(metric: str, value: float) -> str:
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
 
-def compared(verdict: Verdict | Verdict) -> str:
+def compared(verdict: Verdict) -> str:
     """`0.0023, limit <= 0.001`: measured against limit, in one phrase."""
     limit = f"limit {verdict.sign} {number(verdict.limit)}"
     if verdict.effective_limit != verdict.limit:
@@ -35,7 +35,7 @@ def compared(verdict: Verdict | Verdict) -> str:
     return f"{bound}{quantity(verdict.metric, verdict.value)}, {limit}"
 
 
-def in_one_line(verdict: Verdict | Verdict) -> str:
+def in_one_line(verdict: Verdict) -> str:
     """Measured against limit, worst tensor and source in one line, for lists and headlines."""
     if verdict.value is None:
         text = f"cannot judge: {printable(verdict.reason)}; {compared(verdict)}"
@@ -54,13 +54,13 @@ def _thing(metric: str) -> str:
     return "" if known is not None and known.scope == "rollouts" else "tensor "
 
 
-def explain(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
+def explain(verdict: Verdict, check: Check | CheckRecord) -> str:
     """The whole text: claim, measured against limit, worst and next-worst tensors, source, remedy."""
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
         measured = [("measured", _measured(verdict, check)), *_released(verdict)]
-        head = [*measured, ("broken claim", check.claim), *_where(verdict)]
+        head = [*measured, ("claim", check.claim), *_where(verdict)]
     moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
     head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
@@ -73,7 +73,21 @@ def remedy_of(verdict: Verdict, usual: str) -> str:
     return usual if verdict.cause is None else verdict.cause.remedy
 
 
-def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
+def judged_as(check: Check | CheckRecord) -> str:
+    """`normalized_spectral_shift, the worst of each layer`: what is compared with the limit."""
+    known = METRICS.get(check.metric)
+    if known is not None and known.scope not in ("matrix", "runs"):
+        return check.metric
+    how = {
+        "worst": "the worst",
+        "mean": "the mean",
+        "weighted_mean": "the parameter-weighted mean",
+        "sum": "the sum",
+    }
+    return f"{check.metric}, {how[check.judge_by]} of {'the' if check.per == 'model' else 'each'} {check.per}"
+
+
+def _measured(verdict: Verdict, check: Check | CheckRecord) -> str:
     how = {
         "worst": "worst of",
         "mean": "mean of",
@@ -92,7 +106,7 @@ def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
 
 
-def _released(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
+def _released(verdict: Verdict) -> list[tuple[str, str]]:
     """What the released run had, and what this one was allowed beside it."""
     if verdict.released is None or verdict.released_limit is None:
         return []
@@ -100,7 +114,7 @@ def _released(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
     return [("released", f"{quantity(verdict.metric, verdict.released)}, {allowed}")]
 
 
-def _where(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
+def _where(verdict: Verdict) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking

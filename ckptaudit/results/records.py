@@ -17,6 +17,7 @@ from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
+from ckptaudit.results.rollouts import RolloutsRecord
 
 SCHEMA = "ckptaudit/1"
 
@@ -174,7 +175,7 @@ class SpectrumRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole audit of a base and one or more tuned checkpoints."""
+    """The whole audit of a base and one or more tuned checkpoints; of rollouts alone, both sides are empty."""
 
     schema: str = SCHEMA
     base: str
@@ -194,11 +195,45 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     coverage: tuple[Coverage, ...] = ()
     not_judged: tuple[str, ...] = ()
     """Kinds of evidence that were not given, and what would give them."""
+    rollouts: tuple[RolloutsRecord, ...] = ()
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether weights were given; if not, an open gate is open for the rollouts alone."""
+        return bool(self.tuned)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """What verdicts are about: the tuned checkpoints, or without a pair the logs, by path."""
+        return self.tuned or tuple(log.tuned for log in self.rollouts)
 
     @property
     def passed(self) -> bool:
         """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
         return answer(self.verdicts).is_open
+
+
+def counts(result: AuditResult) -> str:
+    """`51 results: 23 passed, 28 failed; 3 decided by an upper bound`; what there is none of is left out."""
+    s = result.summary
+    ends = [f"{s.passed} passed", *(f"{count} {said}" for count, said in _other_ends(s) if count)]
+    kinds = [v.kind for v in result.verdicts]
+    bounds = [(kinds.count("upper_bound"), "an upper"), (kinds.count("lower_bound"), "a lower")]
+    decided = "".join(f"; {count} decided by {which} bound" for count, which in bounds if count)
+    total = len(result.verdicts)
+    return f"{total} result{'' if total == 1 else 's'}: {', '.join(ends)}{decided}"
+
+
+def _other_ends(s: Summary) -> list[tuple[int, str]]:
+    errors = "error" if s.errors == 1 else "errors"
+    return [
+        (s.failed, "failed"),
+        (s.errors, errors),
+        (s.waived, "waived"),
+        (s.warned, "warned"),
+        (s.noted, "noted"),
+        (s.skipped, "skipped"),
+    ]
 
 
 def check_record(check: Check, file: str) -> CheckRecord:

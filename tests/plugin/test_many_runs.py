@@ -107,4 +107,4 @@ def test_a_check_of_several_runs_cannot_judge_one(pytester: pytest.Pytester, run
     run("run-a", 1)
     result = gate(pytester, "trajectory.toml", "--tuned=run-a")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["cannot judge*names no two of one*"])
+    result.stdout.fnmatch_lines(["*3 checks: ERROR*", "reason*names no two of*"])

@@ -21,7 +21,7 @@ from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
 from ckptaudit.results.gate import answer
-from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
 
 HERE = Path(__file__).parent
 SCRIPTS = ("grid.js", "charts.js", "page.js")
@@ -49,7 +49,7 @@ def write_html(result: AuditResult, path: Path) -> None:
 
 def render_html(result: AuditResult) -> str:
     """The page, from the result alone."""
-    runs = tuple(_run_view(result, run) for run in result.tuned)
+    runs = tuple(_run_view(result, run) for run in result.runs)
     script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
     style = Markup((HERE / "page.css").read_text("utf-8"))
     charts = Markup(CHARTS.read_text("utf-8").strip())
@@ -63,6 +63,7 @@ def render_html(result: AuditResult) -> str:
             regimes=REGIMES,
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
+            counts=counts(result),
             coverage=list(coverage_lines(result)),
             data=_embedded(_data(result, runs)),
             charts=charts,
@@ -126,7 +127,7 @@ def _data(result: AuditResult, runs: tuple[RunView, ...]) -> dict[str, object]:
             "placed": [_placed(row) for row in view.placed],
             "first": next((line.worst.metric for line in view.lines), ""),
         }
-        for run, view in zip(result.tuned, runs, strict=True)
+        for run, view in zip(result.runs, runs, strict=True)
     ]
     checks = {row.id: _check(row) for row in result.checks}
     return {"runs": views, "names": names.listed(), "checks": checks, "symbols": SYMBOLS, "words": WORDS}
@@ -136,7 +137,15 @@ def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object
     found: dict[str, dict[str, tuple[object, ...]]] = {}
     for v in result.verdicts:
         if v.tuned == run:
-            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin_of(v) or "not measured", printable(v.reason))
+            row = (
+                v.outcome,
+                v.value,
+                v.kind,
+                v.sign,
+                v.limit,
+                margin_of(v) or ("not measured" if v.value is None else ""),
+                printable(v.reason),
+            )
             found.setdefault(v.check, {})[printable(v.subject)] = row
     return found
 
