@@ -51,6 +51,8 @@ SLOW = (
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
+    "cli/test_probes.py",
+    "docs/test_probes_page.py",
     "docs/test_site.py",
     "end_to_end",
     "families/test_damages.py",

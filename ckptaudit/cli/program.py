@@ -20,6 +20,7 @@ from ckptaudit.cli import (
     diff,
     explain,
     inspect,
+    probes,
     report,
     rollouts,
     verify,
@@ -55,6 +56,7 @@ COMMANDS = {
     "verify": verify,
     "collect": collect,
     "rollouts": rollouts,
+    "probes": probes,
 }
 
 
