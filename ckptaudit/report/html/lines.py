@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
-from ckptaudit.report.appearance import WORDS, bound_mark, first_few, margin_of, number, word
+from ckptaudit.report.appearance import WORDS, beyond, bound_mark, first_few, margin_of, number, word
 from ckptaudit.results.gate import GRAVITY, NOTHING_JUDGED, answer, gravest, gravity
 from ckptaudit.results.records import AuditResult, CheckRecord
 
@@ -74,7 +74,7 @@ class Line:
     @property
     def margin(self) -> str:
         """How far beyond the limit or inside it, as a factor."""
-        return margin_of(self.worst) or "not measured"
+        return margin_of(self.worst) or ("not measured" if self.worst.value is None else "")
 
     @property
     def where(self) -> str:
@@ -128,8 +128,8 @@ def sentence(lines: Sequence[Line]) -> str:
     if broken:
         where = f" in {printable(broken[0].worst.subject)}" if broken[0].worst.subject != "model" else ""
         parts.append(
-            f"{len(broken)} of {len(lines)} checks {_are(len(broken))} broken; "
-            f"the worst is {broken[0].id}, {_of_its_limit(broken[0])}{where}"
+            f"{len(broken)} of {len(lines)} checks failed; "
+            f"the worst is {broken[0].id}, {beyond(broken[0].worst)}{where}"
         )
     if blind:
         parts.append(f"{len(blind)} {_check(len(blind))} could not be judged ({first_few([b.id for b in blind])})")
@@ -140,19 +140,15 @@ def _open(lines: Sequence[Line], verdicts: Sequence[Verdict]) -> str:
     cause = answer(verdicts).cause
     if cause:
         return "Nothing was judged: every check was skipped." if cause == NOTHING_JUDGED else f"{cause}."
-    holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
-    nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
+    holding = [line for line in lines if line.outcome == "passed" and margin_of(line.worst)]
+    nearest = f"; nearest to its limit is {holding[0].id}, {holding[0].margin}" if holding else ""
     waived = sum(v.outcome == "waived" for v in verdicts)
     warned = [line for line in lines if _only_warns(line.worst)]
     also = f"; {waived} waived" if waived else ""
     also += (
         f"; {len(warned)} {_check(len(warned))} only warn ({first_few([w.id for w in warned])})" if warned else ""
     )
-    return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} verdicts hold{nearest}{also}."
-
-
-def _of_its_limit(line: Line) -> str:
-    return f"{line.margin} its limit" if line.margin.endswith(("over", "under", "inside")) else f"{line.margin},"
+    return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} results passed{nearest}{also}."
 
 
 def _bound(verdict: Verdict) -> str:
@@ -170,10 +166,6 @@ def _height(verdict: Verdict) -> float:
     if over <= 0 or math.isinf(over):
         return 0.04 if over <= 0 else 1.0
     return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def _check(count: int) -> str:

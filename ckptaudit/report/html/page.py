@@ -20,10 +20,12 @@ from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
+from ckptaudit.report.html.rollouts import log_views
 from ckptaudit.results.gate import answer
-from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
 
 HERE = Path(__file__).parent
+STYLES = ("page.css", "rollouts.css")
 SCRIPTS = ("grid.js", "charts.js", "page.js")
 CHARTS = HERE / "vendor" / "echarts.common.min.js"
 LISTED = 500
@@ -51,7 +53,7 @@ def render_html(result: AuditResult) -> str:
     """The page, from the result alone."""
     runs = tuple(_run_view(result, run) for run in result.runs)
     script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
-    style = Markup((HERE / "page.css").read_text("utf-8"))
+    style = Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES))
     charts = Markup(CHARTS.read_text("utf-8").strip())
     return (
         _environment()
@@ -63,7 +65,9 @@ def render_html(result: AuditResult) -> str:
             regimes=REGIMES,
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
+            counts=counts(result),
             coverage=list(coverage_lines(result)),
+            logs=log_views(result),
             data=_embedded(_data(result, runs)),
             charts=charts,
             script=script,
@@ -136,7 +140,15 @@ def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object
     found: dict[str, dict[str, tuple[object, ...]]] = {}
     for v in result.verdicts:
         if v.tuned == run:
-            row = (v.outcome, v.value, v.kind, v.sign, v.limit, margin_of(v) or "not measured", printable(v.reason))
+            row = (
+                v.outcome,
+                v.value,
+                v.kind,
+                v.sign,
+                v.limit,
+                margin_of(v) or ("not measured" if v.value is None else ""),
+                printable(v.reason),
+            )
             found.setdefault(v.check, {})[printable(v.subject)] = row
     return found
 
