@@ -15,6 +15,7 @@ from ckptaudit.judging.limits import Limits
 from ckptaudit.judging.selection import ROLLOUTS, selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.rounds import Asking
 from ckptaudit.measurement.run_groups import unit_of
 from ckptaudit.metrics import METRICS, FindingsMetric, MatrixMetric, findings_metric_of, matrix_metrics
 from ckptaudit.pairing import AlignedTensor
@@ -69,6 +70,18 @@ class PlannedVerdict:
             return limit
         stricter = min if self.check.at_most is not None else max
         return stricter(limit, self.released.allowed)
+
+    @property
+    def needs_each(self) -> bool:
+        """Whether every matrix must be known to hold or to break its limit, not only that one breaks it."""
+        check = self.check
+        return (
+            bool(self.waivers) or self.released is not None or check.per == "matrix" or check.only_where is not None
+        )
+
+    def limit_of(self, matrix: str) -> float:
+        """The limit inside which a bound on this matrix settles it, the released run's figure included."""
+        return self.strictest if self.released is not None else self.limits.of(matrix).value
 
     @property
     def name(self) -> str:
@@ -150,6 +163,20 @@ class AuditPlan:
         drawn = self.complete and any(group.over == "steps" for group in self.groups)
         sufficient = {} if self.exact or drawn else sufficient_bounds(self.verdicts)
         return replace(self.computing, sufficient=sufficient)
+
+    @cached_property
+    def questions(self) -> dict[tuple[Unit, str], list[Asking]]:
+        """By unit and metric, what the verdicts ask: where one number decides, no more is computed."""
+        asking: dict[tuple[Path, str, Unit], PlannedVerdict] = {}
+        for planned in (p for p in self.verdicts if p.check.scope == "matrix"):
+            # Verdicts on single matrices of a unit ask for the same.
+            asking.update({(planned.path, planned.check.id, unit): planned for unit in planned.units})
+        questions: dict[tuple[Unit, str], list[Asking]] = {}
+        for (_, _, unit), planned in asking.items():
+            chosen = selected(planned.check, planned.run.pair, unit.subject)
+            asked = Asking(frozenset(t.name for t in chosen), planned.limit_of, each=planned.needs_each)
+            questions.setdefault((unit, planned.check.metric), []).append(asked)
+        return questions
 
     def rollouts_metrics(self, run: str) -> tuple[str, ...]:
         """What is wanted of a run's rollouts, measured in one pass; all that can be, where `complete`."""
