@@ -25,6 +25,7 @@ from ckptaudit.cli import (
     inspect,
     measure,
     plan,
+    probes,
     report,
     rollouts,
     verify,
@@ -64,6 +65,7 @@ COMMANDS = {
     "measure": measure,
     "collect": collect,
     "rollouts": rollouts,
+    "probes": probes,
 }
 
 

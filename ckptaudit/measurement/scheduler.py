@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -13,15 +12,12 @@ from torch import Tensor
 from ckptaudit.errors import CkptAuditError
 from ckptaudit.linalg.threads import blas_threads
 from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large, read
-from ckptaudit.measurement.jobs import Computing, Job, Unit
-from ckptaudit.measurement.tasks import Outcome, Task, rows_of, tasks_of, tried
+from ckptaudit.measurement.jobs import Computing, Job
+from ckptaudit.measurement.tasks import Outcome, Outcomes, Task, tasks_of, tried
 from ckptaudit.metrics import Measurement
 
 WORKERS = SIDE_BY_SIDE
 """Tasks that a CPU measures at once; a large matrix takes a few times its own size of memory."""
-
-Outcomes = list[tuple[list[Job], Outcome]]
-"""Of a task: mostly one; of a batch with an error, one for each of its tensors."""
 
 
 def measure(jobs: Iterable[Job], computing: Computing) -> list[Measurement]:
@@ -30,12 +26,20 @@ def measure(jobs: Iterable[Job], computing: Computing) -> list[Measurement]:
     Raises CkptAuditError if one of them cannot be measured.
     """
     jobs, found = list(jobs), list[Measurement]()
-    for _, outcomes in measure_tasks(tasks_of(jobs, computing.batch_bytes), computing):
-        for _, outcome in outcomes:
-            if isinstance(outcome, CkptAuditError):
-                raise outcome
-            found += outcome
+    for _, outcome in outcomes(jobs, computing):
+        if isinstance(outcome, CkptAuditError):
+            raise outcome
+        found += outcome
     return in_order(found, jobs)
+
+
+def outcomes(jobs: Iterable[Job], computing: Computing) -> Iterator[tuple[list[Job], Outcome]]:
+    """The same bit by bit, as it is done: large matrices one by one, small ones of equal shape together.
+
+    What cannot be measured comes as an error in its place, and stops none of the others.
+    """
+    for _, found in measure_tasks(tasks_of(jobs, computing.batch_bytes), computing):
+        yield from found
 
 
 def measure_tasks(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
@@ -52,39 +56,11 @@ def measure_tasks(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple
         yield from _read_ahead([task for task in tasks if task.is_large], computing)
 
 
-def by_unit(
-    jobs: Sequence[Job], computing: Computing
-) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
-    """The same by the units that jobs belong to: how many jobs were just done, and which units are now complete.
-
-    What cannot be measured is there without a value, and with the reason.
-    """
-    tasks = tasks_of(jobs, computing.batch_bytes)
-    measured = measure_tasks(tasks, computing)
-    yield from gathered(jobs, ((task, rows_of(outcomes)) for task, outcomes in measured))
-
-
-def gathered(
-    jobs: Sequence[Job], measured: Iterable[tuple[Task, list[Measurement]]]
-) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
-    """Tasks with their measurements, whoever took them, by unit: a unit is complete when its last job is done."""
-    jobs_of: dict[Unit, list[Job]] = {}
-    for job in jobs:
-        jobs_of.setdefault(job.unit, []).append(job)
-    missing = Counter(job.unit for job in jobs)
-    found: dict[Unit, list[Measurement]] = {unit: [] for unit in jobs_of}
-    for task, rows in measured:
-        unit_of = {name: job.unit for job in task.jobs for name in job.tensor.matrix_names()}
-        for m in rows:
-            found[unit_of[m.tensor]].append(m)
-        missing.subtract(job.unit for job in task.jobs)
-        complete = [unit for unit in {job.unit: None for job in task.jobs} if not missing[unit]]
-        yield len(task.jobs), [(unit, in_order(found.pop(unit), jobs_of[unit])) for unit in complete]
-
-
 def in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]:
-    """Measurements in the order of the jobs."""
-    # Which matrix is named where several are equally bad must not depend on what was measured first.
+    """Measurements in the order of the jobs and their matrices.
+
+    Which matrix is named where several are equally bad must not depend on what was measured first.
+    """
     names = {name: i for i, name in enumerate(name for job in jobs for name in job.tensor.matrix_names())}
     return sorted(found, key=lambda m: names[m.tensor])
 

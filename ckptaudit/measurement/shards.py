@@ -11,6 +11,7 @@ import msgspec
 
 from ckptaudit.errors import ShardError, printable
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.rounds import first_round
 from ckptaudit.measurement.scheduler import measure_tasks
 from ckptaudit.measurement.shard_plan import ShardPlan
 from ckptaudit.measurement.tasks import Task, rows_of
@@ -102,7 +103,8 @@ class PlannedWork:
         metrics = frozenset(self.plan.metrics[planned.metrics])
         run = self.plan.runs[planned.run]
         tensors = [self._tensors[run].get(name) for name in planned.tensors]
-        return Task(tuple(Job(t, metrics, Unit(run, t.place.subject)) for t in tensors if t is not None))
+        jobs = [Job(t, metrics, Unit(run, t.place.subject)) for t in tensors if t is not None]
+        return Task(tuple(first_round(jobs, self.computing)))
 
     def lacks(self) -> str:
         """A tensor that the plan names and no run has; empty if there is none."""

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 Outcome = list[Measurement] | CkptAuditError
 
+Outcomes = list[tuple[list[Job], Outcome]]
+"""Of a task: mostly one; of a batch with an error, one for each of its tensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -33,7 +36,7 @@ class Task:
         """Number of entries of one side."""
         return sum(prod(job.tensor.shape) for job in self.jobs)
 
-    def outcomes(self, computing: Computing) -> list[tuple[list[Job], Outcome]]:
+    def outcomes(self, computing: Computing) -> Outcomes:
         """What was measured; after an error in a batch, what each of its tensors gives by itself."""
         found = tried(self._measured, computing)
         if isinstance(found, CkptAuditError) and len(self.jobs) > 1:
@@ -87,7 +90,7 @@ def _alike(job: Job) -> tuple[object, ...]:
     tensor = job.tensor
     _, m, n = tensor.matrix_shape
     # Two runs have tensors of the same name.
-    return m, n, tensor.base.dtype, tensor.tuned.dtype, job.metrics, tensor.is_matrix, job.unit.run
+    return m, n, tensor.base.dtype, tensor.tuned.dtype, job.metrics, tensor.is_matrix, job.unit.run, job.stage
 
 
 def _batches(group: Sequence[Job], batch_bytes: int) -> Iterable[Task]:

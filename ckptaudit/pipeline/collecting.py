@@ -12,12 +12,12 @@ from msgspec import structs
 from ckptaudit.errors import ShardError, Spelling, printable, python_spelling
 from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.plan import AuditPlan
-from ckptaudit.measurement.batches import failed
-from ckptaudit.measurement.jobs import Unit
-from ckptaudit.measurement.scheduler import in_order
+from ckptaudit.measurement.jobs import Computing, Job, Unit
+from ckptaudit.measurement.scheduler import outcomes
 from ckptaudit.measurement.shard_plan import VERSION, ShardPlan
 from ckptaudit.measurement.shards import MAX_SHARDS, PlannedWork, Shard, UnitRows, expected
 from ckptaudit.measurement.store import MeasurementStore
+from ckptaudit.measurement.tasks import Outcome
 from ckptaudit.measurement.units import without_value
 from ckptaudit.metrics import Measurement
 from ckptaudit.options import AuditOptions
@@ -45,7 +45,8 @@ def collected_result(
         prepared = _prepared(plan, replace(plan.options, command=tuple(command), digest=digest))
         work = planned_work(plan, prepared.opened)
         collected = collect_parts(work, parts)
-        measurements = execute(prepared.plan, stored(prepared.plan, work, collected))
+        source = PartOutcomes(prepared.plan.effective_computing, known_outcomes(work, collected))
+        measurements = execute(prepared.plan, stored(prepared.plan, work, collected), source=source)
         result = conclude(prepared, measurements, spelling=spelling, with_spectra=with_spectra)
     about = result.about
     if about is not None and collected.devices:
@@ -193,20 +194,57 @@ def _fits(work: PlannedWork, found: UnitRows) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class PartOutcomes:
+    """What came of jobs, as the parts have it; numbers that bounds did not spare are measured here."""
+
+    computing: Computing
+    known: Mapping[tuple[str, str], Outcome]
+    """By run and tensor, what its task gave in the first round."""
+
+    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[list[Job], Outcome]]:
+        """Those of a round."""
+        yield from (([job], self.known[_key(job)]) for job in jobs if job.stage != "numbers")
+        left = [job for job in jobs if job.stage == "numbers"]
+        if left:
+            yield from outcomes(left, self.computing)
+
+
+def known_outcomes(work: PlannedWork, collected: Collected) -> dict[tuple[str, str], Outcome]:
+    """What is known of each tensor: its measurements, or why there are none."""
+    known: dict[tuple[str, str], Outcome] = {}
+    for position, planned in enumerate(work.plan.tasks):
+        if not planned.tensors:
+            continue
+        rows: dict[str, list[Measurement]] = {}
+        for found in collected.found.get(position, ()):
+            for m in found.rows:
+                rows.setdefault(m.tensor, []).append(m)
+        reason = collected.refused.get(position)
+        for job in work.task(position).jobs:
+            own = [m for name in job.tensor.matrix_names() for m in rows.get(name, ())]
+            known[_key(job)] = own if reason is None else ShardError(reason)
+    return known
+
+
+def _key(job: Job) -> tuple[str, str]:
+    return job.unit.run, job.tensor.name
+
+
 def stored(plan: AuditPlan, work: PlannedWork, collected: Collected) -> MeasurementStore:
-    """The measurements of all units that shards measure; what is missing is there without a value, and why."""
+    """The measurements of units that are more than matrices; what is missing is there without a value, and why."""
     store = MeasurementStore()
-    rows: dict[Unit, list[Measurement]] = {}
     torn: dict[str, str] = {}
-    for found in collected.found.values():
-        for measured in found:
-            rows.setdefault(measured.unit, []).extend(measured.rows)
-    for position, reason in collected.refused.items():
-        for unit, valueless in _unmeasured(work, position, reason):
-            rows.setdefault(unit, []).extend(valueless)
-            torn.setdefault(unit.run, reason)
-    for unit, of_unit in rows.items():
-        store.take(unit, partial(_ordered, plan, unit, of_unit))
+    for position, planned in enumerate(work.plan.tasks):
+        reason = collected.refused.get(position)
+        if reason is not None:
+            if planned.tensors:
+                torn.setdefault(work.plan.runs[planned.run], reason)
+            for unit in planned.units:
+                store.take(unit, partial(work.inputs.unmeasured, unit, reason))
+        elif planned.units:
+            for found in collected.found[position]:
+                store.take(found.unit, partial(list, found.rows))
     for unit in plan.units:
         # What all tensors show together cannot be told where some of them were not measured.
         if unit.scope == "run" and unit.run in torn:
@@ -214,18 +252,5 @@ def stored(plan: AuditPlan, work: PlannedWork, collected: Collected) -> Measurem
     return store
 
 
-def _ordered(plan: AuditPlan, unit: Unit, rows: list[Measurement]) -> list[Measurement]:
-    return in_order(rows, plan.jobs(unit)) if unit.scope == "matrix" else rows
-
-
 def _one(unit: Unit, reason: str) -> list[Measurement]:
     return [without_value(unit, reason)]
-
-
-def _unmeasured(work: PlannedWork, position: int, reason: str) -> Iterator[tuple[Unit, list[Measurement]]]:
-    planned = work.plan.tasks[position]
-    for unit in planned.units:
-        yield unit, work.inputs.unmeasured(unit, reason)
-    if planned.tensors:
-        for job in work.task(position).jobs:
-            yield job.unit, failed(job, reason)

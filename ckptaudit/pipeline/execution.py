@@ -10,7 +10,8 @@ from ckptaudit.errors import CheckDefinitionError, nearest
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.rollouts import measure_rollouts
-from ckptaudit.measurement.scheduler import by_unit, measure
+from ckptaudit.measurement.rounds import Source, by_unit
+from ckptaudit.measurement.scheduler import measure
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.measurement.units import UnitInputs, found, guarded, without_value
 from ckptaudit.metrics import Measurement, findings_metric_of, matrix_metrics
@@ -27,14 +28,16 @@ def execute(
     store: MeasurementStore | None = None,
     progress: Progress | None = None,
     verdicts: Sequence[PlannedVerdict] | None = None,
+    source: Source | None = None,
 ) -> MeasurementStore:
     """Measure whatever the plan's verdicts, or those of them that are given, rest on and the store does not have.
 
     What cannot be measured is there without a value and with the reason: one unreadable tensor stops none of the
-    others. With a store that several processes share, each unit is measured by one of them.
+    others. With a store that several processes share, each unit is measured by one of them; with a `source`,
+    matrices are measured by it.
     """
     store = store or MeasurementStore()
-    executor = _Executor(plan, store)
+    executor = _Executor(plan, store, source)
     wanted = plan.units if verdicts is None else dict.fromkeys(u for planned in verdicts for u in planned.units)
     missing = [unit for unit in wanted if unit not in store]
     matrices = [unit for unit in missing if unit.scope == "matrix"]
@@ -67,6 +70,7 @@ def measure_metric(
 class _Executor:
     plan: AuditPlan
     store: MeasurementStore
+    source: Source | None = None
 
     @cached_property
     def inputs(self) -> UnitInputs:
@@ -75,9 +79,11 @@ class _Executor:
 
     def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
         """Units of matrices in one go; tells how many tensors of how many are done."""
+        if not units:
+            return  # to hold the threads of BLAS takes a millisecond, and front ends ask for each verdict
         jobs = [job for unit in units for job in self.plan.jobs(unit)]
         done = 0
-        for count, finished in by_unit(jobs, self.plan.effective_computing):
+        for count, finished in by_unit(jobs, self.plan.effective_computing, self.plan.questions, self.source):
             for unit, rows in finished:
                 self.store.take(unit, partial(list, rows))
             done += count
@@ -87,7 +93,7 @@ class _Executor:
         """The measurements of one unit."""
         if unit.scope == "matrix":
             jobs = self.plan.jobs(unit)
-            finished = by_unit(jobs, self.plan.effective_computing)
+            finished = by_unit(jobs, self.plan.effective_computing, self.plan.questions, self.source)
             return [m for _, units in finished for _, rows in units for m in rows]
         if unit.scope == "rollouts":
             return self._rollouts(unit)

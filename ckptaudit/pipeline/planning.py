@@ -33,6 +33,8 @@ NO_GROUP = {
 }
 """Why a check has nothing to compare, by what it compares."""
 
+TOO_FEW = "it takes more checkpoints of a run, or checkpoints farther apart"
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenChecks:
@@ -52,7 +54,7 @@ def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
         return _without_pair(opened, config)
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    joins = {*opened.compares, *(("rollouts",) if opened.logs else ())}
+    joins = {*opened.compares, *opened.auxiliary.given, *(("rollouts",) if opened.logs else ())}
     joining = {
         name: tuple(map(load_checks, paths))
         for name, paths in profile.companions.items()
@@ -171,11 +173,21 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
         return missing or (opened.logs[run.path].lacking(check.metric) if run.path in opened.logs else "")
+    if _compares_none(opened, check):
+        return TOO_FEW
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _compares_none(opened: OpenedAudit, check: Check) -> bool:
+    """Whether there are runs of the kind that the check compares, but none that its metric says anything about."""
+    metric = METRICS[check.metric]
+    return (
+        isinstance(metric, RunsMetric) and metric.over in opened.compares and not judged_runs(metric, opened.groups)
+    )
 
 
 def _refuse_without(opened: OpenedAudit, check: Check) -> None:
@@ -205,7 +217,7 @@ def _refuse_itself(opened: OpenedAudit) -> None:
 def _incomparable(opened: OpenedAudit, check: Check, run: Run, judged: Mapping[str, bool]) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
-        return NO_GROUP[metric.over]
+        return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
     if check.counts_findings or check.scope == "rollouts" or check.optional or any(judged.values()):
         return ""
     return "the check's roles select nothing here"

@@ -11,9 +11,11 @@ from pathlib import Path
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.errors import ShardError, parameter, printable
 from ckptaudit.foreign_files import is_regular, stamp_of
+from ckptaudit.foreign_files.places import Place
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.measurement.cost import cost_of_task, cost_of_unit
 from ckptaudit.measurement.jobs import Computing, Unit
+from ckptaudit.measurement.rounds import first_round
 from ckptaudit.measurement.shard_plan import PinnedFile, PlannedTask, ShardPlan, Source, finite, sealed
 from ckptaudit.measurement.shards import PlannedWork
 from ckptaudit.measurement.tasks import tasks_of
@@ -106,7 +108,7 @@ def sources_of(opened: OpenedAudit) -> Iterator[Source]:
         yield Source(name=name, path=path, fingerprint=mark, files=tuple(_pinned(files)))
 
 
-def _opened(opened: OpenedAudit) -> Iterator[tuple[str, str, Checkpoint | None, list[Path]]]:
+def _opened(opened: OpenedAudit) -> Iterator[tuple[str, str, Checkpoint | None, list[Place]]]:
     sides = [("base", opened.base), *(("tuned", run.pair.tuned) for run in opened.runs)]
     for name, given in opened.auxiliary.given.items():
         beside = (*given.checkpoints, *([given.opened] if given.opened is not None else []))
@@ -114,10 +116,11 @@ def _opened(opened: OpenedAudit) -> Iterator[tuple[str, str, Checkpoint | None, 
         if not beside and name not in UNUSED and is_regular(Path(given.path)):
             yield name, given.path, None, [Path(given.path)]
     for name, checkpoint in sides:
-        yield name, checkpoint.path, checkpoint, sorted({handle.file for handle in checkpoint.tensors.values()})
+        files = {handle.file for handle in checkpoint.tensors.values()}
+        yield name, checkpoint.path, checkpoint, sorted(files, key=str)
 
 
-def _pinned(files: Sequence[Path]) -> list[PinnedFile]:
+def _pinned(files: Sequence[Place]) -> list[PinnedFile]:
     return [PinnedFile(path=str(file), stamp=" ".join(map(str, stamp_of(file)))) for file in files]
 
 
@@ -125,7 +128,7 @@ def _matrices(plan: AuditPlan, runs: Sequence[str], metrics: dict[tuple[str, ...
     computing = plan.effective_computing
     jobs = [job for unit in plan.units if unit.scope == "matrix" for job in plan.jobs(unit)]
     names: dict[frozenset[str], tuple[str, ...]] = {}
-    for task in tasks_of(jobs, computing.batch_bytes):
+    for task in tasks_of(first_round(jobs, computing), computing.batch_bytes):
         wanted = task.jobs[0].metrics
         key = names.setdefault(wanted, tuple(sorted(wanted)))
         yield PlannedTask(
