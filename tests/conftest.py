@@ -9,6 +9,8 @@ from shutil import which
 from types import ModuleType
 from typing import Literal
 
+# NumPy cannot be imported twice in a process, and pytester forgets what was first imported inside a test.
+import numpy  # noqa: F401
 import pytest
 import torch
 from safetensors.torch import save_file
