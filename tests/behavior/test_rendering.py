@@ -1,4 +1,4 @@
-"""Chat templates are data of strangers: they limited in time, memory and length, and they see nothing but messages."""
+"""Chat templates are data of strangers: limited in time, memory and length, they see nothing but messages."""
 
 from __future__ import annotations
 
