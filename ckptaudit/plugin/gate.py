@@ -113,9 +113,12 @@ class Gate:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
-        if file_path.suffix != ".toml" or not (parent.session.isinitpath(file_path) or holds_checks(file_path)):
+        if file_path.suffix != ".toml":
             return None
-        collector = CheckCollector.from_parent(parent, path=file_path, **node_id(file_path))  # type: ignore[arg-type]
+        bundled = node_id(file_path)
+        if not (bundled or parent.session.isinitpath(file_path) or holds_checks(file_path)):
+            return None
+        collector = CheckCollector.from_parent(parent, path=file_path, **bundled)  # type: ignore[arg-type]
         # pytest makes a collector for each file beside one that was named, and asks only that one.
         collector.plan, collector.judge = partial(self._planned, file_path), self.judge
         return collector
