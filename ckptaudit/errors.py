@@ -112,6 +112,12 @@ class CollectionError(CkptAuditError):
     page = "docs/claims.md"
 
 
+class AttestationError(CkptAuditError):
+    """Evidence cannot be signed or read: no key, no envelope, or a folder that is not what was audited."""
+
+    page = "docs/evidence.md"
+
+
 class ProbeError(CollectionError):
     """A file of probes is badly written, or a probe cannot be put to the model; the text names line and key."""
 

@@ -69,7 +69,8 @@ class AuditOptions:
     by name what some claims need beside the pair. `complete` measures every standing metric of every matrix, not
     only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers` none holds.
     `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for the
-    default place. `command` is what the result reports as the command line.
+    default place. `digest` takes the SHA-256 of every file of both sides. `command` is what the result reports as
+    the command line.
     """
 
     base: str
@@ -86,4 +87,5 @@ class AuditOptions:
     auxiliary: Mapping[str, str] = field(default_factory=dict)
     against: str | None = None
     against_factor: float = FACTOR
+    digest: bool = False
     command: tuple[str, ...] = ()

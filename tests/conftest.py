@@ -93,6 +93,7 @@ SLOW = (
     "plugin/test_settings.py",
     "plugin/test_summary.py",
     "plugin/test_xdist.py",
+    "release",
     "report/test_foreign_results.py",
     "report/test_github.py",
     "report/test_html.py",

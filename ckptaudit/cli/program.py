@@ -10,7 +10,20 @@ from functools import partial
 from typing import Protocol, cast
 
 from ckptaudit import __version__
-from ckptaudit.cli import audit, cache, calibrate, checks, collect, diff, explain, inspect, report, rollouts
+from ckptaudit.cli import (
+    attest,
+    audit,
+    cache,
+    calibrate,
+    checks,
+    collect,
+    diff,
+    explain,
+    inspect,
+    report,
+    rollouts,
+    verify,
+)
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
@@ -38,6 +51,8 @@ COMMANDS = {
     "cache": cache,
     "report": report,
     "diff": diff,
+    "attest": attest,
+    "verify": verify,
     "collect": collect,
     "rollouts": rollouts,
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ckptaudit.options import AUXILIARY
 
-FLAGS = ("--audit-exact", "--audit-strict", "--audit-debug")
+FLAGS = ("--audit-exact", "--audit-strict", "--audit-debug", "--audit-digest")
 """Options of the audit that take no value."""
 
 CHECKPOINTS = ("--base", "--tuned", *(f"--audit-{name.replace('_', '-')}" for name in AUXILIARY))

@@ -20,6 +20,9 @@ WRITERS = {
     "junit_strict": "junit.write_strict_junit",
     "html": "html.write_html",
     "markdown": "markdown.write_markdown",
+    "sarif": "sarif.write_sarif",
+    "model_card": "model_card.write_model_card",
+    "badge": "badge.write_badge",
     "parquet": "parquet.write_parquet",
     "tensorboard": "tensorboard.log_to_tensorboard",
     "mlflow": "mlflow.log_to_mlflow",
@@ -37,6 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--junit-strict", metavar="FILE", type=Path, help="JUnit XML without properties of test cases")
     add("--html", metavar="FILE", type=Path, help="one page that opens offline")
     add("--markdown", metavar="FILE", type=Path, help="a page of Markdown")
+    add("--sarif", metavar="FILE", type=Path, help="SARIF 2.1.0, for code scanning")
+    add("--model-card", metavar="FILE", type=Path, help="a section of a README.md, between markers that stay")
+    add("--badge", metavar="FILE", type=Path, help="a badge: .svg, or .json for a shields endpoint")
     add("--parquet", metavar="FILE", type=Path, help="the measurements as a table")
     add("--github", action="store_true", help="annotations, and the step summary where GITHUB_STEP_SUMMARY is set")
     add("--tensorboard", metavar="DIR", type=Path, help="event files for TensorBoard")

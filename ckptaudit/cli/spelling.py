@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-OPTIONS = {("collect", "probes"): "--data", ("cache", "cache"): "--audit-cache"}
+OPTIONS = {
+    ("collect", "probes"): "--data",
+    ("cache", "cache"): "--audit-cache",
+    ("attest", "digest"): "--audit-digest",
+}
 """Parameters that a command has under another name than the library."""
 
 

@@ -34,6 +34,7 @@ def audit(
     several: Several = "auto",
     against: str | Path | None = None,
     against_factor: float = FACTOR,
+    digest: bool = False,
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
 
@@ -42,7 +43,7 @@ def audit(
     JSON of a released run's audit, than which a verdict may not be worse by more than `against_factor`. `cache`
     is a folder, or "off"; by default it lies where the command's does. `inputs` gives by name what some claims
     need beside the pair: `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is
-    measured.
+    measured. With `digest` every file of both sides is read once for its SHA-256, as `attest` needs it.
     """
     paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     options = AuditOptions(
@@ -58,6 +59,7 @@ def audit(
         auxiliary={name: str(path) for name, path in (inputs or {}).items()},
         against=None if against is None else str(against),
         against_factor=against_factor,
+        digest=digest,
     )
     return audited(options, config)
 

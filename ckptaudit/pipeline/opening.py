@@ -62,8 +62,9 @@ class OpenedAudit:
     @cached_property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
         """Base, then each run: header facts and fingerprints. Raises CheckpointError if a file is gone."""
-        base = checkpoint_record("base", self.runs[0].pair.base)
-        return (base, *(checkpoint_record("tuned", run.pair.tuned) for run in self.runs))
+        taken = self.options.digest
+        base = checkpoint_record("base", self.runs[0].pair.base, digest=taken)
+        return (base, *(checkpoint_record("tuned", run.pair.tuned, digest=taken) for run in self.runs))
 
 
 def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAudit:

@@ -82,6 +82,11 @@ def _computing(group: pytest.OptionGroup) -> None:
 
 
 def _reports(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--audit-digest",
+        action="store_true",
+        help="take the SHA-256 of every file of both sides, which `ckptaudit attest` signs; reads all of them once",
+    )
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")

@@ -30,6 +30,7 @@ def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complet
         auxiliary={name: path for name in AUXILIARY if (path := option(f"audit_{name}")) is not None},
         against=option("audit_against"),
         against_factor=option("audit_against_factor"),
+        digest=option("audit_digest"),
         command=("pytest", *map(str, config.invocation_params.args)),
     )
 

@@ -15,7 +15,7 @@ from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
-from ckptaudit.results.records import AuditResult
+from ckptaudit.results.records import AuditResult, CheckpointRecord
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""
@@ -149,7 +149,7 @@ def _about(result: AuditResult) -> Iterator[str]:
         f"\n{len(result.verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, "
         f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn, {s.noted} noted.\n"
     )
-    prints = {c.path: f" ({escaped(shortened(c.fingerprint, NAME))})" for c in result.checkpoints}
+    prints = {c.path: _content(c) for c in result.checkpoints}
     for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
     for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
@@ -159,3 +159,9 @@ def _about(result: AuditResult) -> Iterator[str]:
         took = f"{result.about.seconds:.1f} s on {result.about.device}"
         yield f"- {escaped(result.about.started)}, {escaped(took)}; {escaped(shortened(versions, SENTENCE))}"
     yield ""
+
+
+def _content(record: CheckpointRecord) -> str:
+    """What tells the files: their digest, else the fingerprint of samples of them."""
+    kind, value = ("SHA-256", record.digest) if record.digest else ("sampled fingerprint", record.fingerprint)
+    return f" ({kind} {escaped(shortened(value, NAME))})"

@@ -9,6 +9,9 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
+from ckptaudit.checkpoints.digests import FileDigest, file_digests, root_digest
+from ckptaudit.checkpoints.paths import locate
+from ckptaudit.errors import CheckpointError, parameter, printable
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
@@ -47,7 +50,10 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files."""
+    """One checkpoint of the audit; `dtypes` counts tensors by type, `fingerprint` samples the files.
+
+    `digest` is the SHA-256 over those of all files, and `files` has these, where they were asked for.
+    """
 
     side: Literal["base", "tuned"]
     path: str
@@ -56,6 +62,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
     parameters: int
     dtypes: dict[str, int]
+    digest: str = ""
+    files: tuple[FileDigest, ...] = ()
 
 
 class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,8 +208,14 @@ def check_record(check: Check, file: str) -> CheckRecord:
     return CheckRecord(file=file, unit=metric.unit, scale=metric.scale, **own)
 
 
-def checkpoint_record(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> CheckpointRecord:
-    """A checkpoint's header facts and fingerprint. Raises CheckpointError if a file is gone."""
+def checkpoint_record(
+    side: Literal["base", "tuned"], checkpoint: Checkpoint, *, digest: bool = False
+) -> CheckpointRecord:
+    """A checkpoint's header facts and fingerprint, and with `digest` that of every byte of its files.
+
+    Raises CheckpointError if a file is gone, and for a digest of what is no one file or folder.
+    """
+    files = _file_digests(checkpoint) if digest else ()
     return CheckpointRecord(
         side=side,
         path=checkpoint.path,
@@ -210,4 +224,13 @@ def checkpoint_record(side: Literal["base", "tuned"], checkpoint: Checkpoint) ->
         tensors=len(checkpoint.tensors),
         parameters=checkpoint.parameters,
         dtypes=dict(Counter(handle.dtype for handle in checkpoint.tensors.values())),
+        digest=root_digest(files) if files else "",
+        files=files,
     )
+
+
+def _file_digests(checkpoint: Checkpoint) -> tuple[FileDigest, ...]:
+    try:
+        return file_digests(locate(checkpoint.path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{parameter('digest')} {printable(checkpoint.path)}: {error.sentence}") from error

@@ -1,0 +1,57 @@
+"""`ckptaudit verify`: does signed evidence of an audit hold for a checkpoint as it is now."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from ckptaudit.cli.spelling import option
+from ckptaudit.errors import AttestationError, printable, spelled
+
+HELP = "verify an attestation: signature, the folder's content now, open gate, coverage"
+
+DOES_NOT_HOLD = 1
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The attestation, the folder, the key, and what is asked beyond."""
+    add = parser.add_argument
+    add("attestation", type=Path, help="a file that `ckptaudit attest` wrote")
+    add("folder", type=Path, help="the checkpoint")
+    add("--key", type=Path, required=True, metavar="FILE", help="public key in PEM")
+    add(
+        "--min-coverage",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the parameters that a check has to have limited (default: %(default)s)",
+    )
+    add("--profile", action="append", default=[], metavar="NAME", help="the profile it has to be by; repeatable")
+    add("--no-waivers", action="store_true", help="accept no broken claim that was forgiven")
+    add("--sampled", action="store_true", help="accept an audit tied to the files by a sampled fingerprint")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each point; 0 where all hold, else 1. Raises CkptAuditError."""
+    from ckptaudit.release.verification import Asked, verified
+
+    if not 0 <= options.min_coverage <= 1:
+        raise AttestationError(f"--min-coverage {options.min_coverage:g}: a share between 0 and 1 is required.")
+    points = verified(
+        Asked(
+            attestation=options.attestation,
+            folder=options.folder,
+            key=options.key,
+            min_coverage=options.min_coverage,
+            profiles=tuple(options.profile),
+            waivers=not options.no_waivers,
+            sampled=options.sampled,
+        )
+    )
+    for point in points:
+        said = printable(spelled(point.said, partial(option, "verify")))
+        print(f"{'ok' if point.holds else 'FAILED':8}{point.name:11}{said}")
+    holds = all(point.holds for point in points)
+    print("verified" if holds else "NOT verified")
+    return 0 if holds else DOES_NOT_HOLD
