@@ -12,6 +12,9 @@ SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
 
 DEFAULT_MEMORY = "256MiB"
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""Precisions in which models are run on probes."""
+
 FACTOR = 2.0
 """How many times worse than a released run is a failure, unless the user says otherwise."""
 
@@ -69,7 +72,8 @@ class AuditOptions:
     by name what some claims need beside the pair. `complete` measures every standing metric of every matrix, not
     only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers` none holds.
     `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for the
-    default place. `digest` takes the SHA-256 of every file of both sides. `command` is what the result reports as
+    default place. `digest` takes the SHA-256 of every file of both sides. `dtype` is the precision in
+    which models are run on probes. `command` is what the result reports as
     the command line.
     """
 
@@ -83,6 +87,7 @@ class AuditOptions:
     waivers: bool = True
     cache: str | None = None
     memory: str = DEFAULT_MEMORY
+    dtype: str = "float32"
     several: Several = "auto"
     auxiliary: Mapping[str, str] = field(default_factory=dict)
     against: str | None = None

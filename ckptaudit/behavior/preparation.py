@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from ckptaudit.behavior.causal_models import context_of, model_config, refuse_unbuildable, words_of
 from ckptaudit.behavior.encoding import EncodedText, Encoding, encode, encode_prompts
+from ckptaudit.behavior.evidence import Evidence
 from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.probe import Message, Probe
@@ -27,12 +28,14 @@ from ckptaudit.errors import MeasurementError, ProbeError, parameter
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """The probes of one file, and how they are to be run."""
+    """The probes of one file, and how they are to be run; `damage` is done to what they show, to prove a check."""
 
     path: str
     probes: tuple[Probe, ...]
     facts: ProbeFacts = ProbeFacts()
     dtype: str = "float32"
+    weak: Checkpoint | None = None
+    damage: Callable[[Evidence], Evidence] | None = None
 
     @cached_property
     def sets(self) -> tuple[str, ...]:

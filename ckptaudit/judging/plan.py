@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.selection import ROLLOUTS, selected
+from ckptaudit.judging.selection import PROBES, ROLLOUTS, selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.run_groups import unit_of
@@ -91,6 +92,8 @@ class PlannedVerdict:
             return tuple(unit_of(self.group, subject) for subject in self.owners) if self.group else ()
         if scope == "rollouts":
             return (Unit(run, ROLLOUTS, scope),)
+        if scope == "probes":
+            return (Unit(run, PROBES, scope),)
         own = Unit(run, self.subject, scope, self.check.metric, self.check.roles if scope == "group" else ())
         # What all tensors show together rests on their own measurements.
         return (*(Unit(run, subject) for subject in self.owners), own) if scope == "run" else (own,)
@@ -123,6 +126,7 @@ class AuditPlan:
     exact: bool = False
     complete: bool = False
     rollouts: RunLog | None = None
+    probes: ProbeSet | None = None
     checkpoint_steps: tuple[int, ...] = ()
 
     def only(self, ids: Collection[str]) -> AuditPlan:
@@ -148,6 +152,12 @@ class AuditPlan:
     def rollouts_metrics(self) -> tuple[str, ...]:
         """What is wanted of the rollouts, measured in one pass."""
         planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units)
+        return tuple(dict.fromkeys(p.check.metric for p in planned))
+
+    @property
+    def probes_metrics(self) -> tuple[str, ...]:
+        """What is wanted of the probes, from the same passes."""
+        planned = (p for p in self.verdicts if p.check.scope == "probes" and p.units)
         return tuple(dict.fromkeys(p.check.metric for p in planned))
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:

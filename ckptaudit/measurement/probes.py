@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,8 +29,6 @@ EVERY_PROBE = "probes"
 LONGEST = 80
 """Characters of a probe's id that are kept."""
 
-Damage = Callable[[Evidence], Evidence]
-
 
 @dataclass
 class ProbeRuns:
@@ -40,8 +38,6 @@ class ProbeRuns:
     base: Checkpoint
     device: torch.device
     cache: FactorCache | None = None
-    weak: Checkpoint | None = None
-    damage: Damage | None = None
     _opened: dict[str, CausalModel] = field(default_factory=dict)
 
     def prepared(self, run: Run) -> Prepared:
@@ -57,11 +53,11 @@ class ProbeRuns:
             items=prepared.items,
             decode=prepared.decode,
             facts=self.probes.facts,
-            weak=None if self.weak is None else self._model(self.weak),
+            weak=None if self.probes.weak is None else self._model(self.probes.weak),
             lookup=self._lookup,
         )
         found = runner.evidence({p for name in wanted for p in probes_metric_of(name).passes})
-        return found if self.damage is None else self.damage(found)
+        return found if self.probes.damage is None else self.probes.damage(found)
 
     def _model(self, checkpoint: Checkpoint) -> CausalModel:
         if checkpoint.path not in self._opened:

@@ -14,6 +14,7 @@ from ckptaudit.artifact import open_artifact
 from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest, printable
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.probes import ProbeRuns, measure_probes
 from ckptaudit.measurement.rollouts import measure_rollouts
 from ckptaudit.measurement.run_groups import measure_run_group
 from ckptaudit.measurement.scheduler import by_unit, measure
@@ -108,6 +109,8 @@ class _Executor:
             return measure_run_group(group, unit.subject, self.plan.computing.device)
         if unit.scope == "rollouts":
             return self._rollouts(unit)
+        if unit.scope == "probes":
+            return self._probes(unit)
         run = next(run for run in self.plan.runs if run.path == unit.run)
         return [self._of_group(unit, run) if unit.scope == "group" else self._findings(unit, run)]
 
@@ -115,6 +118,15 @@ class _Executor:
         log, wanted = self.plan.rollouts, self.plan.rollouts_metrics
         assert log is not None  # without rollouts every check of them is skipped
         return measure_rollouts(log, wanted, unit, self.plan.checkpoint_steps)
+
+    def _probes(self, unit: Unit) -> list[Measurement]:
+        probes, computing = self.plan.probes, self.plan.computing
+        assert probes is not None  # without probes every check of them is skipped
+        base = self.plan.runs[0].pair.base
+        own = self.shared.setdefault(base.path, {})
+        runs = own.setdefault("probes", ProbeRuns(probes, base, computing.device, computing.cache))
+        run = next(run for run in self.plan.runs if run.path == unit.run)
+        return measure_probes(runs, run, self.plan.probes_metrics, unit)
 
     def _findings(self, unit: Unit, run: Run) -> Measurement:
         metric = findings_metric_of(unit.metric)

@@ -6,9 +6,12 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
+from ckptaudit.behavior.preparation import ProbeSet
+from ckptaudit.behavior.probes import read_probes
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, RolloutError, parameter, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
@@ -37,6 +40,7 @@ class OpenedAudit:
     batch_bytes: int
     cache: FactorCache | None
     rollouts: RunLog | None = None
+    probes: ProbeSet | None = None
 
     @property
     def everything(self) -> tuple[Checkpoint, ...]:
@@ -101,6 +105,7 @@ def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
         batch_bytes=batch_bytes,
         cache=open_cache(options.cache),
         rollouts=_run_log(options, facts),
+        probes=_probes(options),
     )
 
 
@@ -111,3 +116,8 @@ def _run_log(options: AuditOptions, facts: RunFacts) -> RunLog | None:
     if scalars is not None:
         raise RolloutError(f"{parameter('scalars')} are judged beside rollouts; give {parameter('rollouts')} PATH.")
     return None
+
+
+def _probes(options: AuditOptions) -> ProbeSet | None:
+    path = options.auxiliary.get("probes")
+    return None if path is None else ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ckptaudit.behavior.preparation import ProbeSet, prepare
 from ckptaudit.errors import CheckDefinitionError, CheckpointError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config, check_files
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.probes import is_about_set
 from ckptaudit.judging.profiles import default_profile, profile_named
 from ckptaudit.judging.selection import parts, selected, subjects
 from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
+from ckptaudit.metrics.behavior import probes_metric_of
 from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
@@ -40,13 +43,14 @@ class ChosenChecks:
 
 
 def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
-    """The checks of the profile, those that join for several runs or rollouts, and those the configuration adds.
+    """The checks of the profile, those that join for several runs, rollouts or probes, and those the configuration adds.
 
     Raises CheckDefinitionError for a bad file or profile.
     """
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    joins = {*opened.compares, *(("rollouts",) if opened.rollouts else ())}
+    given = (("rollouts", opened.rollouts), ("probes", opened.probes))
+    joins = {*opened.compares, *(name for name, evidence in given if evidence)}
     joining = {
         name: tuple(map(load_checks, paths))
         for name, paths in profile.companions.items()
@@ -87,6 +91,7 @@ def plan(
         complete=options.complete,
         rollouts=opened.rollouts,
         checkpoint_steps=opened.checkpoint_steps,
+        probes=_prepared(opened, checks, config),
     )
 
 
@@ -137,11 +142,35 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
         return missing or (opened.rollouts.lacking(check.metric) if opened.rollouts else "")
+    if check.scope == "probes":
+        return opened.auxiliary.missing(METRICS[check.metric].needs) or _without_probes(opened, check)
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _without_probes(opened: OpenedAudit, check: Check) -> str:
+    """Why no probe of the file can tell; empty where some can."""
+    assert opened.probes is not None  # without them the check is said to miss them
+    metric = probes_metric_of(check.metric)
+    fitting = {probe.set for probe in opened.probes.probes if metric.fits(probe)}
+    if not fitting:
+        return f"no probe has what it needs: {metric.asks}"
+    if not any(is_about_set(check, name) for name in fitting):
+        return f"no probe set is named {' or '.join(check.sets)}"
+    return ""
+
+
+def _prepared(opened: OpenedAudit, checks: Sequence[CheckFile], config: Config) -> ProbeSet | None:
+    """The probes as the configuration wants them run, tried on every pair: what cannot be run ends here."""
+    if opened.probes is None or not any(check.scope == "probes" for file in checks for check in file.checks):
+        return None
+    probes = replace(opened.probes, facts=config.probes)
+    for run in opened.runs:
+        prepare(probes, opened.base, run.pair.tuned)
+    return probes
 
 
 def _refuse_without(opened: OpenedAudit, check: Check) -> None:
@@ -172,7 +201,7 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return NO_GROUP[metric.over]
-    if check.counts_findings or check.scope == "rollouts" or check.optional or any(parts(check, run.pair).values()):
+    if check.counts_findings or check.scope in ("rollouts", "probes") or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptaudit.judging.profiles import default_profile, profiles
-from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, FACTOR, SEVERAL
+from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, DTYPES, FACTOR, SEVERAL
 from ckptaudit.plugin.spelling import option
 
 
@@ -62,6 +62,13 @@ def _inputs(group: pytest.OptionGroup) -> None:
 def _computing(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+    group.addoption(
+        "--audit-dtype",
+        metavar="DTYPE",
+        choices=DTYPES,
+        default="float32",
+        help=f"precision in which models are run on probes: {', '.join(DTYPES)} (default: float32)",
     )
     group.addoption(
         "--audit-exact", action="store_true", help="compute every number, let no bound stand in for one"

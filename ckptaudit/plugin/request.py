@@ -26,6 +26,7 @@ def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complet
         waivers=not option("runxfail", default=False),
         cache=option("audit_cache"),
         memory=option("audit_memory"),
+        dtype=option("audit_dtype"),
         several=option("audit_several"),
         auxiliary={name: path for name in AUXILIARY if (path := option(f"audit_{name}")) is not None},
         against=option("audit_against"),

@@ -1,0 +1,149 @@
+"""Deciding checks of behavior: broken where the interval lies past the limit, unknown where it lies across, widely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.limits import Limit, Limits
+from ckptaudit.judging.outcomes import outcome_of, undecided
+from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
+from ckptaudit.metrics import Measurement
+
+EVERY_PROBE = "probes"
+SET = "set "
+SHOWN = 6
+"""How many probe sets a verdict ranks."""
+
+SHARE = 0.25
+"""The tolerance, as a share of the limit, of a check that states none."""
+
+
+def decide_probes(
+    check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limit: Limit
+) -> Verdict:
+    """Decide from the readings of a metric, one for each probe set or one for all probes.
+
+    A set breaks the limit when its interval lies past it. Where an interval lies across the limit and is wider than
+    the tolerance, the claim cannot be judged, and the reason says about how many more probes would do. A check that
+    warns is skipped where it cannot be judged; where a model could not be run, it cannot be judged whatever it is.
+    """
+    own = judged_sets(check, measured)
+    valued = [m for m in own if m.value is not None]
+    broken = [m for m in valued if is_broken(check, m, limit.value)]
+    unclear = [m for m in valued if m not in broken and is_unclear(check, m, limit.value)]
+    if not broken and (unclear or not valued):
+        unrun = any(m.tensor == subject and m.value is None and not m.samples for m in measured)
+        outcome: Outcome = "error" if unrun or check.severity == "gate" else "skipped"
+        return undecided(check, subject, tuned, outcome, _why(check, own, measured, unclear, limit), Limits(limit))
+    ranked = sorted(broken or valued, key=lambda m: check.margin(_number(m), limit.value))
+    return outcome_of(
+        check,
+        subject,
+        tuned,
+        limit,
+        "failed" if broken else "passed",
+        worst=ranked[0].tensor,
+        value=ranked[0].value,
+        kind="exact",
+        method=ranked[0].method,
+        reason="; ".join(_sentences(own, valued, broken, ranked[0])),
+        ranking=tuple(Ranked(m.tensor, _number(m), _beside(m)) for m in ranked[:SHOWN]),
+    )
+
+
+def judged_sets(check: Check, measured: Sequence[Measurement]) -> list[Measurement]:
+    """The readings that a check is about."""
+    if check.per == "probes":
+        return [m for m in measured if m.tensor == EVERY_PROBE]
+    return [m for m in measured if m.tensor.startswith(SET) and is_about_set(check, m.tensor.removeprefix(SET))]
+
+
+def is_about_set(check: Check, name: str) -> bool:
+    """Whether a probe set is among those that a check names."""
+    wanted = [glob for glob in check.sets if not glob.startswith("!")]
+    left_out = [glob[1:] for glob in check.sets if glob.startswith("!")]
+    admitted = not wanted or any(fnmatchcase(name, glob) for glob in wanted)
+    return admitted and not any(fnmatchcase(name, glob) for glob in left_out)
+
+
+def broken_sets(check: Check, measured: Sequence[Measurement], limit: Limit) -> frozenset[str]:
+    """The probe sets that break the limit, or "probes"."""
+    own = judged_sets(check, measured)
+    return frozenset(m.tensor for m in own if m.value is not None and is_broken(check, m, limit.value))
+
+
+def is_broken(check: Check, m: Measurement, limit: float) -> bool:
+    """Whether the complete interval of a value lies past the limit; a NaN never holds."""
+    return not check.margin(_end(check, m, good=True), limit) >= 0
+
+
+def is_unclear(check: Check, m: Measurement, limit: float) -> bool:
+    """Whether the interval lies across the limit and is wider than the tolerance."""
+    across = not check.margin(_end(check, m, good=False), limit) >= 0
+    return across and half_width(m) > tolerance_of(check, limit)
+
+
+def tolerance_of(check: Check, limit: float) -> float:
+    """Half the width that an interval across the limit may have."""
+    return SHARE * abs(limit) if check.tolerance is None else check.tolerance
+
+
+def half_width(m: Measurement) -> float:
+    """Half the width of an interval."""
+    return 0.0 if m.low is None or m.high is None else (m.high - m.low) / 2
+
+
+def further_probes(check: Check, m: Measurement, limit: float) -> int:
+    """About how many more probes would tell: an interval narrows with the root of their number."""
+    needed = max(abs(_number(m) - limit), tolerance_of(check, limit))
+    if not needed or not m.samples:
+        return 0
+    return math.ceil((m.samples or 0) * ((half_width(m) / needed) ** 2 - 1))
+
+
+def _why(
+    check: Check,
+    own: Sequence[Measurement],
+    measured: Sequence[Measurement],
+    unclear: Sequence[Measurement],
+    limit: Limit,
+) -> str:
+    if unclear:
+        widest = max(unclear, key=half_width)
+        more = max(1, *(further_probes(check, m, limit.value) for m in unclear))
+        return (
+            f"too few probes to tell: {widest.tensor} has {_number(widest):.3g}, between {widest.low:.3g} and "
+            f"{widest.high:.3g}, across the limit; about {more:,} more probes would do"
+        )
+    remarks = (m.remark for m in (*own, *measured) if m.value is None and m.remark)
+    return next(remarks, f"no probe of these sets says anything of {check.metric}")
+
+
+def _sentences(
+    own: Sequence[Measurement], valued: Sequence[Measurement], broken: Sequence[Measurement], worst: Measurement
+) -> Iterator[str]:
+    if broken:
+        where = f"{worst.tensor}, one of {len(broken)} sets past the limit" if len(broken) > 1 else worst.tensor
+        yield f"at {where}{f': most by probes {worst.worst}' if worst.worst else ''}"
+    unknown = [m for m in own if m.value is None]
+    if unknown:
+        yield f"{len(unknown)} of {len(own)} sets could not be judged ({unknown[0].remark})"
+
+
+def _end(check: Check, m: Measurement, *, good: bool) -> float:
+    end = m.low if (check.at_most is not None) is good else m.high
+    return _number(m) if end is None else end
+
+
+def _number(m: Measurement) -> float:
+    assert m.value is not None  # those without a value have been set apart
+    return m.value
+
+
+def _beside(m: Measurement) -> str:
+    interval = f"{m.low:.4g} to {m.high:.4g}" if m.low is not None and m.high is not None else ""
+    samples = f"{m.samples:,} probes" if m.samples else ""
+    return "; ".join(filter(None, (interval, samples, m.worst, m.remark)))
