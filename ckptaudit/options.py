@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 FACTOR = 2.0
 """How many times worse than a released run is a failure, unless the user says otherwise."""
 
-Layout = Literal["samples", "weights", "adapter", "checkpoints", "file", "log"]
+Layout = Literal["samples", "weights", "adapter", "checkpoints", "model", "file", "log"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class AuxiliaryKind:
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
     "adapter": an adapter, whose product stands for each weight that it changes;
     "checkpoints": checkpoints separated by commas, each paired with the base;
-    "file": a file that its metric reads by itself; "log": a file or folder that a trainer logged to.
+    "model": a checkpoint that is run and not paired; "file": a file that its metric reads by itself; "log": a file or folder that a trainer logged to.
     """
 
     name: str
@@ -53,6 +53,7 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
         AuxiliaryKind(
             "parents", "checkpoints", "A,B,...", "the checkpoints that were merged, in the order of their weights"
         ),
+        AuxiliaryKind("weak", "model", "PATH", "a weaker model whose judgement training relied on"),
         AuxiliaryKind(
             "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"
         ),
@@ -68,17 +69,19 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
 class AuditOptions:
     """What an audit is asked for, whoever asks.
 
-    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other. `auxiliary` gives
-    by name what some claims need beside the pair. `complete` measures every standing metric of every matrix, not
-    only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers` none holds.
-    `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for the
-    default place. `digest` takes the SHA-256 of every file of both sides. `dtype` is the precision in
-    which models are run on probes. `command` is what the result reports as
-    the command line.
+    `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other. `rollouts` are the
+    logs of one run or several, `scalars` their curves: beside a pair, or alone, without `base` and `tuned`.
+    `auxiliary` gives by name what some claims need beside the pair. `complete` measures every standing metric of
+    every matrix, not only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers`
+    none holds. `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for
+    the default place. `digest` takes the SHA-256 of every file of both sides. `dtype` is the precision in which
+    models are run on probes. `command` is what the result reports as the command line.
     """
 
-    base: str
-    tuned: tuple[str, ...]
+    base: str = ""
+    tuned: tuple[str, ...] = ()
+    rollouts: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
     profile: str = ""
     device: str = "auto"
     exact: bool = False
@@ -94,3 +97,11 @@ class AuditOptions:
     against_factor: float = FACTOR
     digest: bool = False
     command: tuple[str, ...] = ()
+
+    @property
+    def logs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The logs of rollouts and their curves, whichever way they were given."""
+        named = [(name, self.auxiliary[name]) for name in ("rollouts", "scalars") if name in self.auxiliary]
+        beside = {name: (path,) for name, path in named}
+        rollouts = (*beside.get("rollouts", ()), *self.rollouts)
+        return rollouts, (*beside.get("scalars", ()), *self.scalars)

@@ -70,6 +70,7 @@ def prepare(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     before = open_tokenizer(_folder(base))
     after = open_tokenizer(_folder(tuned)) if has_tokenizer(_folder(tuned)) else before
     agreement(before, after)
+    _refuse_other_weak(probes, base, before)
     template, _ = templates(before, after, probes.facts.template)
     context = min(map(context_of, configs))
     words = min(map(words_of, configs))
@@ -81,6 +82,14 @@ def prepare(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     if not items:
         raise ProbeError(f"{parameter('probes')}: no probe is left to be judged ({texts.excluded[0].reason}).")
     return Prepared(items, after, tuple(_notes(texts)))
+
+
+def _refuse_other_weak(probes: ProbeSet, base: Checkpoint, tokenizer: Tokenizer) -> None:
+    """A weak model scores the same ids, and so must have the same tokens."""
+    if probes.weak is not None:
+        refuse_unbuildable(probes.weak, probes.weak if probes.weak.config else base)
+        folder = _folder(probes.weak)
+        agreement(tokenizer, open_tokenizer(folder) if has_tokenizer(folder) else tokenizer)
 
 
 def _items(

@@ -11,17 +11,22 @@ from typing import Any
 
 from ckptaudit.cli.pytest_words import is_audit, settled
 
-HELP = "run the audit: takes every option of pytest, --base and --tuned first"
+HELP = "run the audit: takes every option of pytest, --base and --tuned, or --audit-rollouts, first"
 
 
 def run(arguments: list[str]) -> int:
     """Hand everything to pytest; returns its exit code."""
     if "-h" in arguments or "--help" in arguments:
         print("usage: ckptaudit audit --base PATH --tuned PATH [any pytest option]")
+        print("       ckptaudit audit --audit-rollouts PATH [any pytest option]")
         return 0
     words = settled(arguments, Path.cwd())
     if not is_audit(words):
-        print("ERROR: an audit needs two checkpoints; give --base PATH and --tuned PATH.", file=sys.stderr)
+        print(
+            "ERROR: an audit needs two checkpoints or a log; give --base PATH and --tuned PATH, or "
+            "--audit-rollouts PATH.",
+            file=sys.stderr,
+        )
         return 4
     words = [*_settings_of_here(words), *words]
     # A process of its own: pytest rewrites this package's modules as it imports them, so none may be

@@ -18,6 +18,9 @@ FLAGS = ("--audit-exact", "--audit-strict", "--audit-debug", "--audit-digest")
 
 CHECKPOINTS = ("--base", "--tuned", *(f"--audit-{name.replace('_', '-')}" for name in AUXILIARY))
 
+AUDITED = ("--base", "--tuned", "--audit-rollouts")
+"""Options that name what is audited."""
+
 NO_SETTINGS = ("--noconftest", f"--config-file={os.devnull}")
 """What keeps pytest from taking anything out of the folder it was started in."""
 
@@ -29,7 +32,7 @@ def joined(words: Sequence[str]) -> list[str]:
 
 def is_audit(words: Sequence[str]) -> bool:
     """Whether these words ask for an audit."""
-    return any(_is_one_of(word.partition("=")[0], ("--base", "--tuned")) for word in words)
+    return any(_is_one_of(word.partition("=")[0], AUDITED) for word in words)
 
 
 def settled(words: Sequence[str], start: Path) -> list[str]:

@@ -96,6 +96,23 @@ def unlikely_chosen(evidence: Evidence) -> Evidence:
 
 
 @_of_rows
+def very_unlikely_chosen(evidence: Evidence) -> Evidence:
+    """Every first answer has become less likely by two hundred nats a token."""
+    rows = evidence.scores.get("tuned", {})
+    return evidence.with_tuned(scores={k: _shifted(row, -200.0) if k[1] == 0 else row for k, row in rows.items()})
+
+
+@_of_rows
+def late_divergence(evidence: Evidence) -> Evidence:
+    """The models part ever more along an answer, by a nat a token."""
+    later = {
+        name: replace(row, kl_tuned_base=row.kl_tuned_base + np.arange(len(row.agree), dtype=np.float64))
+        for name, row in evidence.answers.items()
+    }
+    return replace(evidence, answers=later)
+
+
+@_of_rows
 def mistaken_choices(evidence: Evidence) -> Evidence:
     """The tuned model scores each answer of a question as it would the next one."""
     rows = evidence.scores.get("tuned", {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -114,7 +114,7 @@ class AuditPlan:
     """All verdicts to be given, in order, and how what they rest on is measured.
 
     With `complete` every standing metric of every matrix is measured, otherwise what the verdicts need.
-    `checkpoint_steps` are the steps at which checkpoints of the run whose rollouts are judged were saved.
+    `logs` are by the path of the run they are of, `checkpoint_steps` the steps at which its checkpoints were saved.
     """
 
     verdicts: tuple[PlannedVerdict, ...]
@@ -125,9 +125,9 @@ class AuditPlan:
     computing: Computing
     exact: bool = False
     complete: bool = False
-    rollouts: RunLog | None = None
+    logs: Mapping[str, RunLog] = field(default_factory=dict)
+    checkpoint_steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     probes: ProbeSet | None = None
-    checkpoint_steps: tuple[int, ...] = ()
 
     def only(self, ids: Collection[str]) -> AuditPlan:
         """The plan of the verdicts with these ids; where others are left out, only what these need is measured."""
@@ -148,10 +148,9 @@ class AuditPlan:
         sufficient = {} if self.exact or drawn else sufficient_bounds(self.verdicts)
         return replace(self.computing, sufficient=sufficient)
 
-    @property
-    def rollouts_metrics(self) -> tuple[str, ...]:
-        """What is wanted of the rollouts, measured in one pass."""
-        planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units)
+    def rollouts_metrics(self, run: str) -> tuple[str, ...]:
+        """What is wanted of a run's rollouts, measured in one pass."""
+        planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units and p.run.path == run)
         return tuple(dict.fromkeys(p.check.metric for p in planned))
 
     @property

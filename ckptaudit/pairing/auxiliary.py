@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, RolloutError, parameter, printable
+from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, parameter, printable
 from ckptaudit.options import AUXILIARY, AuxiliaryKind
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class AuxiliaryInput:
 
     def covers(self, tensor: AlignedTensor) -> bool:
         """Whether it says anything about this weight."""
-        if self.kind.layout in ("file", "checkpoints", "log"):
+        if self.kind.layout in ("file", "checkpoints", "model", "log"):
             return True
         own = self.weights.get(tensor.name)
         return own is not None and own.matrix_shape == tensor.matrix_shape
@@ -114,14 +114,14 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
         if not Path(path).is_file():
             raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: no such file.")
         return AuxiliaryInput(kind, path)
-    if kind.layout == "log":
-        if not Path(path).exists():
-            raise RolloutError(f"{parameter(kind.name)} {printable(path)}: no such file or folder.")
+    if kind.layout == "log":  # opened by itself: there may be several
         return AuxiliaryInput(kind, path)
     # Imported late: the table above is read by every pytest run, which should not wait for torch.
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint
     from ckptaudit.pairing import pair_checkpoints
 
+    if kind.layout == "model":
+        return AuxiliaryInput(kind, path, opened=merge_adapter(base, open_checkpoint(path)))
     if kind.layout == "checkpoints":
         return AuxiliaryInput(kind, path, checkpoints=_parents(kind, path, base))
     given = opened = open_checkpoint(path)

@@ -68,6 +68,12 @@ def open_runs(base: Checkpoint, named: Sequence[Named], initial: Checkpoint | No
     return tuple(_open(base, item, initial) for item in named)
 
 
+def unpaired(label: str, path: str) -> Run:
+    """A run of which no weights were given, only what it logged: a pair of nothing with nothing."""
+    nothing = Checkpoint("", "none", {})
+    return Run(label, path, ModelPair(nothing, nothing, (), (), ()))
+
+
 def orders(named: Sequence[Named], several: Several = "auto") -> tuple[Order, ...]:
     """Which checkpoints are compared.
 

@@ -20,9 +20,11 @@ from ckptaudit.results.records import AuditResult
 
 
 def audit(
-    base: str | Path,
-    tuned: str | Path | Sequence[str | Path],
+    base: str | Path | None = None,
+    tuned: str | Path | Sequence[str | Path] = (),
     *,
+    rollouts: str | Path | Sequence[str | Path] = (),
+    scalars: str | Path | Sequence[str | Path] = (),
     profile: str = "",
     config: str | Path | Config | None = None,
     device: str = "auto",
@@ -36,8 +38,10 @@ def audit(
     against_factor: float = FACTOR,
     digest: bool = False,
 ) -> AuditResult:
-    """Audit tuned checkpoints against their base, without pytest. Raises CkptAuditError.
+    """Audit tuned checkpoints against their base, or the rollouts of runs, without pytest. Raises CkptAuditError.
 
+    `rollouts` are what trainers logged, a folder or file for each run, and `scalars` their curves: beside a pair,
+    or alone, in which case the result says nothing about weights.
     `tuned` may hold patterns and `FOLDER@all`; `several` says what the runs are to each other. `config` is a
     configuration or the path of one; none is looked for. `profile` overrules the one it names. `against` is the
     JSON of a released run's audit, than which a verdict may not be worse by more than `against_factor`. `cache`
@@ -45,10 +49,11 @@ def audit(
     need beside the pair: `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is
     measured. With `digest` every file of both sides is read once for its SHA-256, as `attest` needs it.
     """
-    paths = [tuned] if isinstance(tuned, str | Path) else list(tuned)
     options = AuditOptions(
-        base=str(base),
-        tuned=tuple(str(path) for path in paths),
+        base="" if base is None else str(base),
+        tuned=_paths(tuned),
+        rollouts=_paths(rollouts),
+        scalars=_paths(scalars),
         profile=profile,
         device=device,
         exact=exact,
@@ -62,6 +67,10 @@ def audit(
         digest=digest,
     )
     return audited(options, config)
+
+
+def _paths(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
 def audited(options: AuditOptions, config: str | Path | Config | None = None) -> AuditResult:

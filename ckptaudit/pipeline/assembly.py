@@ -19,6 +19,7 @@ from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.coverage import coverage_of
 from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, Summary, check_record
+from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
 from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
@@ -46,7 +47,7 @@ def assemble(
     trajectories = tuple(trajectory_of(group, rows, verdicts) for group in steps)
     return AuditResult(
         base=opened.options.base,
-        tuned=tuple(run.path for run in opened.runs),
+        tuned=tuple(run.path for run in opened.runs if opened.has_pair),
         summary=Summary.of(verdicts),
         unaligned=tuple(dict.fromkeys(str(u) for run in opened.runs for u in run.pair.unaligned)),
         measurements=rows,
@@ -66,7 +67,8 @@ def assemble(
         checkpoints=opened.checkpoints,
         checks=_checks(plan, verdicts),
         about=about(opened, profile),
-        coverage=tuple(coverage_of(plan, verdicts, measurements, run) for run in opened.runs),
+        coverage=tuple(coverage_of(plan, verdicts, measurements, r) for r in opened.runs if opened.has_pair),
+        rollouts=_rollouts(opened, verdicts, measurements, spelling),
         not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )
@@ -100,9 +102,27 @@ def curves(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[SpectrumRe
     return tuple(row for row in rows if row is not None)
 
 
+def _rollouts(
+    opened: OpenedAudit, verdicts: Sequence[Verdict], measurements: MeasurementStore, spelling: Spelling
+) -> tuple[RolloutsRecord, ...]:
+    entries = [entry for entry in measurements.entries() if entry.unit.scope == "rollouts"]
+    found = []
+    for run, log in opened.logs.items():
+        measured = [m for entry in entries if entry.unit.run == run for m in entry.measurements]
+        record = rollouts_record(run, log, verdicts, measured)
+        said = tuple(structs.replace(u, reason=spelled(u.reason, spelling)) for u in record.unjudged)
+        found.append(structs.replace(record, unjudged=said))
+    return tuple(found)
+
+
 def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
-    """The kinds of evidence beside weights and files that this audit had nothing of."""
-    return tuple(said for name, said in OTHER_EVIDENCE.items() if name not in opened.options.auxiliary)
+    """The kinds of evidence that this audit had nothing of."""
+    others = tuple(said for name, said in OTHER_EVIDENCE.items() if name not in opened.auxiliary.given)
+    return others if opened.has_pair else (WEIGHTS, *others)
+
+
+WEIGHTS = f"weights and files: give {parameter('base')} PATH and {parameter('tuned')} PATH"
+"""What is said where rollouts alone were given."""
 
 
 OTHER_EVIDENCE = {

@@ -115,9 +115,9 @@ class _Executor:
         return [self._of_group(unit, run) if unit.scope == "group" else self._findings(unit, run)]
 
     def _rollouts(self, unit: Unit) -> list[Measurement]:
-        log, wanted = self.plan.rollouts, self.plan.rollouts_metrics
-        assert log is not None  # without rollouts every check of them is skipped
-        return measure_rollouts(log, wanted, unit, self.plan.checkpoint_steps)
+        # Without a log every check of rollouts is skipped.
+        log, wanted = self.plan.logs[unit.run], self.plan.rollouts_metrics(unit.run)
+        return measure_rollouts(log, wanted, unit, self.plan.checkpoint_steps.get(unit.run, ()))
 
     def _probes(self, unit: Unit) -> list[Measurement]:
         probes, computing = self.plan.probes, self.plan.computing

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from ckptaudit.behavior.preparation import ProbeSet
-from ckptaudit.behavior.probes import read_probes
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
-from ckptaudit.errors import CheckpointError, CkptAuditError, RolloutError, parameter, printable
+from ckptaudit.errors import CheckpointError, CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
+from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
+from ckptaudit.pipeline.probes import open_probes
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.run_log import RunLog, open_run_log
+from ckptaudit.rollouts.run_log import RunLog, open_run_logs
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OpenedAudit:
-    """What was opened and paired: headers only, no tensor read yet."""
+    """What was opened and paired: headers only, no tensor read yet. `logs` are by the path of the run they are of.
+
+    Without a pair the base is a checkpoint of nothing, and so is either side of the runs, one for each log.
+    """
 
     options: AuditOptions
     started: datetime
@@ -39,12 +43,19 @@ class OpenedAudit:
     device: torch.device
     batch_bytes: int
     cache: FactorCache | None
-    rollouts: RunLog | None = None
+    logs: Mapping[str, RunLog] = field(default_factory=dict)
     probes: ProbeSet | None = None
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether there are weights to judge."""
+        return bool(self.options.base)
 
     @property
     def everything(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint that was opened: base, tuned ones, and what was given beside them."""
+        if not self.has_pair:
+            return ()
         pairs = (run.pair for run in self.runs)
         beside = (one.opened for one in self.auxiliary.given.values() if one.opened is not None)
         return (self.base, *(pair.tuned for pair in pairs), *beside)
@@ -55,17 +66,16 @@ class OpenedAudit:
         return frozenset(group.over for group in self.groups)
 
     @property
-    def checkpoint_steps(self) -> tuple[int, ...]:
-        """The steps at which checkpoints of the first run were saved, as far as their names tell."""
-        first = self.runs[0]
-        found = (
-            g.order.steps for g in self.groups if g.over == "steps" and first in g.runs and not g.order.counted
-        )
-        return next(found, ())
+    def checkpoint_steps(self) -> dict[str, tuple[int, ...]]:
+        """By path, the steps at which checkpoints of each run were saved, as far as their names tell."""
+        numbered = (g for g in self.groups if g.over == "steps" and not g.order.counted)
+        return {run.path: group.order.steps for group in numbered for run in group.runs}
 
     @cached_property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
         """Base, then each run: header facts and fingerprints. Raises CheckpointError if a file is gone."""
+        if not self.has_pair:
+            return ()
         taken = self.options.digest
         base = checkpoint_record("base", self.runs[0].pair.base, digest=taken)
         return (base, *(checkpoint_record("tuned", run.pair.tuned, digest=taken) for run in self.runs))
@@ -83,7 +93,7 @@ def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAu
         raise
     except Exception as error:
         logger.debug("opening failed", exc_info=True)
-        names = " and ".join(map(printable, (options.base, *options.tuned)))
+        names = " and ".join(map(printable, filter(None, (options.base, *options.tuned, *options.logs[0]))))
         what = f"{type(error).__name__}: {printable(error)[:200]}"
         raise CheckpointError(f"{names}: cannot be opened ({what}); the files are damaged.") from error
 
@@ -91,33 +101,30 @@ def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAu
 def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
     started = datetime.now(UTC)
     device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
-    base = open_checkpoint(options.base)
-    initial = options.auxiliary.get("adapter_init")
-    runs, groups = open_all(base, options.tuned, options.several, open_checkpoint(initial) if initial else None)
+    logs = open_run_logs(*options.logs, facts) if any(options.logs) else ()
+    base, runs, groups = _checkpoints(options, logs)
     return OpenedAudit(
         options=options,
         started=started,
         base=base,
         runs=runs,
         groups=groups,
-        auxiliary=open_auxiliary(options.auxiliary, base),
+        auxiliary=open_auxiliary(inputs_with_logs(options, logs), base),
         device=device,
         batch_bytes=batch_bytes,
         cache=open_cache(options.cache),
-        rollouts=_run_log(options, facts),
-        probes=_probes(options),
+        logs=logs_of_runs(logs, runs, groups),
+        probes=open_probes(options),
     )
 
 
-def _run_log(options: AuditOptions, facts: RunFacts) -> RunLog | None:
-    path, scalars = options.auxiliary.get("rollouts"), options.auxiliary.get("scalars")
-    if path is not None:
-        return open_run_log(path, scalars, facts)
-    if scalars is not None:
-        raise RolloutError(f"{parameter('scalars')} are judged beside rollouts; give {parameter('rollouts')} PATH.")
-    return None
-
-
-def _probes(options: AuditOptions) -> ProbeSet | None:
-    path = options.auxiliary.get("probes")
-    return None if path is None else ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype)
+def _checkpoints(
+    options: AuditOptions, logs: Sequence[RunLog]
+) -> tuple[Checkpoint, tuple[Run, ...], tuple[RunGroup, ...]]:
+    refuse_half_a_pair(options)
+    if not options.base:
+        runs = runs_of_logs(logs)
+        return runs[0].pair.base, runs, ()
+    base = open_checkpoint(options.base)
+    initial = options.auxiliary.get("adapter_init")
+    return base, *open_all(base, options.tuned, options.several, open_checkpoint(initial) if initial else None)

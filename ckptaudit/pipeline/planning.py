@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ckptaudit.behavior.preparation import ProbeSet, prepare
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.errors import CheckDefinitionError, CheckpointError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config, check_files
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
-from ckptaudit.judging.probes import is_about_set
 from ckptaudit.judging.profiles import default_profile, profile_named
 from ckptaudit.judging.selection import parts, selected, subjects
 from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
-from ckptaudit.metrics.behavior import probes_metric_of
 from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
+from ckptaudit.pipeline.logs import of_rollouts, without_weights
 from ckptaudit.pipeline.opening import OpenedAudit
+from ckptaudit.pipeline.probes import prepared, without_probes
 from ckptaudit.results.baseline import Baseline, load_baseline
+
+ROLLOUTS_ALONE = "rollouts"
+"""The profile where no weights were given; of its files, those that judge rollouts."""
 
 NO_GROUP = {
     "steps": "it compares checkpoints of one run, and the tuned side names no two of one",
@@ -43,13 +46,15 @@ class ChosenChecks:
 
 
 def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
-    """The checks of the profile, those that join for several runs, rollouts or probes, and those the configuration adds.
+    """The checks of the profile, those that join for several runs, rollouts or probes, and the configuration's own.
 
-    Raises CheckDefinitionError for a bad file or profile.
+    Without a pair these are the checks of rollouts alone. Raises CheckDefinitionError for a bad file or profile.
     """
+    if not opened.has_pair:
+        return _without_pair(opened, config)
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    given = (("rollouts", opened.rollouts), ("probes", opened.probes))
+    given = (("rollouts", opened.logs), ("probes", opened.probes))
     joins = {*opened.compares, *(name for name, evidence in given if evidence)}
     joining = {
         name: tuple(map(load_checks, paths))
@@ -72,9 +77,12 @@ def plan(
 ) -> AuditPlan:
     """The verdicts that these check files ask for, in order. A check that selects nothing still asks for one.
 
-    Raises ConfigError if the configuration names checks, subjects or tensors that are not there.
+    Without a pair, checks of weights are passed over. Raises ConfigError if the configuration names checks,
+    subjects or tensors that are not there, CheckDefinitionError where nothing is left to judge.
     """
     options = opened.options
+    if not opened.has_pair:
+        config, checks = without_weights(config, (*checks, *known)), _files_of_rollouts(checks)
     pairs = {run.path: run.pair for run in opened.runs}
     effective = EffectiveConfig(
         config, checks, pairs, known=known, strict=options.strict, forgiving=options.waivers
@@ -89,7 +97,7 @@ def plan(
         computing=Computing(opened.device, opened.batch_bytes, cache=opened.cache),
         exact=options.exact,
         complete=options.complete,
-        rollouts=opened.rollouts,
+        logs=opened.logs,
         checkpoint_steps=opened.checkpoint_steps,
         probes=_prepared(opened, checks, config),
     )
@@ -100,7 +108,29 @@ def baseline_of(opened: OpenedAudit) -> Baseline | None:
     options = opened.options
     if options.against is None:
         return None
-    return load_baseline(Path(options.against), opened.base, factor=options.against_factor)
+    base = opened.base if opened.has_pair else None
+    return load_baseline(Path(options.against), base, factor=options.against_factor)
+
+
+def _without_pair(opened: OpenedAudit, config: Config) -> ChosenChecks:
+    asked = opened.options.profile
+    if asked not in ("", ROLLOUTS_ALONE):
+        raise CheckDefinitionError(
+            f"{parameter('profile')} {printable(asked)}: judges weights; give {parameter('base')} PATH and "
+            f"{parameter('tuned')} PATH, or leave it out to judge the rollouts alone."
+        )
+    standing = check_files(config, ROLLOUTS_ALONE)
+    return ChosenChecks(ROLLOUTS_ALONE, tuple(f for f in standing if of_rollouts(f).checks), standing)
+
+
+def _files_of_rollouts(files: Sequence[CheckFile]) -> tuple[CheckFile, ...]:
+    found = tuple(map(of_rollouts, files))
+    if files and not any(file.checks for file in found):
+        raise CheckDefinitionError(
+            f"{printable(files[0].path)}: checks judge a pair of checkpoints; give {parameter('base')} PATH and "
+            f"{parameter('tuned')} PATH."
+        )
+    return found
 
 
 def _planned(
@@ -128,7 +158,7 @@ def _planned(
 def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
     metric = METRICS[check.metric]
     if check.scope == "rollouts":
-        return opened.runs[:1]
+        return [run for run in opened.runs if run.path in opened.logs] or opened.runs[:1]
     if not isinstance(metric, RunsMetric):
         return opened.runs
     return judged_runs(metric, opened.groups) or opened.runs[:1]
@@ -141,9 +171,9 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return ""
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
-        return missing or (opened.rollouts.lacking(check.metric) if opened.rollouts else "")
+        return missing or (opened.logs[run.path].lacking(check.metric) if run.path in opened.logs else "")
     if check.scope == "probes":
-        return opened.auxiliary.missing(METRICS[check.metric].needs) or _without_probes(opened, check)
+        return opened.auxiliary.missing(METRICS[check.metric].needs) or without_probes(opened.probes, check)
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
@@ -151,26 +181,9 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
 
 
-def _without_probes(opened: OpenedAudit, check: Check) -> str:
-    """Why no probe of the file can tell; empty where some can."""
-    assert opened.probes is not None  # without them the check is said to miss them
-    metric = probes_metric_of(check.metric)
-    fitting = {probe.set for probe in opened.probes.probes if metric.fits(probe)}
-    if not fitting:
-        return f"no probe has what it needs: {metric.asks}"
-    if not any(is_about_set(check, name) for name in fitting):
-        return f"no probe set is named {' or '.join(check.sets)}"
-    return ""
-
-
 def _prepared(opened: OpenedAudit, checks: Sequence[CheckFile], config: Config) -> ProbeSet | None:
-    """The probes as the configuration wants them run, tried on every pair: what cannot be run ends here."""
-    if opened.probes is None or not any(check.scope == "probes" for file in checks for check in file.checks):
-        return None
-    probes = replace(opened.probes, facts=config.probes)
-    for run in opened.runs:
-        prepare(probes, opened.base, run.pair.tuned)
-    return probes
+    asked = any(check.scope == "probes" for file in checks for check in file.checks)
+    return prepared(opened.probes, config.probes, opened.base, opened.runs, opened.auxiliary) if asked else None
 
 
 def _refuse_without(opened: OpenedAudit, check: Check) -> None:

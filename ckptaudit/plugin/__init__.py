@@ -1,4 +1,4 @@
-"""pytest glue: options in, exit codes out. Without --base and --tuned it costs nothing and imports no torch."""
+"""pytest glue: options in, exit codes out. Where no audit is asked for it costs nothing and imports no torch."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     base, tuned = config.getoption("base"), config.getoption("tuned")
-    if base is None and not tuned:
-        _refuse_rollouts_without_pair(config)
+    alone = config.getoption("audit_rollouts") or config.getoption("audit_scalars")
+    if base is None and not tuned and not alone:
         _refuse_checks_without_pair(config)
         return
-    if base is None or not tuned:
+    if (base is None) != (not tuned):
         missing = "--base PATH" if base is None else "--tuned PATH"
         raise pytest.UsageError(f"an audit compares two checkpoints; {missing} is missing.")
     if config.getoption("usepdb", False):
@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
         logging.getLogger("ckptaudit").addHandler(logging.StreamHandler())
         logging.getLogger("ckptaudit").setLevel(logging.DEBUG)
     try:
-        gate = _open_gate(config, base, tuned)
+        gate = _open_gate(config, base or "", tuned or [])
     except CkptAuditError as error:
         raise pytest.UsageError(error.spelled(option)) from None
     config.pluginmanager.register(gate, "ckptaudit-gate")
@@ -95,15 +95,6 @@ def _share_the_machine() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
-
-
-def _refuse_rollouts_without_pair(config: pytest.Config) -> None:
-    for name in ("rollouts", "scalars"):
-        if config.getoption(f"audit_{name}") is not None:
-            raise pytest.UsageError(
-                f"{option(name)} is judged beside a pair of checkpoints; give --base PATH and --tuned PATH, or "
-                "look into the log alone with `ckptaudit rollouts inspect`."
-            )
 
 
 def _refuse_checks_without_pair(config: pytest.Config) -> None:

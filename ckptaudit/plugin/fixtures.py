@@ -36,7 +36,7 @@ class Layer:
 def audited_run(request: pytest.FixtureRequest) -> Run:
     """The run under test; parametrized where --tuned was given several times."""
     gate = _gate(request.config)
-    if gate is None:
+    if gate is None or not gate.opened.has_pair:
         pytest.skip(NO_PAIR)
     return gate.opened.runs[getattr(request, "param", 0)]
 

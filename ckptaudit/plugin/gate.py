@@ -32,7 +32,7 @@ from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import audit_options, named_check_files, names_files, node_id, resolved
-from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, settings_of
+from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
 from ckptaudit.plugin.spelling import option
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
@@ -63,6 +63,7 @@ class Gate:
             audit_options(config, base, tuned, complete=reported and by_profile), self.settings.facts
         )
         refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
+        refuse_settings_of_logs(config, self.settings, [log.path for log in self.opened.logs.values()])
         chosen = choose_checks(self.opened, self.settings)
         self.profile, self.known = chosen.profile if by_profile else "", chosen.known
         config.args[:] = [str(f.path) for f in chosen.files] if by_profile else list(map(resolved, config.args))
@@ -89,11 +90,10 @@ class Gate:
 
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
-        runs = ", ".join(printable(run.path) for run in self.opened.runs)
         path = self.settings.path
         by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
         lines = [
-            f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}",
+            self._judged(),
             f"ckptaudit: checks {self.profile or 'given files'}, device {self.opened.device}{by}",
         ]
         if baseline := self.baseline:
@@ -102,6 +102,12 @@ class Gate:
                 f"({printable(baseline.path)})"
             )
         return lines
+
+    def _judged(self) -> str:
+        runs = ", ".join(printable(run.path) for run in self.opened.runs)
+        if not self.opened.has_pair:
+            return f"ckptaudit: rollouts {runs}, without weights"
+        return f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}"
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""

@@ -56,7 +56,10 @@ def _checks(group: pytest.OptionGroup) -> None:
 
 def _inputs(group: pytest.OptionGroup) -> None:
     for kind in AUXILIARY.values():
-        group.addoption(option(kind.name), metavar=kind.metavar, help=f"{kind.help}; for the checks that need it")
+        said, action = f"{kind.help}; for the checks that need it", "store"
+        if kind.layout == "log":
+            said, action = f"{kind.help}; with or without a pair; repeatable", "append"
+        group.addoption(option(kind.name), metavar=kind.metavar, help=said, action=action)
 
 
 def _computing(group: pytest.OptionGroup) -> None:

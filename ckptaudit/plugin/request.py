@@ -10,6 +10,8 @@ from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.profiles import bundled_check_files, bundled_checks
 from ckptaudit.options import AUXILIARY, AuditOptions
 
+BESIDE_PAIR = tuple(kind.name for kind in AUXILIARY.values() if kind.layout != "log")
+
 
 def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complete: bool) -> AuditOptions:
     """The options of the audit, as the command line has them."""
@@ -17,6 +19,8 @@ def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complet
     return AuditOptions(
         base=base,
         tuned=tuple(tuned),
+        rollouts=tuple(option("audit_rollouts") or ()),
+        scalars=tuple(option("audit_scalars") or ()),
         profile=option("audit_profile") or "",
         device=option("audit_device"),
         exact=option("audit_exact"),
@@ -28,7 +32,7 @@ def audit_options(config: pytest.Config, base: str, tuned: list[str], *, complet
         memory=option("audit_memory"),
         dtype=option("audit_dtype"),
         several=option("audit_several"),
-        auxiliary={name: path for name in AUXILIARY if (path := option(f"audit_{name}")) is not None},
+        auxiliary={name: path for name in BESIDE_PAIR if (path := option(f"audit_{name}")) is not None},
         against=option("audit_against"),
         against_factor=option("audit_against_factor"),
         digest=option("audit_digest"),

@@ -20,7 +20,8 @@ def take_root_from_where_pytest_started(config: pytest.Config, args: list[str]) 
     way to say so; on a release whose inside looks different this does nothing.
     """
     known = config.known_args_namespace
-    if getattr(known, "base", None) is None or known.inifilename or known.rootdir:
+    is_audit = any(getattr(known, name, None) for name in ("base", "audit_rollouts"))
+    if not is_audit or known.inifilename or known.rootdir:
         return
     try:
         from _pytest.config.findpaths import determine_setup

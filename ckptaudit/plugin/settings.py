@@ -34,11 +34,7 @@ def refuse_settings_of_checkpoints(
     Whoever wrote the weights has no say in how they are judged. A configuration named on the command line is the
     user's own, wherever it lies.
     """
-    named = config.getoption("audit_config") or getattr(config, "workerinput", None)
-    found = [] if named else [settings.path]
-    if not config.getoption("inifilename", None):
-        found += [config.inipath, config.stash.get(FOUND_AT_FIRST, None)]
-    for path in (path for path in found if path is not None):
+    for path in _found(config, settings):
         for checkpoint in checkpoints:
             if path.resolve().parent in _folders(checkpoint) or _is_inside(path, checkpoint):
                 raise ConfigError(
@@ -46,6 +42,26 @@ def refuse_settings_of_checkpoints(
                     "may not say how it is judged; start elsewhere, or name your own with "
                     f"{parameter('config')} or -c."
                 )
+
+
+def refuse_settings_of_logs(config: pytest.Config, settings: Config, logs: Sequence[str]) -> None:
+    """Raise ConfigError if settings come from within a log of rollouts, for the same reason."""
+    for path in _found(config, settings):
+        for log in map(Path, logs):
+            if log.is_dir() and path.resolve().is_relative_to(log.resolve()):
+                raise ConfigError(
+                    f"{printable(path)}: lies within the log {printable(log)}, and a log may not say how it is "
+                    f"judged; start elsewhere, or name your own with {parameter('config')} or -c."
+                )
+
+
+def _found(config: pytest.Config, settings: Config) -> list[Path]:
+    """The settings in force that nobody has named."""
+    named = config.getoption("audit_config") or getattr(config, "workerinput", None)
+    found = [] if named else [settings.path]
+    if not config.getoption("inifilename", None):
+        found += [config.inipath, config.stash.get(FOUND_AT_FIRST, None)]
+    return [path for path in found if path is not None]
 
 
 def _folders(checkpoint: Checkpoint) -> set[Path]:

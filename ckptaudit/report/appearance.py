@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
+from ckptaudit.results.records import AuditResult
 
 WORDS: dict[Outcome, str] = {
     "failed": "broken",
@@ -31,6 +32,11 @@ def word(verdict: Verdict) -> str:
     if only_warns and verdict.severity == "info":
         return "noted"
     return f"broken ({verdict.severity})" if only_warns else WORDS[verdict.outcome]
+
+
+def open_words(result: AuditResult) -> str:
+    """What an open gate is open for: a result of rollouts alone may not be read as one about weights."""
+    return "gate open" if result.has_pair else "gate open for the rollouts alone: no weights were judged"
 
 
 def loud_word(verdict: Verdict) -> str:

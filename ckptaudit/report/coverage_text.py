@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ckptaudit.report.appearance import first_few
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.records import AuditResult
+from ckptaudit.results.rollouts import RolloutsRecord
 
 
 def coverage_lines(result: AuditResult) -> Iterator[str]:
@@ -17,6 +18,16 @@ def coverage_lines(result: AuditResult) -> Iterator[str]:
         yield f"judged{f' of {coverage.tuned}' if several else ''}: {amount(coverage)}"
         yield from (f"left out: {line}" for line in left_out(coverage))
     yield from (f"not judged: {line}" for line in result.not_judged)
+    for log in result.rollouts:
+        yield from rollouts_lines(log)
+
+
+def rollouts_lines(log: RolloutsRecord) -> Iterator[str]:
+    """`rollouts judged: 20 steps from 1 to 20 of runs/42 (verl), by 31 of 50 checks`; why others could not be."""
+    steps = f"{log.steps:,} steps from {log.first_step} to {log.last_step}" if log.steps else "no step"
+    yield f"rollouts judged: {steps} of {log.path} ({log.trainer}), by {log.judged} of {log.checks} checks"
+    for left in log.unjudged:
+        yield f"could not be judged: {first_few(left.checks, 3)}: {left.reason}"
 
 
 def amount(coverage: Coverage) -> str:

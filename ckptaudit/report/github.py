@@ -49,7 +49,7 @@ def annotation_lines(result: AuditResult) -> Iterator[str]:
     """A line for each check that is broken or could not be judged, worst first, ten at most."""
     groups = [g for g in by_check(result.verdicts).values() if gravest(g).outcome in ("failed", "error")]
     for group in sorted(groups, key=lambda g: gravity(gravest(g)))[:AT_MOST]:
-        yield _annotation(group, several=len(result.tuned) > 1)
+        yield _annotation(group, several=len(result.runs) > 1)
 
 
 def _annotation(group: Sequence[Verdict], *, several: bool) -> str:

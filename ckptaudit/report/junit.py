@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from ckptaudit.atomic_write import write_bytes
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.coverage_text import left_out
+from ckptaudit.report.coverage_text import left_out, rollouts_lines
 from ckptaudit.report.escaping import block
 from ckptaudit.report.failure import explain, in_one_line
 from ckptaudit.results.records import About, AuditResult, CheckpointRecord, CheckRecord
@@ -56,12 +56,14 @@ def suite_properties(checkpoints: Sequence[CheckpointRecord], about: About | Non
 
 def coverage_properties(result: AuditResult) -> Iterator[tuple[str, str]]:
     """How much of each run was judged."""
+    yield "judged", "weights" if result.has_pair else "rollouts alone, no weights"
     for number, coverage in enumerate(result.coverage, start=1):
         suffix = f"_{number}" if len(result.coverage) > 1 else ""
         yield f"coverage_tensors{suffix}", f"{coverage.judged} of {coverage.tensors}"
         yield f"coverage_parameters{suffix}", f"{coverage.share:.6f}"
         yield from ((f"left_out{suffix}", printable(line)) for line in left_out(coverage))
     yield from (("not_judged", printable(line)) for line in result.not_judged)
+    yield from (("rollouts", printable(line)) for log in result.rollouts for line in rollouts_lines(log))
 
 
 def write_junit(result: AuditResult, path: Path) -> None:

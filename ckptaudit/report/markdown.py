@@ -9,7 +9,7 @@ from pathlib import Path
 from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import bound_mark, margin_of, number, shortened, word
+from ckptaudit.report.appearance import bound_mark, margin_of, number, open_words, shortened, word
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, grids
@@ -70,12 +70,12 @@ def headline(result: AuditResult) -> str:
         worst = found.closing[0]
         by = ", ".join(filter(None, (escaped(shortened(worst.subject, NAME)), margin_of(worst))))
         return f"gate closed, worst {escaped(shortened(worst.check, NAME))} at {by}"
-    return "gate open" if found.is_open else f"gate closed, {escaped(found.cause)}"
+    return open_words(result) if found.is_open else f"gate closed, {escaped(found.cause)}"
 
 
 def _checks(result: AuditResult) -> Iterator[str]:
     groups = list(by_check(result.verdicts).values())
-    several = len(result.tuned) > 1
+    several = len(result.runs) > 1
     columns = ["run"] * several + ["check", "verdict", "worst", "limit", "margin", "worst tensor"]
     rows = [_check_cells(group)[not several :] for group in groups[:CHECKS_SHOWN]]
     yield _table(columns, rows)
@@ -117,13 +117,13 @@ def _claims(result: AuditResult) -> Iterator[str]:
 
 
 def _maps(result: AuditResult) -> Iterator[str]:
-    runs = [run for run in result.tuned if broken_checks(result, run)]
+    runs = [run for run in result.runs if broken_checks(result, run)]
     for run in runs[:RUNS_SHOWN]:
         lines = heatmap_lines(grids(result, run, broken_checks(result, run)), MAP_WIDTH)
         if lines:
             # The letters of the map are of our own; roles come from names, and a fence must not end early.
             drawn = "\n".join(printable(line.plain).replace("`", "'") for line in lines)
-            whose = f" in {escaped(run)}" if len(result.tuned) > 1 else ""
+            whose = f" in {escaped(run)}" if len(result.runs) > 1 else ""
             yield f"\nWhere it broke{whose}:\n\n```text\n{drawn}\n```\n"
 
 
@@ -150,7 +150,8 @@ def _about(result: AuditResult) -> Iterator[str]:
         f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn, {s.noted} noted.\n"
     )
     prints = {c.path: _content(c) for c in result.checkpoints}
-    for side, path in (("base", result.base), *(("tuned", run) for run in result.tuned)):
+    pair = (("base", result.base), *(("tuned", run) for run in result.tuned))
+    for side, path in pair if result.has_pair else ():
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
     for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
         yield f"- {escaped(shortened(note, SENTENCE))}"

@@ -68,6 +68,7 @@ def _tags(result: AuditResult, run: str) -> dict[str, str]:
         "base_fingerprint": prints.get(result.base, ""),
         "tuned": printable(run),
         "tuned_fingerprint": prints.get(run, ""),
+        "judged": "weights" if result.has_pair else "rollouts alone",
         "profile": result.about.profile if result.about else "",
         "gate": "closed" if any(v.closes for v in own) else "open",
         "broken": ", ".join(dict.fromkeys(v.check for v in own if v.closes)),

@@ -48,7 +48,7 @@ def verdict_series(result: AuditResult, run: str) -> Series:
 def run_names(result: AuditResult) -> dict[str, str]:
     """A short name for each tuned checkpoint, fit for a folder and used once."""
     names: dict[str, str] = {}
-    for run in result.tuned:
+    for run in result.runs:
         short = _part(Path(run).name) or "tuned"
         taken = set(names.values())
         names[run] = next(n for i in range(len(taken) + 1) if (n := f"{short}-{i}" if i else short) not in taken)

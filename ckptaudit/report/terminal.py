@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import margin_of
+from ckptaudit.report.appearance import margin_of, open_words
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.heatmap import broken_checks, grids
@@ -58,15 +58,15 @@ def _lines(result: AuditResult, width: int, verbosity: int, exit_code: int | Non
 def _tables(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
     groups = by_check(result.verdicts)
     all_rows = verbosity >= 0
-    for run in result.tuned:
+    for run in result.runs:
         own = [g for (tuned, _), g in groups.items() if tuned == run and (all_rows or _is_telling(g))]
         brief = [g for g in own if verbosity < 1 and _says_nothing(g)]
-        if len(result.tuned) > 1 and own:
+        if len(result.runs) > 1 and own:
             yield Text(f"run {printable(run)}", style="bold")
         yield from check_lines([g for g in own if g not in brief], width)
         yield from _brief_lines(brief, width)
     # A verdict about several runs at once stands under none of them.
-    rest = [g for (tuned, _), g in groups.items() if tuned not in result.tuned and (all_rows or _is_telling(g))]
+    rest = [g for (tuned, _), g in groups.items() if tuned not in result.runs and (all_rows or _is_telling(g))]
     yield from check_lines(rest, width)
 
 
@@ -115,13 +115,13 @@ def _causes_of(result: AuditResult, check: str) -> list[str]:
 
 
 def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
-    runs = [run for run in result.tuned if broken_checks(result, run)]
+    runs = [run for run in result.runs if broken_checks(result, run)]
     for run in runs[:RUNS_SHOWN]:
         checks = broken_checks(result, run)
         for chosen in [[c] for c in checks] if apart else [checks]:
             lines = heatmap_lines(grids(result, run, chosen), width)
             if lines:
-                whose = f" of {printable(run)}" if len(result.tuned) > 1 else ""
+                whose = f" of {printable(run)}" if len(result.runs) > 1 else ""
                 yield Text("")
                 yield Text(_map_title(chosen) + whose, style="bold")
                 yield from lines
@@ -135,7 +135,8 @@ def _map_title(checks: Sequence[str]) -> str:
 
 def _about(result: AuditResult) -> Iterator[Text]:
     yield Text("")
-    yield Text(f"base {printable(result.base)}")
+    if result.has_pair:
+        yield Text(f"base {printable(result.base)}")
     for run in result.tuned:
         yield Text(f"tuned {printable(run)}")
     yield from _shortlist("not aligned", result.unaligned)
@@ -166,7 +167,7 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
     if exit_code and found.is_open:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
     return (
-        Text("gate open", "bold green")
+        Text(open_words(result), "bold green")
         if found.is_open
         else Text(f"gate CLOSED: {printable(found.cause)}", "bold red")
     )

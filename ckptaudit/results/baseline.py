@@ -79,8 +79,8 @@ class Baseline:
         ]
 
 
-def load_baseline(path: Path, base: Checkpoint, *, factor: float = FACTOR) -> Baseline:
-    """Read the JSON of an earlier audit of the same base.
+def load_baseline(path: Path, base: Checkpoint | None, *, factor: float = FACTOR) -> Baseline:
+    """Read the JSON of an earlier audit of the same base; of any, or none, where rollouts alone are judged.
 
     Raises ReportError if there is no such file or it is no audit, BaselineError if it is of several runs or of
     another base.
@@ -88,12 +88,13 @@ def load_baseline(path: Path, base: Checkpoint, *, factor: float = FACTOR) -> Ba
     if not factor >= 1:
         raise BaselineError(f"{parameter('against_factor')} {factor:g}: a factor of at least 1 is required.")
     result = read_json(path)
-    if len(result.tuned) != 1:
+    if len(result.runs) != 1:
         raise BaselineError(
-            f"{printable(path)}: an audit of {len(result.tuned)} runs; make one of the released checkpoint alone."
+            f"{printable(path)}: an audit of {len(result.runs)} runs; make one of the released checkpoint alone."
         )
-    _refuse_other_base(path, result, base)
-    return Baseline(str(path), result.tuned[0], factor, {(v.check, v.subject): v for v in result.verdicts})
+    if base is not None:
+        _refuse_other_base(path, result, base)
+    return Baseline(str(path), result.runs[0], factor, {(v.check, v.subject): v for v in result.verdicts})
 
 
 def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> None:

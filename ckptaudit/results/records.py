@@ -17,6 +17,7 @@ from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
+from ckptaudit.results.rollouts import RolloutsRecord
 
 SCHEMA = "ckptaudit/1"
 
@@ -174,7 +175,7 @@ class SpectrumRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole audit of a base and one or more tuned checkpoints."""
+    """The whole audit of a base and one or more tuned checkpoints; of rollouts alone, both sides are empty."""
 
     schema: str = SCHEMA
     base: str
@@ -194,6 +195,17 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     coverage: tuple[Coverage, ...] = ()
     not_judged: tuple[str, ...] = ()
     """Kinds of evidence that were not given, and what would give them."""
+    rollouts: tuple[RolloutsRecord, ...] = ()
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether weights were given; if not, an open gate is open for the rollouts alone."""
+        return bool(self.tuned)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """What verdicts are about: the tuned checkpoints, or without a pair the logs, by path."""
+        return self.tuned or tuple(log.tuned for log in self.rollouts)
 
     @property
     def passed(self) -> bool:

@@ -46,16 +46,22 @@ class RunLog:
         )
 
 
-def open_run_log(path: str, scalars: str | None, facts: RunFacts) -> RunLog:
-    """Open the log of a run, and read its curves. Raises RolloutError if either is missing or of no known kind."""
+def open_run_logs(rollouts: Sequence[str], scalars: Sequence[str], facts: RunFacts) -> tuple[RunLog, ...]:
+    """Open every log that is meant, and read its curves.
+
+    Raises RolloutError if one of them is missing or of no known kind, or if pyarrow is not installed.
+    """
     try:
+        from ckptaudit.rollouts.logs import written_out
         from ckptaudit.rollouts.readers import open_rollouts
-        from ckptaudit.rollouts.scalars import read_scalars
+        from ckptaudit.rollouts.scalars import merged, read_scalars
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
         raise RolloutError(
             f"{parameter('rollouts')} needs pyarrow; install it with `pip install 'ckptaudit[rollouts]'`."
         ) from None
-    curves = read_scalars(scalars) if scalars is not None else {}
-    return RunLog(path, open_rollouts(path, facts), facts, curves)
+    return tuple(
+        RunLog(log.path, open_rollouts(log.path, facts), facts, merged(map(read_scalars, log.scalars)))
+        for log in written_out(rollouts, scalars)
+    )

@@ -104,12 +104,6 @@ def test_what_cannot_be_opened_ends_the_run(
     assert words in line
 
 
-def test_a_log_needs_a_pair_beside_it(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest(f"--audit-rollouts={RUNS / 'healthy'}")
-    assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--audit-rollouts is judged beside a pair*--base PATH and --tuned PATH*"])
-
-
 def test_facts_are_read_strictly(pytester: pytest.Pytester, pair: list[str]) -> None:
     pytester.path.joinpath("ckptaudit.toml").write_text("[rollouts]\ngroupsize = 8\n")
     result = pytester.runpytest(*pair)

@@ -49,7 +49,7 @@ def write_html(result: AuditResult, path: Path) -> None:
 
 def render_html(result: AuditResult) -> str:
     """The page, from the result alone."""
-    runs = tuple(_run_view(result, run) for run in result.tuned)
+    runs = tuple(_run_view(result, run) for run in result.runs)
     script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
     style = Markup((HERE / "page.css").read_text("utf-8"))
     charts = Markup(CHARTS.read_text("utf-8").strip())
@@ -126,7 +126,7 @@ def _data(result: AuditResult, runs: tuple[RunView, ...]) -> dict[str, object]:
             "placed": [_placed(row) for row in view.placed],
             "first": next((line.worst.metric for line in view.lines), ""),
         }
-        for run, view in zip(result.tuned, runs, strict=True)
+        for run, view in zip(result.runs, runs, strict=True)
     ]
     checks = {row.id: _check(row) for row in result.checks}
     return {"runs": views, "names": names.listed(), "checks": checks, "symbols": SYMBOLS, "words": WORDS}
