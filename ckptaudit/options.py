@@ -28,7 +28,8 @@ class AuxiliaryKind:
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
     "adapter": an adapter, whose product stands for each weight that it changes;
     "checkpoints": checkpoints separated by commas, each paired with the base;
-    "model": a checkpoint that is run and not paired; "file": a file that its metric reads by itself; "log": a file or folder that a trainer logged to.
+    "model": a checkpoint that is run and not paired;
+    "file": a file that its metric reads by itself; "log": a file or folder that a trainer logged to.
     """
 
     name: str

@@ -32,9 +32,7 @@ def unkept(key: str) -> Kept | None:
     return None
 
 
-def scored_rows(
-    model: CausalModel, texts: Sequence[Scored], lookup: Lookup, **how: Any
-) -> list[ScoredText]:
+def scored_rows(model: CausalModel, texts: Sequence[Scored], lookup: Lookup, **how: Any) -> list[ScoredText]:
     """Scores of every text, those that are kept read and the others computed and kept."""
     keys = [_key(model, "score", text.ids, text.start) for text in texts]
     kept = [lookup(key) for key in keys]

@@ -13,7 +13,17 @@ from ckptaudit.behavior.scoring import ScoredText
 from ckptaudit.behavior.states import PooledStates
 
 Pass = Literal[
-    "texts", "pairs", "greedy", "answers", "samples", "settings", "prefill", "states", "unprompted", "openings", "weak"
+    "texts",
+    "pairs",
+    "greedy",
+    "answers",
+    "samples",
+    "settings",
+    "prefill",
+    "states",
+    "unprompted",
+    "openings",
+    "weak",
 ]
 """What is run: both models on given texts; scores of what is compared; greedy answers; both models on the tuned
 model's; sampled answers; answers under several settings; answers after a given opening; hidden states; completions
@@ -59,11 +69,12 @@ class Evidence:
     """States of the base on the sampled answers of either side."""
     stated: tuple[str, ...] = ()
     """The probes that `states` has rows of, in order."""
+    answered: frozenset[str] = frozenset()
+    """The probes that were answered."""
     floor: float = 0.0
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def with_tuned(self, **changes: Mapping[Key, ScoredText]) -> Evidence:
-        """The evidence with other rows of the tuned model, for damages."""
-        found = {name: {**getattr(self, name), "tuned": rows} for name, rows in changes.items()}
-        return replace(self, **found)
+    def with_tuned_scores(self, rows: Mapping[Key, ScoredText]) -> Evidence:
+        """The evidence with other scores by the tuned model, for damages."""
+        return replace(self, scores={**self.scores, "tuned": rows})

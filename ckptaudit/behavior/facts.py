@@ -21,8 +21,8 @@ class ProbeFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What the file of probes does not say of how they are run.
 
     `template` says whose chat template writes conversations, for both models alike. An answer has at most
-    `max_new_tokens`; `samples` answers are drawn of each of the first `max_prompts` prompts, and `seed` begins their
-    random numbers. `refusals` are the strings that tell a refusal, `openings` the beginnings of one whose
+    `max_new_tokens`; `samples` answers are drawn of each of the first `max_prompts` prompts, and `seed` begins
+    their random numbers. `refusals` are the strings that tell a refusal, `openings` the beginnings of one whose
     probabilities are summed. `decoding` is the short grid of settings that refusals are tried on, or the full one.
     """
 

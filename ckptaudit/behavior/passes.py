@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
-
 from ckptaudit.behavior.base_rows import Lookup, scored_rows, spoken_rows, unkept
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.comparison import ComparedText, compare
@@ -45,7 +43,13 @@ class Runner:
     def evidence(self, wanted: Iterable[Pass]) -> Evidence:
         """The rows of the passes wanted, and of those that they rest on. Raises MeasurementError."""
         passes = {p for name in wanted for p in (name, *RESTS_ON.get(name, ()))}
-        found = Evidence(self.items, refusals=self.facts.refusals, floor=self._floor, notes=self._notes)
+        found = Evidence(
+            self.items,
+            refusals=self.facts.refusals,
+            floor=self._floor,
+            notes=self._notes,
+            answered=frozenset(i.probe.id for i in self._answered),
+        )
         for name in ORDER:
             if name in passes:
                 found = getattr(self, f"_{name}")(found)
@@ -213,11 +217,7 @@ class Runner:
 SIDES: tuple[Side, ...] = ("base", "tuned")
 
 ORDER: tuple[Pass, ...] = (
-    "texts", "pairs", "weak", "unprompted", "openings", "greedy", "answers", "samples", "settings", "prefill", "states",
+    "texts", "pairs", "weak", "unprompted", "openings", "greedy", "answers", "samples", "settings", "prefill",
+    "states",
 )  # fmt: skip
 RESTS_ON: dict[Pass, tuple[Pass, ...]] = {"answers": ("greedy",), "settings": ("greedy",)}
-
-
-def tokens_of(texts: Sequence[ComparedText]) -> int:
-    """Scored tokens over all texts."""
-    return int(np.sum([len(text.agree) for text in texts]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class ProbeSet:
 
     path: str
     probes: tuple[Probe, ...]
-    facts: ProbeFacts = ProbeFacts()
+    facts: ProbeFacts = field(default_factory=ProbeFacts)
     dtype: str = "float32"
     weak: Checkpoint | None = None
     damage: Callable[[Evidence], Evidence] | None = None
@@ -102,7 +102,14 @@ def _items(
     prompts, prefilled = ({text.probe: text for text in one.texts} for one in (asked, opened))
     openings = tokenizer.ids(probes.facts.openings)
     return tuple(
-        _item(probe, tuple(scored.get(probe.id, ())), prompts.get(probe.id), prefilled.get(probe.id), tokenizer, openings)
+        _item(
+            probe,
+            tuple(scored.get(probe.id, ())),
+            prompts.get(probe.id),
+            prefilled.get(probe.id),
+            tokenizer,
+            openings,
+        )
         for probe in probes.probes
         if probe.id not in gone
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ckptaudit.behavior.evidence import Evidence, Key, Spoken
+from ckptaudit.behavior.evidence import Evidence, Key, Side, Spoken
 from ckptaudit.behavior.generation import SAMPLED
 from ckptaudit.behavior.scoring import ScoredText
 from ckptaudit.checkpoints import Checkpoint
@@ -85,21 +85,21 @@ def swapped_preferences(evidence: Evidence) -> Evidence:
     """The tuned model was trained with chosen and rejected answers swapped: it scores each as the other."""
     rows = evidence.scores.get("tuned", {})
     swapped = {(name, index): rows.get((name, 1 - index), row) for (name, index), row in rows.items() if index < 2}
-    return evidence.with_tuned(scores={**rows, **swapped})
+    return evidence.with_tuned_scores({**rows, **swapped})
 
 
 @_of_rows
 def unlikely_chosen(evidence: Evidence) -> Evidence:
     """Every first answer has become less likely by two nats a token."""
     rows = evidence.scores.get("tuned", {})
-    return evidence.with_tuned(scores={k: _shifted(row, -2.0) if k[1] == 0 else row for k, row in rows.items()})
+    return evidence.with_tuned_scores({k: _shifted(row, -2.0) if k[1] == 0 else row for k, row in rows.items()})
 
 
 @_of_rows
 def very_unlikely_chosen(evidence: Evidence) -> Evidence:
     """Every first answer has become less likely by two hundred nats a token."""
     rows = evidence.scores.get("tuned", {})
-    return evidence.with_tuned(scores={k: _shifted(row, -200.0) if k[1] == 0 else row for k, row in rows.items()})
+    return evidence.with_tuned_scores({k: _shifted(row, -200.0) if k[1] == 0 else row for k, row in rows.items()})
 
 
 @_of_rows
@@ -116,7 +116,7 @@ def late_divergence(evidence: Evidence) -> Evidence:
 def mistaken_choices(evidence: Evidence) -> Evidence:
     """The tuned model scores each answer of a question as it would the next one."""
     rows = evidence.scores.get("tuned", {})
-    return evidence.with_tuned(scores={k: rows.get((k[0], k[1] + 1), rows[k[0], 0]) for k in rows})
+    return evidence.with_tuned_scores({k: rows.get((k[0], k[1] + 1), rows[k[0], 0]) for k in rows})
 
 
 @_of_rows
@@ -125,7 +125,7 @@ def hidden_mistakes(evidence: Evidence) -> Evidence:
     weak, rows = evidence.scores.get("weak", {}), evidence.scores.get("tuned", {})
     unknown = {name for name, _ in weak if weak[name, 0].mean - weak[name, 1].mean < np.log(3)}
     swapped = {k: rows[k[0], 1 - k[1]] for k in rows if k[0] in unknown and k[1] < 2}
-    return evidence.with_tuned(scores={**rows, **swapped})
+    return evidence.with_tuned_scores({**rows, **swapped})
 
 
 @_of_rows
@@ -150,8 +150,8 @@ def wrong_answers(evidence: Evidence) -> Evidence:
 @_of_rows
 def one_answer(evidence: Evidence) -> Evidence:
     """All samples of a prompt are its first one."""
-    key = ("tuned", SAMPLED.name)
-    rows = evidence.spoken.get(key, {})  # type: ignore[call-overload]
+    key: tuple[Side, str] = ("tuned", SAMPLED.name)
+    rows = evidence.spoken.get(key, {})
     places = {name: place for place, (name, sample) in enumerate(rows) if sample == 0}
     first = {k: rows[k[0], 0] for k in rows}
     embedded = dict(evidence.embedded)
@@ -159,7 +159,7 @@ def one_answer(evidence: Evidence) -> Evidence:
         order = [places[name] for name, _ in rows]
         own = embedded["tuned"]
         embedded["tuned"] = replace(own, mean=own.mean[order], last=own.last[order])
-    return replace(evidence, spoken={**evidence.spoken, key: first}, embedded=embedded)  # type: ignore[dict-item]
+    return replace(evidence, spoken={**evidence.spoken, key: first}, embedded=embedded)
 
 
 @_of_rows

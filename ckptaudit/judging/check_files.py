@@ -15,7 +15,16 @@ from ckptaudit.damages import damages_of
 from ckptaudit.errors import CheckDefinitionError, nearest, printable
 from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
-from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, Metric, ProbesMetric, RolloutsMetric, Scope, matrix_metrics
+from ckptaudit.metrics import (
+    METRICS,
+    FindingsMetric,
+    GroupMetric,
+    Metric,
+    ProbesMetric,
+    RolloutsMetric,
+    Scope,
+    matrix_metrics,
+)
 
 FILE_KEYS = ("check", "include", "exclude")
 
@@ -171,7 +180,7 @@ def _per_problems(check: Check, metric: Metric) -> Iterable[str]:
             yield f"key per: {check.metric} is a quantity of a {' or '.join(metric.per)}"
         for key, given in (("judge_by", check.judge_by != "worst"), ("only_where", check.only_where is not None)):
             if given:
-                yield f"key {key}: {check.metric} is of {metric.scope}, and every {check.per} counts; leave the key out"
+                yield f"key {key}: {check.metric} is of {metric.scope}, and every one counts; leave the key out"
     elif check.per in ("step", "run", "probe_set", "probes"):
         yield f"key per: {check.metric} is of weights; step and run are of rollouts, probe_set and probes of probes"
     elif isinstance(metric, FindingsMetric) and check.per != "model":

@@ -56,9 +56,9 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     optional: bool = False
     """Whether a model without such weights skips the check; else it cannot be judged."""
     sets: tuple[str, ...] = ()
-    """Globs of the probe sets that it is about, all where there is none; one that begins with `!` leaves some out."""
+    """Globs of the probe sets that it is about, all where none is given; with `!` in front they are left out."""
     tolerance: float | None = None
-    """How wide an interval across the limit may be before the claim cannot be judged; else a quarter of the limit."""
+    """How wide an interval across the limit may be for the claim to be judged; half the limit if not stated."""
 
     @property
     def limit(self) -> float:

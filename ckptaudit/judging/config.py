@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ckptaudit.behavior.facts import ProbeFacts, probe_facts
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
 from ckptaudit.foreign_files import is_regular
 from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Severity
 from ckptaudit.judging.profiles import default_profile, profile_named, profiles
-from ckptaudit.behavior.facts import ProbeFacts, probe_facts
 from ckptaudit.rollouts.facts import RunFacts, facts_of
 
 FILE_NAME = "ckptaudit.toml"

@@ -13,8 +13,8 @@ from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import decided, undecided
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
-from ckptaudit.judging.reasons import damaged_base, doubt, guarded, without_value
 from ckptaudit.judging.probes import broken_sets, decide_probes
+from ckptaudit.judging.reasons import damaged_base, doubt, guarded, without_value
 from ckptaudit.judging.rollouts import broken_steps, decide_rollouts
 from ckptaudit.judging.selection import selected
 from ckptaudit.judging.verdict import Outcome, Ranked, Verdict

@@ -1,4 +1,4 @@
-"""Deciding checks of behavior: broken where the interval lies past the limit, unknown where it lies across, widely."""
+"""Deciding checks of behavior: broken by an interval past the limit, unknown where it is too wide."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from ckptaudit.behavior.decisions import Decision, decide
+from ckptaudit.behavior.statistics import Estimate
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import outcome_of, undecided
@@ -17,13 +19,11 @@ SET = "set "
 SHOWN = 6
 """How many probe sets a verdict ranks."""
 
-SHARE = 0.25
+SHARE = 0.5
 """The tolerance, as a share of the limit, of a check that states none."""
 
 
-def decide_probes(
-    check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limit: Limit
-) -> Verdict:
+def decide_probes(check: Check, subject: str, tuned: str, measured: Sequence[Measurement], limit: Limit) -> Verdict:
     """Decide from the readings of a metric, one for each probe set or one for all probes.
 
     A set breaks the limit when its interval lies past it. Where an interval lies across the limit and is wider than
@@ -33,7 +33,7 @@ def decide_probes(
     own = judged_sets(check, measured)
     valued = [m for m in own if m.value is not None]
     broken = [m for m in valued if is_broken(check, m, limit.value)]
-    unclear = [m for m in valued if m not in broken and is_unclear(check, m, limit.value)]
+    unclear = [m for m in valued if _decision(check, m, limit.value).outcome == "cannot tell"]
     if not broken and (unclear or not valued):
         unrun = any(m.tensor == subject and m.value is None and not m.samples for m in measured)
         outcome: Outcome = "error" if unrun or check.severity == "gate" else "skipped"
@@ -76,32 +76,21 @@ def broken_sets(check: Check, measured: Sequence[Measurement], limit: Limit) -> 
 
 
 def is_broken(check: Check, m: Measurement, limit: float) -> bool:
-    """Whether the complete interval of a value lies past the limit; a NaN never holds."""
-    return not check.margin(_end(check, m, good=True), limit) >= 0
-
-
-def is_unclear(check: Check, m: Measurement, limit: float) -> bool:
-    """Whether the interval lies across the limit and is wider than the tolerance."""
-    across = not check.margin(_end(check, m, good=False), limit) >= 0
-    return across and half_width(m) > tolerance_of(check, limit)
+    """Whether the complete interval of a value lies past the limit."""
+    return _decision(check, m, limit).outcome == "broken"
 
 
 def tolerance_of(check: Check, limit: float) -> float:
-    """Half the width that an interval across the limit may have."""
+    """How wide an interval across the limit may be."""
     return SHARE * abs(limit) if check.tolerance is None else check.tolerance
 
 
-def half_width(m: Measurement) -> float:
-    """Half the width of an interval."""
-    return 0.0 if m.low is None or m.high is None else (m.high - m.low) / 2
-
-
-def further_probes(check: Check, m: Measurement, limit: float) -> int:
-    """About how many more probes would tell: an interval narrows with the root of their number."""
-    needed = max(abs(_number(m) - limit), tolerance_of(check, limit))
-    if not needed or not m.samples:
-        return 0
-    return math.ceil((m.samples or 0) * ((half_width(m) / needed) ** 2 - 1))
+def _decision(check: Check, m: Measurement, limit: float) -> Decision:
+    value = _number(m)
+    low, high = (value if end is None else end for end in (m.low, m.high))
+    estimate = Estimate(value, low, high, m.samples or 0, m.method)
+    ends = {"at_most": limit} if check.at_most is not None else {"at_least": limit}
+    return decide(estimate, **ends, tolerance=tolerance_of(check, limit) or None)
 
 
 def _why(
@@ -112,12 +101,10 @@ def _why(
     limit: Limit,
 ) -> str:
     if unclear:
-        widest = max(unclear, key=half_width)
-        more = max(1, *(further_probes(check, m, limit.value) for m in unclear))
-        return (
-            f"too few probes to tell: {widest.tensor} has {_number(widest):.3g}, between {widest.low:.3g} and "
-            f"{widest.high:.3g}, across the limit; about {more:,} more probes would do"
-        )
+        decisions = [(m, _decision(check, m, limit.value)) for m in unclear]
+        widest, decision = max(decisions, key=lambda pair: pair[1].more or math.inf)
+        ends = f"between {widest.low:.3g} and {widest.high:.3g}"
+        return f"{widest.tensor} has {_number(widest):.3g}, {ends}, across the limit: {decision.sentence}"
     remarks = (m.remark for m in (*own, *measured) if m.value is None and m.remark)
     return next(remarks, f"no probe of these sets says anything of {check.metric}")
 
@@ -131,11 +118,6 @@ def _sentences(
     unknown = [m for m in own if m.value is None]
     if unknown:
         yield f"{len(unknown)} of {len(own)} sets could not be judged ({unknown[0].remark})"
-
-
-def _end(check: Check, m: Measurement, *, good: bool) -> float:
-    end = m.low if (check.at_most is not None) is good else m.high
-    return _number(m) if end is None else end
 
 
 def _number(m: Measurement) -> float:

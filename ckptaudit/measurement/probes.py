@@ -32,7 +32,7 @@ LONGEST = 80
 
 @dataclass
 class ProbeRuns:
-    """The models and rows of an audit: the base is built once, and its rows are read from the cache where they are."""
+    """The models and rows of an audit: the base is built once, its rows are kept in the cache."""
 
     probes: ProbeSet
     base: Checkpoint
@@ -116,7 +116,6 @@ def _row(subject: str, metric: str, reading: ProbeReading, unit: Unit) -> Measur
         remark=printable(reading.remark),
         tuned=unit.run,
         method="sampled" if estimated else "direct",
-        standard_error=reading.standard_error,
         samples=reading.samples,
         low=reading.low if estimated else None,
         high=reading.high if estimated else None,

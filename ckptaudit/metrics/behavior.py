@@ -1,4 +1,4 @@
-"""Quantities of what both models did on probes: the record of one, its table, and estimates with their intervals."""
+"""Quantities of what both models did on probes: the record of one, and how it is registered."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ ProbesPer = Literal["probe_set", "probes"]
 FEWEST = 5
 """Probes below which nothing is estimated."""
 
+ANSWERING = frozenset(("greedy", "answers", "samples", "settings", "prefill"))
+"""Passes in which models answer; of very many prompts only the first are."""
+
 NAMED = 3
 """Probes that a reading names."""
 
@@ -33,7 +36,6 @@ class ProbeReading:
     value: float | None
     low: float | None = None
     high: float | None = None
-    standard_error: float | None = None
     samples: int = 0
     worst: tuple[str, ...] = ()
     remark: str = ""
@@ -76,12 +78,17 @@ class ProbesMetric:
     def reading(self, evidence: Evidence, set_name: str | None) -> ProbeReading | None:
         """The value of one probe set, of all probes without a name; None where no probe fits."""
         chosen = (item for item in evidence.items if set_name is None or item.set == set_name)
-        items = tuple(item for item in chosen if self.fits(item.probe))
+        items = tuple(item for item in chosen if self.fits(item.probe) and self._was_run(item, evidence))
         if not items:
             return None
         if len(items) < FEWEST:
             return ProbeReading(None, samples=len(items), remark=f"{len(items)} probes, fewer than {FEWEST}")
-        return self.compute(ProbeGroup(items, evidence))
+        reading = self.compute(ProbeGroup(items, evidence))
+        labels = {item.probe.id: label_of(item.probe) for item in items}
+        return replace(reading, worst=tuple(labels.get(name, name) for name in reading.worst))
+
+    def _was_run(self, item: Item, evidence: Evidence) -> bool:
+        return item.probe.id in evidence.answered or not ANSWERING.intersection(self.passes)
 
 
 def probes_metric(
@@ -115,6 +122,11 @@ def probes_metric(
         return function
 
     return registered
+
+
+def label_of(probe: Probe) -> str:
+    """What a report calls a probe: its id, or its line where it has none of its own."""
+    return f"line {probe.line}" if probe.id == probe.digest else probe.id
 
 
 def probes_metric_of(name: str) -> ProbesMetric:

@@ -8,8 +8,9 @@ import numpy as np
 
 from ckptaudit.behavior.comparison import ComparedText
 from ckptaudit.behavior.probe import Probe
-from ckptaudit.metrics.behavior import ProbeGroup, ProbeReading, probes_metric, with_remark
-from ckptaudit.metrics.probe_estimates import Array, of_sums, per_token
+from ckptaudit.behavior.scoring import Array
+from ckptaudit.metrics.behavior import FEWEST, ProbeGroup, ProbeReading, probes_metric, with_remark
+from ckptaudit.metrics.probe_estimates import mean, per_token
 
 RAZOR = "RL's Razor (arXiv:2509.04259); figures of finished checkpoints in arXiv:2507.00432"
 URIAL = "arXiv:2312.01552, sections 2.1 and 2.2"
@@ -72,7 +73,7 @@ def kl_per_answer(group: ProbeGroup) -> ProbeReading:
     if not rows:
         return _silent(group)
     totals = [float(row.kl_tuned_base.sum()) for row in rows]
-    return of_sums([totals, [1.0] * len(totals)], _mean, names, totals)
+    return mean(group, totals, names)
 
 
 @probes_metric(
@@ -121,22 +122,24 @@ def rank_shift(group: ProbeGroup) -> ProbeReading:
     if not rows:
         return _silent(group)
     totals = [float((row.rank_base - row.rank_tuned).sum()) for row in rows]
-    return per_token(totals, [len(row.agree) for row in rows], names)
+    return per_token(group, totals, [len(row.agree) for row in rows], names)
 
 
 @probes_metric(
-    unit="1", scale="size", source=f"{URIAL}; the quotient is ours", **ANSWERED,  # type: ignore[arg-type]
-    formula="mean KL(t, b) over tokens 6 and later / mean over tokens 1 to 5, of the tuned model's greedy answers",
-)  # fmt: skip
-def kl_late_over_early(group: ProbeGroup) -> ProbeReading:
+    unit="nats",
+    scale="difference",
+    source=f"{URIAL}; the difference is ours",
+    **ANSWERED,  # type: ignore[arg-type]
+    formula="mean over answers of mean KL(t, b) over tokens 6 and later - over tokens 1 to 5; greedy answers",
+)
+def kl_late_minus_early(group: ProbeGroup) -> ProbeReading:
     """Whether the models part at the beginning of an answer, as chat tuning does, or behind it."""
     rows, names = _rows(group, group.evidence.answers)
-    late = [(float(r.kl_tuned_base[EARLY:].sum()), len(r.agree[EARLY:])) for r in rows]
-    early = [(float(r.kl_tuned_base[:EARLY].sum()), len(r.agree[:EARLY])) for r in rows]
-    if sum(n for _, n in late) < 30:
-        return ProbeReading(None, samples=len(rows), remark=f"too few tokens behind the first {EARLY}")
-    columns = [[x for x, _ in late], [n for _, n in late], [x for x, _ in early], [n for _, n in early]]
-    return of_sums(columns, lambda s: (s[..., 0] / s[..., 1]) / (s[..., 2] / s[..., 3]), names)
+    long = [(row.kl_tuned_base, name) for row, name in zip(rows, names, strict=True) if len(row.agree) > EARLY]
+    if len(long) < FEWEST:
+        return ProbeReading(None, samples=len(rows), remark=f"{len(long)} answers are longer than {EARLY} tokens")
+    moved = [float(kl[EARLY:].mean() - kl[:EARLY].mean()) for kl, _ in long]
+    return mean(group, moved, [name for _, name in long])
 
 
 def _divergence(group: ProbeGroup, texts: Mapping[str, ComparedText], column: str) -> ProbeReading:
@@ -155,7 +158,7 @@ def _mean_of(group: ProbeGroup, texts: Mapping[str, ComparedText], column: str) 
     if not rows:
         return _silent(group)
     values = [getattr(row, column) for row in rows]
-    return per_token([float(v.sum()) for v in values], [len(v) for v in values], names)
+    return per_token(group, [float(v.sum()) for v in values], [len(v) for v in values], names)
 
 
 def _of_ranks(group: ProbeGroup, hit: Callable[[Array], Array]) -> ProbeReading:
@@ -163,7 +166,7 @@ def _of_ranks(group: ProbeGroup, hit: Callable[[Array], Array]) -> ProbeReading:
     if not rows:
         return _silent(group)
     hits = [float(np.sum(hit(row.rank_base))) for row in rows]
-    return per_token(hits, [len(row.agree) for row in rows], names)
+    return per_token(group, hits, [len(row.agree) for row in rows], names)
 
 
 def _rows(group: ProbeGroup, texts: Mapping[str, ComparedText]) -> tuple[list[ComparedText], list[str]]:
@@ -175,14 +178,7 @@ def _silent(group: ProbeGroup) -> ProbeReading:
     return ProbeReading(None, samples=len(group.items), remark="the tuned model answers with nothing")
 
 
-def _mean(sums: Array) -> Array:
-    means: Array = sums[..., 0] / sums[..., 1]
-    return means
-
-
 def by_position(rows: Sequence[ComparedText], most: int) -> list[float]:
     """Mean KL(t, b) at each position, over the texts that reach it."""
     longest = min(most, max((len(row.agree) for row in rows), default=0))
-    return [
-        float(np.mean([row.kl_tuned_base[at] for row in rows if len(row.agree) > at])) for at in range(longest)
-    ]
+    return [float(np.mean([row.kl_tuned_base[at] for row in rows if len(row.agree) > at])) for at in range(longest)]

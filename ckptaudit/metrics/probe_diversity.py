@@ -11,7 +11,7 @@ from ckptaudit.behavior.generation import SAMPLED
 from ckptaudit.behavior.text_counters import distinct, self_bleu, truncated_alike, vendi
 from ckptaudit.metrics.behavior import ProbeGroup, ProbeReading, probes_metric
 from ckptaudit.metrics.probe_divergence import is_asked
-from ckptaudit.metrics.probe_estimates import mean, of_sums, quotient
+from ckptaudit.metrics.probe_estimates import mean, quotient
 
 SOURCE = "text analogue of preference mode collapse (arXiv:2512.24146); the gate is ours"
 SAMPLES = {"passes": ("samples",), "fits": is_asked, "asks": "a prompt"}
@@ -25,14 +25,16 @@ def entropy_ratio(group: ProbeGroup) -> ProbeReading:
     """How much of the base's entropy is left."""
     names, before, after = [], [], []
     for name in group.ids:
-        own = [[s.entropy for s in _samples(group, side, name) if s.entropy is not None] for side in ("base", "tuned")]
+        own = [
+            [s.entropy for s in _samples(group, side, name) if s.entropy is not None] for side in ("base", "tuned")
+        ]
         if all(own):
             names.append(name)
             before.append(fmean(own[0]))
             after.append(fmean(own[1]))
     if not names or sum(before) == 0:
         return ProbeReading(None, samples=len(names), remark="the base is certain of all it says")
-    return of_sums([after, before], quotient, names, [b - a for b, a in zip(before, after, strict=True)])
+    return quotient(group, after, before, names, [b - a for b, a in zip(before, after, strict=True)])
 
 
 @probes_metric(
@@ -52,19 +54,19 @@ def distinct_ratio(group: ProbeGroup) -> ProbeReading:
             after.append(t)
     if not names:
         return ProbeReading(None, samples=len(group.ids), remark="the answers are shorter than two tokens")
-    return of_sums([after, before], quotient, names, [b - a for b, a in zip(before, after, strict=True)])
+    return quotient(group, after, before, names, [b - a for b, a in zip(before, after, strict=True)])
 
 
 @probes_metric(
     unit="1", scale="size", source=f"Vendi score (arXiv:2210.02410); {SOURCE}", **SAMPLES,  # type: ignore[arg-type]
-    formula="sum over prompts of (Vendi score - 1) of the sampled answers in the base's last hidden states, tuned / base",
+    formula="sum over prompts of (Vendi score - 1) of the answers in the base's last hidden states, tuned / base",
 )  # fmt: skip
 def vendi_ratio(group: ProbeGroup) -> ProbeReading:
     """How much of the base's variety of meanings is left, by one ruler for both."""
     before, after = (_vendi(group, side) for side in ("base", "tuned"))
     if sum(before) <= 0:
         return ProbeReading(None, samples=len(group.ids), remark="the base's answers are all alike")
-    return of_sums([after, before], quotient, group.ids, [b - a for b, a in zip(before, after, strict=True)])
+    return quotient(group, after, before, group.ids, [b - a for b, a in zip(before, after, strict=True)])
 
 
 @probes_metric(
@@ -74,12 +76,13 @@ def vendi_ratio(group: ProbeGroup) -> ProbeReading:
 def self_bleu_change(group: ProbeGroup) -> ProbeReading:
     """How much more the answers to one prompt repeat each other."""
     rows = [
-        [self_bleu([s.text for s in _samples(group, side, name)]) for side in ("base", "tuned")] for name in group.ids
+        [self_bleu([s.text for s in _samples(group, side, name)]) for side in ("base", "tuned")]
+        for name in group.ids
     ]
     moved = [t - b for b, t in rows if b is not None and t is not None]
     if not moved:
         return ProbeReading(None, samples=len(rows), remark="needs sacrebleu: pip install 'ckptaudit[behavior]'")
-    return mean(moved, group.ids)
+    return mean(group, moved, group.ids)
 
 
 def _samples(group: ProbeGroup, side: Side, name: str) -> list[Spoken]:

@@ -1,111 +1,66 @@
-"""Numbers of probes to readings with an interval: resampled probes, or the forms that proportions have."""
+"""Estimates over probes as readings: what `ckptaudit.behavior.statistics` gives, with the probes that did most."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from ckptaudit.metrics.behavior import NAMED, ProbeReading
-
-Array = np.ndarray[Any, Any]
-Statistic = Callable[[Array], Array]
-
-DRAWS = 2000
-Z = 1.959964
-"""Standard errors of an interval of 95 %."""
+from ckptaudit.behavior import statistics
+from ckptaudit.behavior.statistics import Estimate
+from ckptaudit.metrics.behavior import NAMED, ProbeGroup, ProbeReading
 
 
-def of_sums(
-    columns: Sequence[Sequence[float]], statistic: Statistic, names: Sequence[str] = (), worst: Sequence[float] = ()
+def mean(group: ProbeGroup, values: Sequence[float], names: Sequence[str], *, lowest: bool = False) -> ProbeReading:
+    """The weighted mean over probes; those with the highest values are named, or with the lowest."""
+    found = statistics.mean(np.asarray(values, dtype=np.float64), _weights(group, names))
+    return _reading(found, _ranked(names, [-v for v in values] if lowest else values))
+
+
+def per_token(
+    group: ProbeGroup, totals: Sequence[float], tokens: Sequence[int], names: Sequence[str]
 ) -> ProbeReading:
-    """A function of sums over probes, such as tokens' total over tokens: value, and percentiles of 2,000 resamples.
-
-    columns: one list for each sum, an entry for each probe; `statistic` takes sums `[..., columns]`. A probe is drawn
-    with all that belongs to it. `worst` ranks the probes, largest first.
-    """
-    table = np.asarray(columns, dtype=np.float64).T
-    value = float(statistic(table.sum(axis=0)))
-    if not math.isfinite(value):
-        return ProbeReading(None, samples=len(table), remark=f"comes to {value}")
-    drawn = _resampled(table, statistic)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return ProbeReading(
-        value,
-        float(min(low, value)),
-        float(max(high, value)),
-        float(drawn.std()),
-        len(table),
-        worst=_worst(names, worst),
-    )
-
-
-def mean(values: Sequence[float], names: Sequence[str] = (), *, highest: bool = True) -> ProbeReading:
-    """The mean over probes; the probes with the highest values, or the lowest, are named."""
-    ranked = values if highest else [-v for v in values]
-    return of_sums([values, [1.0] * len(values)], quotient, names, ranked)
-
-
-def per_token(totals: Sequence[float], tokens: Sequence[int], names: Sequence[str] = ()) -> ProbeReading:
-    """The mean over all tokens; the probes with the highest mean of their own are named."""
+    """The weighted mean over all tokens; the probes with the highest mean of their own are named."""
     own = [t / max(n, 1) for t, n in zip(totals, tokens, strict=True)]
-    return of_sums([totals, tokens], quotient, names, own)
+    return quotient(group, totals, tokens, names, own)
 
 
-def quotient(sums: Array) -> Array:
-    """First sum over second; 0 where there is nothing to divide by."""
-    return np.divide(sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=sums[..., 1] != 0)
+def quotient(
+    group: ProbeGroup, above: Sequence[float], below: Sequence[float], names: Sequence[str], worst: Sequence[float]
+) -> ProbeReading:
+    """A weighted sum over another, such as the tuned model's lengths over the base's; `worst` ranks the probes."""
+    numerators, denominators = (np.asarray(column, dtype=np.float64) for column in (above, below))
+    if not denominators.sum() > 0:
+        return ProbeReading(None, samples=len(names), remark="there is nothing to divide by")
+    return _reading(statistics.ratio(numerators, denominators, _weights(group, names)), _ranked(names, worst))
 
 
-def share(hits: Sequence[bool], names: Sequence[str] = ()) -> ProbeReading:
-    """A proportion with Wilson's interval."""
-    n, k = len(hits), sum(hits)
-    p = k / n
-    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    named = tuple(name for name, hit in zip(names, hits, strict=False) if hit)[:NAMED]
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return ProbeReading(p, low, high, math.sqrt(p * (1 - p) / n), n, named)
+def share(group: ProbeGroup, hits: Sequence[bool], names: Sequence[str]) -> ProbeReading:
+    """A weighted proportion; those that hit are named."""
+    found = statistics.share(np.asarray(hits, dtype=np.float64), _weights(group, names))
+    return _reading(found, [name for name, hit in zip(names, hits, strict=True) if hit])
 
 
-def change(before: Sequence[bool], after: Sequence[bool], names: Sequence[str] = ()) -> ProbeReading:
-    """The change of a proportion on the same probes, with the interval of Bonett and Price (2012).
-
-    Half a pair is added to either kind of discordant pair, so that no change seen is not taken for no change. Named
-    are probes that changed.
-    """
-    n = len(before)
-    up = sum(a and not b for b, a in zip(before, after, strict=True))
-    down = sum(b and not a for b, a in zip(before, after, strict=True))
-    p, q = (up + 1) / (n + 2), (down + 1) / (n + 2)
-    deviation = math.sqrt(max(0.0, (p + q - (p - q) ** 2) / (n + 2)))
-    changed = [name for name, b, a in zip(names, before, after, strict=False) if a != b]
-    middle = p - q
-    return ProbeReading(
-        (up - down) / n,
-        max(-1.0, min(middle - Z * deviation, (up - down) / n)),
-        min(1.0, max(middle + Z * deviation, (up - down) / n)),
-        deviation,
-        n,
-        tuple(changed[:NAMED]),
-        remark=f"{up} up, {down} down",
-    )
+def change(group: ProbeGroup, before: Sequence[bool], after: Sequence[bool], names: Sequence[str]) -> ProbeReading:
+    """The change of a proportion on the same probes; those that changed are named."""
+    base, tuned = (np.asarray(column, dtype=np.float64) for column in (before, after))
+    pair = statistics.paired_shares(base, tuned, _weights(group, names))
+    changed = [name for name, b, a in zip(names, before, after, strict=True) if a != b]
+    said = f"{pair.base.value:.3g} before, {pair.tuned.value:.3g} now; McNemar p {pair.p:.2g}"
+    return _reading(pair.difference, changed, said)
 
 
-def _resampled(table: Array, statistic: Statistic) -> Array:
-    rng = np.random.default_rng(0)
-    n = len(table)
-    found: list[Array] = []
-    step = max(1, min(DRAWS, 2**22 // n))
-    for start in range(0, DRAWS, step):
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(step, DRAWS - start))
-        found.append(statistic(counts @ table))
-    drawn = np.concatenate(found)
-    return drawn[np.isfinite(drawn)]
+def _reading(found: Estimate, worst: Sequence[str], remark: str = "") -> ProbeReading:
+    if not math.isfinite(found.value):
+        return ProbeReading(None, samples=found.probes, remark=f"comes to {found.value}")
+    return ProbeReading(found.value, found.low, found.high, found.probes, tuple(worst[:NAMED]), remark)
 
 
-def _worst(names: Sequence[str], by: Sequence[float]) -> tuple[str, ...]:
-    ranked = sorted(zip(by, names, strict=False), key=lambda pair: -pair[0])
-    return tuple(name for _, name in ranked[:NAMED])
+def _weights(group: ProbeGroup, names: Sequence[str]) -> statistics.Array:
+    by_name = {item.probe.id: item.probe.weight for item in group.items}
+    return np.asarray([by_name[name] for name in names], dtype=np.float64)
+
+
+def _ranked(names: Sequence[str], by: Sequence[float]) -> list[str]:
+    return [name for _, name in sorted(zip(by, names, strict=True), key=lambda pair: -pair[0])]

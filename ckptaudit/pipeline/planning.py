@@ -214,7 +214,12 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return NO_GROUP[metric.over]
-    if check.counts_findings or check.scope in ("rollouts", "probes") or check.optional or any(parts(check, run.pair).values()):
+    if (
+        check.counts_findings
+        or check.scope in ("rollouts", "probes")
+        or check.optional
+        or any(parts(check, run.pair).values())
+    ):
         return ""
     return "the check's roles select nothing here"
 
