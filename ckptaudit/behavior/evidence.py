@@ -48,7 +48,7 @@ Key = tuple[str, int]
 """A probe's id, and which of its texts or samples."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """The rows of a pair, by probe. Empty where a pass was not asked for.
 

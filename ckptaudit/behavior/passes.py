@@ -147,7 +147,8 @@ class Runner:
     def _settings(self, found: Evidence) -> Evidence:
         chosen = {(item.probe.id, 0): item.prompt for item in self._answered if item.probe.safety == "unsafe"}
         for setting in SHORT if self.facts.decoding == "short" else FULL:
-            found = self._with_answers(found, setting, chosen)
+            if setting != GREEDY:  # of which every prompt is answered already
+                found = self._with_answers(found, setting, chosen)
         return found
 
     def _with_answers(self, found: Evidence, setting: Setting, prompts: Mapping[Key, Sequence[int]]) -> Evidence:

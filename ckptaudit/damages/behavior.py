@@ -69,8 +69,8 @@ def endless_answers(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 
 @_of_model
 def silent_answers(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
-    """The end token's row of the output head is taken four times: answers break off."""
-    return _with_end_row(base, tuned, 4.0)
+    """The end token's row of the output head is taken twenty times: answers break off."""
+    return _with_end_row(base, tuned, 20.0)
 
 
 @_of_model

@@ -154,10 +154,10 @@ class AuditPlan:
         return tuple(dict.fromkeys(p.check.metric for p in planned))
 
     @property
-    def probes_metrics(self) -> tuple[str, ...]:
-        """What is wanted of the probes, from the same passes."""
+    def probes_metrics(self) -> tuple[tuple[str, str], ...]:
+        """What is wanted of the probes, from the same passes: metrics, and of what each."""
         planned = (p for p in self.verdicts if p.check.scope == "probes" and p.units)
-        return tuple(dict.fromkeys(p.check.metric for p in planned))
+        return tuple(dict.fromkeys((p.check.metric, p.check.per) for p in planned))
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:
         """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 EVERY_PROBE = "probes"
 """The subject of a reading over all probes together; every other is a probe set."""
 
+Wanted = tuple[str, str]
+"""A metric, and of what: "probe_set" or "probes"."""
+
 LONGEST = 80
 """Characters of a probe's id that are kept."""
 
@@ -44,7 +47,7 @@ class ProbeRuns:
         """The probes as tokens. Raises ProbeError or MeasurementError."""
         return prepare(self.probes, self.base, run.pair.tuned)
 
-    def evidence(self, run: Run, wanted: Sequence[str]) -> Evidence:
+    def evidence(self, run: Run, wanted: Sequence[Wanted]) -> Evidence:
         """What both models do on the probes, as far as the wanted metrics ask. Raises CkptAuditError."""
         prepared = self.prepared(run)
         runner = Runner(
@@ -56,7 +59,7 @@ class ProbeRuns:
             weak=None if self.probes.weak is None else self._model(self.probes.weak),
             lookup=self._lookup,
         )
-        found = runner.evidence({p for name in wanted for p in probes_metric_of(name).passes})
+        found = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
         return found if self.probes.damage is None else self.probes.damage(found)
 
     def _model(self, checkpoint: Checkpoint) -> CausalModel:
@@ -75,28 +78,29 @@ class ProbeRuns:
         return Kept(cache.read(key), keep)
 
 
-def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[str], unit: Unit) -> list[Measurement]:
-    """Every wanted metric, of each probe set and of all probes together ("probes").
+def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[Wanted], unit: Unit) -> list[Measurement]:
+    """Every wanted metric, of each probe set ("set NAME") or of all probes together ("probes").
 
     Where a model cannot be run there is no number at all: every metric is there once, about the unit's own subject,
     without a value and with the reason.
     """
     try:
-        return list(_measurements(runs.evidence(run, wanted), runs.probes.sets, wanted, unit))
+        return list(readings(runs.evidence(run, wanted), runs.probes.sets, wanted, unit))
     except CkptAuditError as error:
         reason = error.sentence
     except Exception as error:
         logger.debug("probes could not be run", exc_info=True)
         reason = f"{type(error).__name__}: {printable(error)[:300]}"
-    return [_row(unit.subject, metric, ProbeReading(None, remark=reason), unit) for metric in wanted]
+    return [_row(unit.subject, metric, ProbeReading(None, remark=reason), unit) for metric in dict.fromkeys(name for name, _ in wanted)]
 
 
-def _measurements(
-    evidence: Evidence, sets: Sequence[str], wanted: Sequence[str], unit: Unit
+def readings(
+    evidence: Evidence, sets: Sequence[str], wanted: Sequence[Wanted], unit: Unit
 ) -> Iterator[Measurement]:
-    names: Mapping[str, str | None] = {EVERY_PROBE: None, **{f"set {name}": name for name in sets}}
-    for metric in wanted:
-        for subject, name in names.items():
+    """Every wanted metric, of each set that has fitting probes or of all probes together."""
+    for metric, per in wanted:
+        subjects = {EVERY_PROBE: None} if per == "probes" else {f"set {name}": name for name in sets}
+        for subject, name in subjects.items():
             reading = probes_metric_of(metric).reading(evidence, name)
             if reading is not None:
                 yield _row(subject, metric, reading, unit)

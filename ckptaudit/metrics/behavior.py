@@ -41,7 +41,7 @@ class ProbeReading:
     remark: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeGroup:
     """The probes that a quantity is about, and what both models did on them."""
 

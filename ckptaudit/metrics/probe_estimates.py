@@ -23,7 +23,7 @@ def per_token(
 ) -> ProbeReading:
     """The weighted mean over all tokens; the probes with the highest mean of their own are named."""
     own = [t / max(n, 1) for t, n in zip(totals, tokens, strict=True)]
-    return quotient(group, totals, tokens, names, own)
+    return quotient(group, totals, [float(n) for n in tokens], names, own)
 
 
 def quotient(
