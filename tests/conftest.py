@@ -9,12 +9,15 @@ from shutil import which
 from types import ModuleType
 from typing import Literal
 
+# NumPy cannot be imported twice in a process, and pytester forgets what was first imported inside a test.
+import numpy  # noqa: F401
 import pytest
 import torch
 from safetensors.torch import save_file
 
 # pytester's runs in this process forget every module that was first imported within one, and would leave
 # two copies of it behind: everything that is imported late in use is imported here.
+import ckptaudit.calibration.learning
 import ckptaudit.checkpoints.formats
 import ckptaudit.plugin.gate
 from ckptaudit.behavior.gradients import Request, collect
@@ -49,8 +52,11 @@ SLOW = (
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
+    "cli/test_probes.py",
+    "docs/test_probes_page.py",
     "docs/test_site.py",
     "end_to_end",
     "families/test_damages.py",
@@ -203,7 +209,12 @@ def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
         data = FIXTURES / "probes" / probes
         collect(Request(what=what, model=str(FIXTURES / "base"), data=data, output=output, samples=16))
     paths = {name: str(folder / f"{name}.safetensors") for name in wanted}
-    given = {"aligned": "rlvr-step70", "adapter_init": "pissa-init", "probes": "probes/task.jsonl"}
+    given = {
+        "aligned": "rlvr-step70",
+        "reference": "sft",
+        "adapter_init": "pissa-init",
+        "probes": "probes/task.jsonl",
+    }
     return {**paths, **{name: str(FIXTURES / place) for name, place in given.items()}}
 
 

@@ -18,12 +18,16 @@ from ckptaudit.cli import (
     checks,
     collect,
     diff,
+    doctor,
     explain,
+    init,
     inspect,
+    probes,
     report,
     rollouts,
     verify,
 )
+from ckptaudit.cli.extras import bringing
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
@@ -44,6 +48,8 @@ class Command(Protocol):
 
 
 COMMANDS = {
+    "init": init,
+    "doctor": doctor,
     "inspect": inspect,
     "checks": checks,
     "explain": explain,
@@ -55,6 +61,7 @@ COMMANDS = {
     "verify": verify,
     "collect": collect,
     "rollouts": rollouts,
+    "probes": probes,
 }
 
 
@@ -79,9 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        what = f"{type(error).__name__}: {printable(error)[:200]}"
-        print(f"ERROR: ckptaudit {options.command} broke off ({what}); look for damaged files.", file=sys.stderr)
+        print(f"ERROR: ckptaudit {options.command} {_broke_off(error, options.command)}", file=sys.stderr)
         return CANNOT_BE_JUDGED
+
+
+def _broke_off(error: Exception, command: str) -> str:
+    """What a command ended with that nobody foresaw; a package that is missing, by the extra that brings it."""
+    if isinstance(error, ModuleNotFoundError) and (extra := bringing(error.name or "", command)):
+        return f"needs the package {error.name}; pip install 'ckptaudit[{extra}]'."
+    return f"broke off ({type(error).__name__}: {printable(error)[:200]}); look for damaged files."
 
 
 class _Parser(argparse.ArgumentParser):

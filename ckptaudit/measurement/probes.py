@@ -91,7 +91,10 @@ def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[Wanted], unit: Un
     except Exception as error:
         logger.debug("probes could not be run", exc_info=True)
         reason = f"{type(error).__name__}: {printable(error)[:300]}"
-    return [_row(unit.subject, metric, ProbeReading(None, remark=reason), unit) for metric in dict.fromkeys(name for name, _ in wanted)]
+    return [
+        _row(unit.subject, metric, ProbeReading(None, remark=reason), unit)
+        for metric in dict.fromkeys(name for name, _ in wanted)
+    ]
 
 
 def readings(

@@ -16,8 +16,9 @@ from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.probes import ProbeRuns, measure_probes
 from ckptaudit.measurement.rollouts import measure_rollouts
+from ckptaudit.measurement.rounds import by_unit
 from ckptaudit.measurement.run_groups import measure_run_group
-from ckptaudit.measurement.scheduler import by_unit, measure
+from ckptaudit.measurement.scheduler import measure
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import FindingsMetric, Measurement, findings_metric_of, group_metric_of, matrix_metrics
 from ckptaudit.metrics.evidence import ParityEvidence, PlanEvidence, RunEvidence
@@ -81,9 +82,11 @@ class _Executor:
 
     def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
         """Units of matrices in one go; tells how many tensors of how many are done."""
+        if not units:
+            return  # to hold the threads of BLAS takes a millisecond, and front ends ask for each verdict
         jobs = [job for unit in units for job in self.plan.jobs(unit)]
         done = 0
-        for count, finished in by_unit(jobs, self.plan.effective_computing):
+        for count, finished in by_unit(jobs, self.plan.effective_computing, self.plan.questions):
             for unit, rows in finished:
                 self.store.take(unit, partial(list, rows))
             done += count
@@ -93,7 +96,7 @@ class _Executor:
         """The measurements of one unit."""
         if unit.scope == "matrix":
             jobs = self.plan.jobs(unit)
-            finished = by_unit(jobs, self.plan.effective_computing)
+            finished = by_unit(jobs, self.plan.effective_computing, self.plan.questions)
             return [m for _, units in finished for _, rows in units for m in rows]
         try:
             return self._other(unit)

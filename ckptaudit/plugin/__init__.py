@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptaudit.cli.pytest_words import is_audit
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.foreign_files.toml import glance
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
 
 __all__ = ["audited_run", "layer", "measure", "model_pair"]
+
+_SEVERAL = re.compile(r"-n.{0,8}|--numprocesses.*|--dist.*")
+"""Options of pytest-xdist, which pytest itself would only call unknown."""
 
 MARKERS = (
     "audit: a check of ckptaudit on a pair of checkpoints",
@@ -39,7 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """Keep the checkpoints' folders out of pytest's own set-up."""
+    """Keep the checkpoints' folders out of pytest's own set-up; ask in one line for what several processes need."""
+    if is_audit(args) and any(_SEVERAL.fullmatch(word) for word in args) and find_spec("xdist") is None:
+        raise pytest.UsageError("several processes need pytest-xdist; pip install 'ckptaudit[xdist]'.")
     take_root_from_where_pytest_started(early_config, args)
 
 

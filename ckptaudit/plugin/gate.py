@@ -24,8 +24,9 @@ from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pipeline import assemble, choose_checks, execute, open_audit, plan
-from ckptaudit.pipeline.assembly import about, curves
+from ckptaudit.pipeline.assembly import about, curves, distributions_of
 from ckptaudit.pipeline.causes import Causes
+from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
@@ -34,10 +35,9 @@ from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import audit_options, named_check_files, names_files, node_id, resolved
 from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
 from ckptaudit.plugin.spelling import option
+from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
-from ckptaudit.report.terminal import render_summary
-from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.gate import NOTHING_JUDGED, answer
 from ckptaudit.results.records import AuditResult
 
@@ -73,10 +73,12 @@ class Gate:
         self.everything = self.plan = self._plan(list(self.files.values()))
         self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
-        self.causes = Causes(self.opened)
+        self.causes, self.excerpts = Causes(self.opened), Excerpts()
         self.refused = 0
         if self.worker:
             _share_cores()
+        output = AuditOutput(config, self._shown, self._announced, lambda code: code or self.refused)
+        config.pluginmanager.register(output, "ckptaudit-output")
 
     def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
         return plan(self.opened, files, self.settings, self.baseline, known=self.known)
@@ -111,9 +113,12 @@ class Gate:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
-        if file_path.suffix != ".toml" or not (parent.session.isinitpath(file_path) or holds_checks(file_path)):
+        if file_path.suffix != ".toml":
             return None
-        collector = CheckCollector.from_parent(parent, path=file_path, **node_id(file_path))  # type: ignore[arg-type]
+        bundled = node_id(file_path)
+        if not (bundled or parent.session.isinitpath(file_path) or holds_checks(file_path)):
+            return None
+        collector = CheckCollector.from_parent(parent, path=file_path, **bundled)  # type: ignore[arg-type]
         # pytest makes a collector for each file beside one that was named, and asks only that one.
         collector.plan, collector.judge = partial(self._planned, file_path), self.judge
         return collector
@@ -129,6 +134,7 @@ class Gate:
         """Measure what is missing for one verdict, and decide."""
         try:
             verdict = self.causes.named(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])))
+            verdict = self.excerpts.shown(verdict, self.plan, self.store)
         except Exception as error:  # whatever it is, it must end as a verdict that could not be given
             logger.debug("a verdict failed", exc_info=True)
             reason = (
@@ -159,6 +165,8 @@ class Gate:
             decided_in = "call" if item.verdict.outcome in ("passed", "failed", "waived") else "setup"
             if report.when == decided_in:
                 report.audit_verdict = msgspec.to_builtins(item.verdict)
+            if item.verdict.outcome == "skipped" and report.when == "setup":
+                report.longrepr = (item.location[0], None, printable(item.verdict.reason))
             if item.verdict.outcome == "error" and report.when == "setup":
                 # pytest asks items for their own words in the call phase only.
                 report.longrepr = item.repr_failure(call.excinfo) if call.excinfo else None
@@ -216,20 +224,6 @@ class Gate:
             for name, value in coverage_properties(self.result):
                 xml.add_global_property(name, value)
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-        """The table of verdicts, where they broke, and the answer; annotations where the log is GitHub's."""
-        if self.worker is not None or not self.verdicts:
-            return
-        if not self.config.option.no_summary:
-            terminalreporter.section("checkpoint audit", sep="=")
-            for line in (*self._summary(int(exitstatus) or self.refused), *self.outputs.announced()):
-                terminalreporter.write_line(line)
-        for line in announce(self.result, os.environ):
-            terminalreporter.write_line(line)
-        cache = self.opened.cache
-        if cache is not None and cache.trouble:
-            terminalreporter.write_line(f"note: nothing more was kept in the cache ({cache.trouble})")
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker where the measurements are shared, so that each is taken once."""
@@ -254,16 +248,19 @@ class Gate:
         if self.shared is not None:
             self.shared.cleanup()
 
-    def _summary(self, exit_code: int) -> list[str]:
-        writer = self.config.get_terminal_writer()
-        text = render_summary(
-            self.result,
-            width=writer.fullwidth,
-            colour=writer.hasmarkup,
-            verbosity=self.config.get_verbosity(),
-            exit_code=exit_code,
-        )
-        return [*text.splitlines(), *unheeded(self.result.verdicts)]
+    def _shown(self) -> AuditResult | None:
+        """What the terminal shows; None where no verdict was given."""
+        if not self.verdicts or self.worker is not None:
+            return None
+        return self.result
+
+    def _announced(self) -> list[str]:
+        """Where the files are; annotations where the log is GitHub's."""
+        lines = [*announce(self.result, os.environ), *self.outputs.announced()]
+        cache = self.opened.cache
+        if cache is not None and cache.trouble:
+            lines.append(f"note: nothing more was kept in the cache ({cache.trouble})")
+        return lines
 
     @cached_property
     def result(self) -> AuditResult:
@@ -281,6 +278,7 @@ class Gate:
             baseline=self.baseline,
             spelling=option,
             spectra=curves(self.opened, verdicts) if self.outputs.shows_spectra else (),
+            drawn=distributions_of(self.opened) if self.outputs.shows_spectra else None,
         )
 
     def _asked(self, nodeid: str) -> PlannedVerdict | None:

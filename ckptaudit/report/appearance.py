@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
+from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.scales import is_count
 from ckptaudit.results.records import AuditResult
 
 WORDS: dict[Outcome, str] = {
-    "failed": "broken",
-    "error": "cannot judge",
-    "waived": "waived",
-    "passed": "holds",
-    "skipped": "skipped",
+    "failed": "FAIL",
+    "error": "ERROR",
+    "waived": "WAIVED",
+    "passed": "PASS",
+    "skipped": "SKIP",
 }
 SYMBOLS: dict[Outcome, str] = {"failed": "✕", "error": "!", "waived": "~", "passed": "✓", "skipped": "–"}
 COLOURS: dict[Outcome, str] = {
@@ -27,21 +29,20 @@ WARNS = "yellow"
 
 
 def word(verdict: Verdict) -> str:
-    """The outcome in a word or two; a broken claim that does not close the gate says so."""
-    only_warns = verdict.outcome == "failed" and not verdict.closes
-    if only_warns and verdict.severity == "info":
-        return "noted"
-    return f"broken ({verdict.severity})" if only_warns else WORDS[verdict.outcome]
+    """The outcome in pytest's words; a broken claim that does not close the gate is a warning or a note."""
+    if verdict.outcome == "failed" and not verdict.closes:
+        return "NOTE" if verdict.severity == "info" else "WARN"
+    return WORDS[verdict.outcome]
+
+
+def colour_of(verdict: Verdict) -> str:
+    """The colour of its outcome."""
+    return WARNS if verdict.outcome == "failed" and not verdict.closes else COLOURS[verdict.outcome]
 
 
 def open_words(result: AuditResult) -> str:
     """What an open gate is open for: a result of rollouts alone may not be read as one about weights."""
     return "gate open" if result.has_pair else "gate open for the rollouts alone: no weights were judged"
-
-
-def loud_word(verdict: Verdict) -> str:
-    """The same, in capitals where it closes the gate."""
-    return word(verdict).upper() if verdict.closes else word(verdict)
 
 
 def number(value: float) -> str:
@@ -60,27 +61,64 @@ def share(same: int, total: int) -> str:
 
 
 def margin(value: float, limit: float, sign: str) -> str:
-    """`x2.1 over`, `x3.4 inside`, `x1.5 under`; a difference where a factor means nothing, as at a limit of 0."""
+    """`21x the limit`, `13x below the minimum`, `3.4x inside`; a difference where a factor means nothing."""
     if value == limit:
-        return "at limit"
-    beyond = "over" if sign == "<=" else "under"
-    where = beyond if times_over(value, limit, sign) > 1 else "inside"
+        return "at the limit"
+    broken = times_over(value, limit, sign) > 1
     if value > 0 and limit > 0:
-        return f"x{_factor(max(value, limit) / min(value, limit))} {where}"
-    return f"{abs(value - limit):.3g} {where}"
+        ratio = f"{_factor(max(value, limit) / min(value, limit))}x"
+        beyond = "the limit" if sign == "<=" else "below the minimum"
+        return f"{ratio} {beyond if broken else 'inside'}"
+    beyond = "above the limit" if sign == "<=" else "below the minimum"
+    return f"{abs(value - limit):.3g} {beyond if broken else 'inside'}"
 
 
 def margin_of(verdict: Verdict) -> str:
-    """How far a verdict's value lies inside or beyond its effective limit; empty where it has none."""
-    return "" if verdict.value is None else margin(verdict.value, verdict.effective_limit, verdict.sign)
+    """How far a value lies inside or beyond its effective limit; empty where it has none, and for counts."""
+    if verdict.value is None or is_count(verdict.metric):
+        return ""
+    return margin(verdict.value, verdict.effective_limit, verdict.sign)
 
 
-def shortened(text: str, width: int) -> str:
-    """The text, its middle left out if it does not fit."""
-    if len(text) <= width:
-        return text
-    tail = (width - 2) * 2 // 3
-    return f"{text[: width - 2 - tail]}..{text[len(text) - tail :]}"
+def beyond(verdict: Verdict) -> str:
+    """How far beyond its limit a verdict lies, in a phrase for headlines: its margin, or what was counted."""
+    if verdict.value is None:
+        return "which cannot be judged"
+    return margin_of(verdict) or counted(verdict)
+
+
+def counted(verdict: Verdict) -> str:
+    """`3 findings, limit <= 0`: a count beside how many there may be."""
+    known = METRICS.get(verdict.metric)
+    unit = "" if known is None or known.unit == "1" else f" {known.unit}"
+    if verdict.value == 1:
+        unit = f"{unit[:-3]}y" if unit.endswith("ies") else unit.removesuffix("s")
+    return f"{number(verdict.value or 0.0)}{unit}, limit {verdict.sign} {number(verdict.effective_limit)}"
+
+
+def unit_of(metric: str) -> str:
+    """The unit in words; `dimensionless` for a pure number, empty for a metric that this release does not know."""
+    known = METRICS.get(metric)
+    if known is None:
+        return ""
+    return "dimensionless" if known.unit == "1" else known.unit
+
+
+def percent(share: float) -> str:
+    """A share as `6.6 %`."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.3g} %"
+
+
+def shortened(name: str, width: int) -> str:
+    """A name, cut on the left if it does not fit: its end says most."""
+    if len(name) <= width:
+        return name
+    return f"..{name[len(name) - width + 2 :]}" if width > 2 else name[-width:]
+
+
+def clipped(sentence: str, width: int) -> str:
+    """A sentence, its end left out if it does not fit."""
+    return sentence if len(sentence) <= width else f"{sentence[: width - 3]}..."
 
 
 def first_few(names: Sequence[str], most: int = 6) -> str:

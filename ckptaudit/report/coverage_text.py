@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ckptaudit.report.appearance import first_few
-from ckptaudit.results.coverage import Coverage
+from ckptaudit.results.coverage import UNLIMITED, Coverage, LeftOut
 from ckptaudit.results.records import AuditResult
 from ckptaudit.results.rollouts import RolloutsRecord
+
+ROLES_SHOWN = 6
 
 
 def coverage_lines(result: AuditResult) -> Iterator[str]:
@@ -41,7 +42,18 @@ def amount(coverage: Coverage) -> str:
 
 
 def left_out(coverage: Coverage) -> list[str]:
-    """The tensors that no check judged, by reason."""
-    reasons = Counter(item.reason for item in coverage.left_out)
-    named = {reason: [item.tensor for item in coverage.left_out if item.reason == reason] for reason in reasons}
-    return [f"{first_few(names, 3)}: {reason}" for reason, names in named.items()]
+    """The tensors that no check judged, in a line for each reason; roles that no check limits share one."""
+    reasons: dict[str, list[LeftOut]] = {}
+    for item in coverage.left_out:
+        reasons.setdefault(UNLIMITED if item.reason.startswith(UNLIMITED) else item.reason, []).append(item)
+    return [_line(reason, items, coverage) for reason, items in reasons.items()]
+
+
+def _line(reason: str, items: Sequence[LeftOut], coverage: Coverage) -> str:
+    if reason != UNLIMITED or len(items) == 1:
+        return f"{first_few([item.tensor for item in items], 3)}: {items[0].reason}"
+    roles = [role.role for role in coverage.roles if role.judged < role.tensors]
+    whose = f"role{'' if len(roles) == 1 else 's'} {first_few(roles, ROLES_SHOWN)}"
+    # The list is cut in a large model, the roles count all.
+    total = sum(role.tensors - role.judged for role in coverage.roles)
+    return f"{total} tensors such as {items[0].tensor}: no check that was judged limits the {whose}"

@@ -10,6 +10,7 @@ from ckptaudit.judging.verdict import Ranked, Verdict
 from ckptaudit.metrics import METRICS
 from ckptaudit.report.appearance import bound_mark, number
 from ckptaudit.report.escaping import log_line, log_lines
+from ckptaudit.report.samples import sample_lines
 from ckptaudit.results.records import CheckRecord
 
 WIDTH = 100
@@ -24,7 +25,7 @@ def quantity(metric: str, value: float) -> str:
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
 
-def compared(verdict: Verdict | Verdict) -> str:
+def compared(verdict: Verdict) -> str:
     """`0.0023, limit <= 0.001`: measured against limit, in one phrase."""
     limit = f"limit {verdict.sign} {number(verdict.limit)}"
     if verdict.effective_limit != verdict.limit:
@@ -35,7 +36,7 @@ def compared(verdict: Verdict | Verdict) -> str:
     return f"{bound}{quantity(verdict.metric, verdict.value)}, {limit}"
 
 
-def in_one_line(verdict: Verdict | Verdict) -> str:
+def in_one_line(verdict: Verdict) -> str:
     """Measured against limit, worst tensor and source in one line, for lists and headlines."""
     if verdict.value is None:
         text = f"cannot judge: {printable(verdict.reason)}; {compared(verdict)}"
@@ -54,18 +55,19 @@ def _thing(metric: str) -> str:
     return "" if known is not None and known.scope == "rollouts" else "tensor "
 
 
-def explain(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
+def explain(verdict: Verdict, check: Check | CheckRecord) -> str:
     """The whole text: claim, measured against limit, worst and next-worst tensors, source, remedy."""
     if verdict.value is None:
         head = [("cannot judge", f"{printable(verdict.reason)}; {compared(verdict)}"), ("claim", check.claim)]
     else:
         measured = [("measured", _measured(verdict, check)), *_released(verdict)]
-        head = [*measured, ("broken claim", check.claim), *_where(verdict)]
+        head = [*measured, ("claim", check.claim), *_where(verdict)]
     moved = "" if verdict.limit_from.startswith("check in ") else verdict.limit_from
     head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
     mend = [("cause", str(verdict.cause or "")), ("remedy", remedy_of(verdict, check.remedy))]
-    return log_lines("\n".join(_line(label, text) for label, text in (*rows, *mend) if text))
+    shown = [(f"sample {i}", line) for i, line in enumerate(sample_lines(verdict), start=1)]
+    return log_lines("\n".join(_line(label, text) for label, text in (*rows, *shown, *mend) if text))
 
 
 def remedy_of(verdict: Verdict, usual: str) -> str:
@@ -73,7 +75,21 @@ def remedy_of(verdict: Verdict, usual: str) -> str:
     return usual if verdict.cause is None else verdict.cause.remedy
 
 
-def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
+def judged_as(check: Check | CheckRecord) -> str:
+    """`normalized_spectral_shift, the worst of each layer`: what is compared with the limit."""
+    known = METRICS.get(check.metric)
+    if known is not None and known.scope not in ("matrix", "runs"):
+        return check.metric
+    how = {
+        "worst": "the worst",
+        "mean": "the mean",
+        "weighted_mean": "the parameter-weighted mean",
+        "sum": "the sum",
+    }
+    return f"{check.metric}, {how[check.judge_by]} of {'the' if check.per == 'model' else 'each'} {check.per}"
+
+
+def _measured(verdict: Verdict, check: Check | CheckRecord) -> str:
     how = {
         "worst": "worst of",
         "mean": "mean of",
@@ -92,7 +108,7 @@ def _measured(verdict: Verdict | Verdict, check: Check | CheckRecord) -> str:
     return f"{compared(verdict)} ({verdict.metric}, {how[check.judge_by]} {subject})"
 
 
-def _released(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
+def _released(verdict: Verdict) -> list[tuple[str, str]]:
     """What the released run had, and what this one was allowed beside it."""
     if verdict.released is None or verdict.released_limit is None:
         return []
@@ -100,7 +116,7 @@ def _released(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
     return [("released", f"{quantity(verdict.metric, verdict.released)}, {allowed}")]
 
 
-def _where(verdict: Verdict | Verdict) -> list[tuple[str, str]]:
+def _where(verdict: Verdict) -> list[tuple[str, str]]:
     if not verdict.ranking:
         return [("tensors", printable(verdict.reason))]
     worst, *others = verdict.ranking

@@ -49,10 +49,17 @@ class Grid:
 
 
 def broken_checks(result: AuditResult, run: str) -> list[str]:
-    """Ids of the checks that a run broke or that could not be judged, in order."""
-    return list(
-        dict.fromkeys(v.check for v in result.verdicts if v.tuned == run and v.outcome in ("failed", "error"))
-    )
+    """Ids of the checks that a run broke or that could not be judged, in order; what is only noted is not drawn."""
+    drawn = drawn_checks(result, run)
+    broken = {v.check for v in result.verdicts if v.tuned == run and v.outcome in ("failed", "error")}
+    return [check for check in drawn if check in broken]
+
+
+def drawn_checks(result: AuditResult, run: str) -> list[str]:
+    """Ids of the checks that a map can show: that a sum is too small is no fault of any one weight."""
+    no_place = {check.id for check in result.checks if check.judge_by == "sum" and check.sign == ">="}
+    own = (v for v in result.verdicts if v.tuned == run and v.check not in no_place)
+    return list(dict.fromkeys(v.check for v in own if v.closes or v.severity != "info"))
 
 
 def grids(result: AuditResult, run: str, checks: Collection[str]) -> list[Grid]:

@@ -28,10 +28,10 @@ COLOURS = {
     Shade.UNKNOWN: "bold magenta",
 }
 MEANINGS = {
-    Shade.HOLDS: "holds",
+    Shade.HOLDS: "passed",
     Shade.WAIVED: "waived",
-    Shade.OVER: f"broken, up to x{FAR:g}",
-    Shade.FAR_OVER: f"up to x{VERY_FAR:g}",
+    Shade.OVER: f"failed, up to {FAR:g}x the limit",
+    Shade.FAR_OVER: f"up to {VERY_FAR:g}x",
     Shade.BEYOND: "beyond that",
     Shade.UNKNOWN: "not computable",
 }
@@ -51,7 +51,8 @@ def _is_marked(grid: Grid) -> bool:
 
 def _grid_lines(grid: Grid, width: int) -> list[Text]:
     roles, hidden = _shown(grid)
-    label = min(LABEL, max(map(len, (*map(printable, roles), "layer"))), max(width // 3, 8))
+    outside = _outside(grid)
+    label = min(LABEL, max(map(len, (*map(printable, (*roles, *outside)), "layer"))), max(width // 3, 8))
     layers = grid.layers
     per_column = max(1, ceil(len(layers) / max(width - label - 2, 1)))
     columns = [layers[i : i + per_column] for i in range(0, len(layers), per_column)]
@@ -64,7 +65,7 @@ def _grid_lines(grid: Grid, width: int) -> list[Text]:
         lines.append(Text(f"a column is {per_column} layers, the worst of them"))
     if hidden:
         lines.append(Text(f"and {hidden} more roles"))
-    return lines + _outside(grid, width)
+    return lines + [_named(role, label).append(SYMBOLS[s], style=COLOURS[s]) for role, s in outside.items()]
 
 
 def _shown(grid: Grid) -> tuple[list[str], int]:
@@ -86,7 +87,7 @@ def _axis(columns: Sequence[Sequence[int]], pitch: int) -> str:
 
 
 def _role_line(grid: Grid, role: str, columns: Iterable[Sequence[int]], label: int, pitch: int) -> Text:
-    line = Text(f"{shortened(printable(role), label).ljust(label)}  ")
+    line = _named(role, label)
     for column in columns:
         shades = [grid.cells[layer, role] for layer in column if (layer, role) in grid.cells]
         symbol, colour = (SYMBOLS[max(shades)], COLOURS[max(shades)]) if shades else (" ", "")
@@ -95,12 +96,14 @@ def _role_line(grid: Grid, role: str, columns: Iterable[Sequence[int]], label: i
     return line
 
 
-def _outside(grid: Grid, width: int) -> list[Text]:
-    marked = {role: shade for role, shade in grid.outside.items() if shade > Shade.HOLDS}
-    return [
-        Text(f"{shortened(printable(role), max(width - 4, 8))}  ").append(SYMBOLS[shade], style=COLOURS[shade])
-        for role, shade in list(marked.items())[:ROWS]
-    ]
+def _named(role: str, label: int) -> Text:
+    return Text(f"{shortened(printable(role), label).ljust(label)}  ")
+
+
+def _outside(grid: Grid) -> dict[str, Shade]:
+    """What belongs to no layer, in the order of the model; where there is too much of it, the worst."""
+    chosen = sorted(grid.outside, key=lambda role: -grid.outside[role])[:ROWS]
+    return {role: shade for role, shade in grid.outside.items() if role in chosen}
 
 
 def _legend(maps: Sequence[Grid], width: int) -> list[Text]:

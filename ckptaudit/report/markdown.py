@@ -9,13 +9,22 @@ from pathlib import Path
 from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import bound_mark, margin_of, number, open_words, shortened, word
+from ckptaudit.report.appearance import (
+    beyond,
+    bound_mark,
+    clipped,
+    margin_of,
+    number,
+    open_words,
+    shortened,
+    word,
+)
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared, remedy_of
-from ckptaudit.report.heatmap import broken_checks, grids
+from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
-from ckptaudit.results.records import AuditResult, CheckpointRecord
+from ckptaudit.results.records import AuditResult, CheckpointRecord, counts
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""
@@ -68,8 +77,8 @@ def headline(result: AuditResult) -> str:
     found = answer(result.verdicts)
     if found.closing:
         worst = found.closing[0]
-        by = ", ".join(filter(None, (escaped(shortened(worst.subject, NAME)), margin_of(worst))))
-        return f"gate closed, worst {escaped(shortened(worst.check, NAME))} at {by}"
+        where = escaped(shortened(worst.subject, NAME))
+        return f"gate closed, worst {escaped(shortened(worst.check, NAME))} at {where}, {escaped(beyond(worst))}"
     return open_words(result) if found.is_open else f"gate closed, {escaped(found.cause)}"
 
 
@@ -112,14 +121,14 @@ def _claims(result: AuditResult) -> Iterator[str]:
         if check.id in broken:
             worst = gravest(broken[check.id])
             texts = (check.claim, str(worst.cause or ""), remedy_of(worst, check.remedy))
-            told = " ".join(escaped(shortened(" ".join(t.split()), SENTENCE)) for t in texts if t)
+            told = " ".join(escaped(clipped(" ".join(t.split()), SENTENCE)) for t in texts if t)
             yield f"- **{escaped(shortened(check.id, NAME))}**: {told}"
 
 
 def _maps(result: AuditResult) -> Iterator[str]:
     runs = [run for run in result.runs if broken_checks(result, run)]
     for run in runs[:RUNS_SHOWN]:
-        lines = heatmap_lines(grids(result, run, broken_checks(result, run)), MAP_WIDTH)
+        lines = heatmap_lines(grids(result, run, drawn_checks(result, run)), MAP_WIDTH)
         if lines:
             # The letters of the map are of our own; roles come from names, and a fence must not end early.
             drawn = "\n".join(printable(line.plain).replace("`", "'") for line in lines)
@@ -133,32 +142,29 @@ def _details(result: AuditResult) -> Iterator[str]:
         rows = [
             [
                 escaped(shortened(v.test or f"{v.check}[{v.subject}]", NAME)),
-                escaped(compared(v) if v.value is not None else shortened(v.reason, SENTENCE)),
+                escaped(compared(v) if v.value is not None else clipped(v.reason, SENTENCE)),
                 escaped(shortened(v.worst or "", NAME)),
             ]
             for v in shut[:VERDICTS_SHOWN]
         ]
         more = f"\nand {len(shut) - len(rows)} more\n" if len(shut) > len(rows) else ""
         table = _table(["test", "measured", "worst tensor"], rows)
-        yield f"\n<details><summary>{len(shut)} verdicts close the gate</summary>\n\n{table}{more}\n</details>\n"
+        title = f"{len(shut)} results close the gate" if len(shut) > 1 else "1 result closes the gate"
+        yield f"\n<details><summary>{title}</summary>\n\n{table}{more}\n</details>\n"
 
 
 def _about(result: AuditResult) -> Iterator[str]:
-    s = result.summary
-    yield (
-        f"\n{len(result.verdicts)} verdicts: {s.passed} hold, {s.failed} broken, {s.errors} cannot be judged, "
-        f"{s.skipped} skipped, {s.waived} waived, {s.warned} broken that only warn, {s.noted} noted.\n"
-    )
+    yield f"\n{counts(result)}.\n"
     prints = {c.path: _content(c) for c in result.checkpoints}
     pair = (("base", result.base), *(("tuned", run) for run in result.tuned))
     for side, path in pair if result.has_pair else ():
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
     for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
-        yield f"- {escaped(shortened(note, SENTENCE))}"
+        yield f"- {escaped(clipped(note, SENTENCE))}"
     if result.about:
         versions = ", ".join(f"{name} {version}" for name, version in result.about.versions.items())
         took = f"{result.about.seconds:.1f} s on {result.about.device}"
-        yield f"- {escaped(result.about.started)}, {escaped(took)}; {escaped(shortened(versions, SENTENCE))}"
+        yield f"- {escaped(result.about.started)}, {escaped(took)}; {escaped(clipped(versions, SENTENCE))}"
     yield ""
 
 

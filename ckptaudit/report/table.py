@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import COLOURS, WARNS, bound_mark, loud_word, margin_of, number, share, shortened
+from ckptaudit.report.appearance import bound_mark, colour_of, margin_of, number, share, shortened, word
 from ckptaudit.report.places import short_name
 from ckptaudit.results.gate import gravest
 
@@ -32,9 +33,10 @@ class Row:
     how: str
     where: str
     short_where: str
+    reason: str
 
 
-HEADINGS = Row("check", "verdict", "bold", "worst", "released", "limit", "margin", "how", "where", "where")
+HEADINGS = Row("check", "verdict", "bold", "worst", "released", "limit", "margin", "how", "where", "where", "")
 RIGHT = ("worst", "released", "margin")
 
 
@@ -46,6 +48,7 @@ def check_lines(groups: Sequence[Sequence[Verdict]], width: int) -> list[Text]:
     released = ["released"] if any(row.released for row in rows) else []
     columns = ["check", "verdict", "worst", *released, "limit", "margin"]
     for gap in (2, 1):
+        rows = rows if gap == 2 else [replace(row, margin=_briefly(row.margin)) for row in rows]
         sizes = {name: max(len(getattr(row, name)) for row in (HEADINGS, *rows)) for name in (*columns, "how")}
         taken = sum(sizes[name] + gap for name in columns)
         if taken + sizes["how"] + gap + 24 <= width:
@@ -55,9 +58,25 @@ def check_lines(groups: Sequence[Sequence[Verdict]], width: int) -> list[Text]:
     return [line for row in rows for line in _block(row, width)]
 
 
+def _briefly(margin: str) -> str:
+    return margin.replace(" below the minimum", " below").replace(" above the limit", " above")
+
+
 def _columns(rows: Sequence[Row], sizes: dict[str, int], gap: int, width: int) -> list[Text]:
     left = width - sum(size + gap for size in sizes.values())
-    return [_column_line(row, sizes, gap, left) for row in (HEADINGS, *rows)]
+    return [
+        line for row in (HEADINGS, *rows) for line in (_column_line(row, sizes, gap, left), *_reason(row, width))
+    ]
+
+
+def _reason(row: Row, width: int) -> list[Text]:
+    """Why there is no value, under the row that has none."""
+    if not row.reason:
+        return []
+    return [
+        Text(line)
+        for line in textwrap.wrap(row.reason, max(width, 24), initial_indent="    ", subsequent_indent="    ")
+    ]
 
 
 def _column_line(row: Row, sizes: dict[str, int], gap: int, left: int) -> Text:
@@ -84,25 +103,25 @@ def _block(row: Row, width: int) -> list[Text]:
         ]
     )
     numbers = f"  {row.worst}, limit {row.limit}" + (f", released {row.released}" if row.released else "")
-    beside = f"{numbers}, {row.margin}"
+    beside = f"{numbers}, {row.margin}" if row.margin else numbers
     lines += [Text(beside)] if len(beside) <= width else [Text(numbers), Text(f"  {row.margin}")]
-    return [*lines, Text(f"  {shortened(row.short_where, max(width - 2, 8))}")]
+    return [*lines, Text(f"  {shortened(row.short_where, max(width - 2, 8))}"), *_reason(row, width)]
 
 
 def _row(group: Sequence[Verdict]) -> Row:
     worst = gravest(group)
-    only_warns = worst.outcome == "failed" and not worst.closes
     counted = share(sum(v.outcome == worst.outcome for v in group), len(group))
-    where = printable(worst.worst or worst.reason or worst.subject)
+    where = printable(worst.worst or worst.subject)
     return Row(
         check=printable(worst.check),
-        verdict=" ".join(filter(None, (loud_word(worst), counted))),
-        colour=WARNS if only_warns else COLOURS[worst.outcome],
+        verdict=" ".join(filter(None, (word(worst), counted))),
+        colour=colour_of(worst),
         worst="-" if worst.value is None else bound_mark(worst.kind) + number(worst.value),
         released="" if worst.released is None else number(worst.released),
         limit=f"{worst.sign} {number(worst.limit)}",
-        margin=margin_of(worst) or "-",
+        margin=margin_of(worst),
         how=HOW[worst.kind],
         where=where,
         short_where=printable(short_name(worst.worst)) if worst.worst else where,
+        reason=printable(worst.reason) if worst.outcome == "skipped" else "",
     )

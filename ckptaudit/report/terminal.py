@@ -1,9 +1,9 @@
-"""The summary at the end of the terminal output: a row for each check, where it broke, and the answer."""
+"""The summary at the end of the terminal output: the broken claims, a row for each check, the map, the answer."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import Literal
 
@@ -12,62 +12,104 @@ from rich.text import Text
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import margin_of, open_words
+from ckptaudit.report.appearance import beyond, open_words
+from ckptaudit.report.blocks import block_lines
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import styled_line
-from ckptaudit.report.heatmap import broken_checks, grids
+from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
+from ckptaudit.report.rollouts_text import step_lines
+from ckptaudit.report.runs import first_closed, run_lines
 from ckptaudit.report.table import check_lines
+from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.gate import answer, by_check
-from ckptaudit.results.records import AuditResult
+from ckptaudit.results.records import AuditResult, counts
 
 RUNS_SHOWN = 4
-CAUSES_SHOWN = 3
 
 
 def render_summary(
     result: AuditResult, *, width: int, colour: bool, verbosity: int = 0, exit_code: int | None = None
 ) -> str:
-    """The summary as text of the given width, with colour codes or without.
+    """Blocks, tables, map and answer as text of the given width, with colour codes or without.
 
-    `verbosity` is pytest's: at -1 only what does not hold is listed, at -2 nothing but the answer;
-    from 1 on every broken check has a map of its own. `exit_code` is pytest's, where it is known.
+    `verbosity` is pytest's: at -1 only what does not hold is listed, at -2 nothing but the answer; from 1 on every
+    subject is listed and every broken check has a map of its own. `exit_code` is pytest's, where it is known.
     """
+    parts = [
+        render_blocks(result, width=width, colour=colour, verbosity=verbosity),
+        render_tables(result, width=width, colour=colour, verbosity=verbosity),
+        render_answer(result, colour=colour, exit_code=exit_code),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def render_blocks(result: AuditResult, *, width: int, colour: bool, verbosity: int = 0) -> str:
+    """Every check that closes the gate, with the claim, where it is broken, source and remedy; empty below -1."""
+    if verbosity < -1:
+        return ""
+    return _rendered(block_lines(result, width, complete=verbosity > 0), colour=colour)
+
+
+def render_tables(result: AuditResult, *, width: int, colour: bool, verbosity: int = 0) -> str:
+    """A row for each check, the map, what was judged, and what is broken without closing the gate."""
+    return _rendered(_lines(result, width, verbosity), colour=colour)
+
+
+def render_answer(result: AuditResult, *, colour: bool, exit_code: int | None = None) -> str:
+    """How many verdicts ended how, and the gate's answer: the last two lines."""
+    return _rendered([Text(counts(result)), _answer(result, exit_code)], colour=colour)
+
+
+def _rendered(lines: Iterable[Text], *, colour: bool) -> str:
     stream = StringIO()
     system: Literal["standard"] | None = "standard" if colour else None
     # Lines come at their final width; the console only turns styles into codes.
     console = Console(file=stream, width=10_000, force_terminal=colour, color_system=system, no_color=not colour)
-    for line in _lines(result, width, verbosity, exit_code):
+    for line in lines:
         console.print(styled_line(line), soft_wrap=True)
     return stream.getvalue().rstrip("\n")
 
 
-def _lines(result: AuditResult, width: int, verbosity: int, exit_code: int | None) -> Iterator[Text]:
+def _lines(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
     if verbosity > -2:
         yield from _tables(result, width, verbosity)
     if verbosity >= 0:
-        yield from _claims(result, width)
+        yield from _over_steps(result, width)
         yield from _maps(result, width, apart=verbosity > 0)
         yield from _about(result)
         for line in coverage_lines(result):
             yield from (Text(part) for part in _wrapped(printable(line), width))
-    yield from _counts(result)
-    yield _answer(result, exit_code)
+        for line in unheeded(result.verdicts):
+            yield from (Text(part) for part in _wrapped(line, width))
 
 
 def _tables(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
-    groups = by_check(result.verdicts)
-    all_rows = verbosity >= 0
-    for run in result.runs:
-        own = [g for (tuned, _), g in groups.items() if tuned == run and (all_rows or _is_telling(g))]
+    several = len(result.runs) > 1
+    if several:
+        yield from map(Text, run_lines(result, width))
+        yield Text("")
+    for title, groups in _groups(result, apart=several and verbosity > 0):
+        own = [g for g in groups if verbosity >= 0 or _is_telling(g)]
         brief = [g for g in own if verbosity < 1 and _says_nothing(g)]
-        if len(result.runs) > 1 and own:
-            yield Text(f"run {printable(run)}", style="bold")
+        if title and own:
+            yield Text(title, style="bold")
         yield from check_lines([g for g in own if g not in brief], width)
         yield from _brief_lines(brief, width)
-    # A verdict about several runs at once stands under none of them.
-    rest = [g for (tuned, _), g in groups.items() if tuned not in result.runs and (all_rows or _is_telling(g))]
-    yield from check_lines(rest, width)
+
+
+def _groups(result: AuditResult, *, apart: bool) -> Iterator[tuple[str, list[list[Verdict]]]]:
+    """Verdicts by check, over all runs; `apart` for each run by itself, and at the end those about several."""
+    if not apart:
+        by_name: dict[str, list[Verdict]] = {}
+        for verdict in result.verdicts:
+            by_name.setdefault(verdict.check, []).append(verdict)
+        yield "", list(by_name.values())
+        return
+    groups = by_check(result.verdicts)
+    for run in result.runs:
+        yield f"run {printable(run)}", [g for (tuned, _), g in groups.items() if tuned == run]
+    yield "", [g for (tuned, _), g in groups.items() if tuned not in result.runs]
 
 
 def _is_telling(group: Sequence[Verdict]) -> bool:
@@ -85,33 +127,22 @@ def _brief_lines(groups: Sequence[Sequence[Verdict]], width: int) -> Iterator[Te
     kinds: dict[str, list[str]] = {}
     for group in groups:
         skipped = group[0].outcome == "skipped"
-        kinds.setdefault("skipped" if skipped else "nothing found by", []).append(printable(group[0].check))
+        kinds.setdefault("skipped" if skipped else "passed, nothing found", []).append(printable(group[0].check))
     for kind, names in kinds.items():
         yield from (Text(line) for line in _wrapped(f"{kind}: {', '.join(names)}", width))
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(width, 20), subsequent_indent="    ")
+    return textwrap.wrap(text, max(width, 20), subsequent_indent="    ", break_on_hyphens=False)
 
 
-def _claims(result: AuditResult, width: int) -> Iterator[Text]:
-    broken = {v.check for v in result.verdicts if v.outcome == "failed"}
-    told = [check for check in result.checks if check.id in broken and check.severity != "info"]
-    if told:
+def _over_steps(result: AuditResult, width: int) -> Iterator[Text]:
+    lines = list(step_lines(result))
+    if lines:
         yield Text("")
-        yield Text("broken claims", style="bold")
-    for check in told:
-        words = f"{check.id}: {printable(' '.join(check.claim.split()))}"
-        for line in textwrap.wrap(words, max(width, 20), initial_indent="  ", subsequent_indent="      "):
-            yield Text(line)
-        for cause in _causes_of(result, check.id):
-            yield Text(f"      {cause}")
-
-
-def _causes_of(result: AuditResult, check: str) -> list[str]:
-    """What the broken tensors of a check look like, each once, the first few."""
-    told = (f"{v.cause} ({printable(v.subject)})" for v in result.verdicts if v.check == check and v.cause)
-    return list(dict.fromkeys(told))[:CAUSES_SHOWN]
+        yield Text("over the steps", style="bold")
+    for words in lines:
+        yield from map(Text, textwrap.wrap(words, max(width, 20), initial_indent="  ", subsequent_indent="      "))
 
 
 def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
@@ -119,7 +150,8 @@ def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
     for run in runs[:RUNS_SHOWN]:
         checks = broken_checks(result, run)
         for chosen in [[c] for c in checks] if apart else [checks]:
-            lines = heatmap_lines(grids(result, run, chosen), width)
+            # What holds elsewhere belongs on the map of all: it shows what was looked at.
+            lines = heatmap_lines(grids(result, run, chosen if apart else drawn_checks(result, run)), width)
             if lines:
                 whose = f" of {printable(run)}" if len(result.runs) > 1 else ""
                 yield Text("")
@@ -130,40 +162,26 @@ def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:
 
 
 def _map_title(checks: Sequence[str]) -> str:
-    return f"where {checks[0]} is broken" if len(checks) == 1 else f"where {len(checks)} checks are broken"
+    return f"where {checks[0]} failed" if len(checks) == 1 else f"where {len(checks)} checks failed"
 
 
 def _about(result: AuditResult) -> Iterator[Text]:
     yield Text("")
     if result.has_pair:
         yield Text(f"base {printable(result.base)}")
-    for run in result.tuned:
-        yield Text(f"tuned {printable(run)}")
+    if len(result.tuned) == 1:
+        yield Text(f"tuned {printable(result.tuned[0])}")
     yield from _shortlist("not aligned", result.unaligned)
     yield from _shortlist("note", result.notes)
-
-
-def _counts(result: AuditResult) -> Iterator[Text]:
-    s = result.summary
-    bounds = sum(v.kind in ("upper_bound", "lower_bound") for v in result.verdicts)
-    counts = [
-        f"{s.passed} hold",
-        f"{s.failed} broken",
-        f"{s.errors} cannot be judged",
-        f"{s.skipped} skipped",
-        *([f"{s.waived} waived"] if s.waived else []),
-        *([f"{s.warned} broken that only warn"] if s.warned else []),
-        *([f"{s.noted} noted"] if s.noted else []),
-    ]
-    settled = f"; {bounds} decided by a bound" if bounds else ""
-    yield Text(f"{len(result.verdicts)} verdicts: {', '.join(counts)}{settled}")
 
 
 def _answer(result: AuditResult, exit_code: int | None) -> Text:
     found = answer(result.verdicts)
     if found.closing:
         worst = found.closing[0]
-        return Text(f"gate CLOSED, worst: {worst.check} at {printable(worst.subject)}{_by(worst)}", "bold red")
+        whose = f" for {first_closed(result)}" if len(result.runs) > 1 else ""
+        said = f"gate CLOSED{whose}, worst: {worst.check} at {printable(worst.subject)}, {beyond(worst)}"
+        return Text(said, "bold red")
     if exit_code and found.is_open:
         return Text(f"gate CLOSED: pytest ends with code {exit_code}", "bold red")
     return (
@@ -171,12 +189,6 @@ def _answer(result: AuditResult, exit_code: int | None) -> Text:
         if found.is_open
         else Text(f"gate CLOSED: {printable(found.cause)}", "bold red")
     )
-
-
-def _by(verdict: Verdict) -> str:
-    if verdict.value is None:
-        return ", which cannot be judged"
-    return f", {margin_of(verdict)}"
 
 
 def _shortlist(label: str, texts: Sequence[str]) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""Broken claims that do not close the gate, one line each: those that only warn, notes, those that are waived."""
+"""Broken claims that do not close the gate: warnings and notes, a line for each check; and what is waived."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.report.appearance import counted, margin_of
 from ckptaudit.report.escaping import log_line
 from ckptaudit.report.failure import compared
+from ckptaudit.results.gate import gravity
 
 SHOWN = 10
 """How many of a kind get a line of their own."""
@@ -17,25 +19,35 @@ FINDINGS_SHOWN = 4
 
 
 def unheeded(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """The lines for the end of the terminal output, warnings first."""
-    for severity in ("warn", "info"):
+    """The lines for the end of the terminal output, warnings first: one for each check."""
+    for severity, label in (("warn", "warning"), ("info", "note")):
         theirs = [v for v in verdicts if v.outcome == "failed" and v.severity == severity]
-        label = "warning" if severity == "warn" else "note"
-        yield from _lines(label, [f"{_name(v)}: {compared(v)}; {_what(v)}" for v in theirs])
+        yield from _lines(label, [f"{_name(group)}: {_what(group)}" for group in _by_check(theirs)])
     waived = [v for v in verdicts if v.outcome == "waived"]
-    yield from _lines("waived", [f"{_name(v)}: {compared(v)}; {printable(v.waiver)}" for v in waived])
+    yield from _lines("waived", [f"{_name([v])}: {compared(v)}; {printable(v.waiver)}" for v in waived])
 
 
-def _what(verdict: Verdict) -> str:
-    if verdict.findings:
-        more = len(verdict.findings) - FINDINGS_SHOWN
-        named = "; ".join(map(str, verdict.findings[:FINDINGS_SHOWN]))
-        return f"{named}{f'; and {more} more' if more > 0 else ''}"
-    return f"worst {printable(verdict.worst or '-')}"
+def _by_check(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(verdict.check, []).append(verdict)
+    return [sorted(group, key=gravity) for group in groups.values()]
 
 
-def _name(verdict: Verdict) -> str:
-    return f"{verdict.check}[{printable(verdict.subject)}]"
+def _what(group: Sequence[Verdict]) -> str:
+    worst = group[0]
+    margin = f", {margin_of(worst)}" if margin_of(worst) else ""
+    if worst.findings:
+        more = len(worst.findings) - FINDINGS_SHOWN
+        named = "; ".join(map(str, worst.findings[:FINDINGS_SHOWN]))
+        return f"{counted(worst)}; {named}{f'; and {more} more' if more > 0 else ''}"
+    return f"{compared(worst)}{margin}; worst {printable(worst.worst or '-')}"
+
+
+def _name(group: Sequence[Verdict]) -> str:
+    where = printable(group[0].subject)
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return f"{group[0].check}[{where}]{more}"
 
 
 def _lines(label: str, texts: list[str]) -> Iterator[str]:

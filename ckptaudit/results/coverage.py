@@ -19,6 +19,9 @@ from ckptaudit.results.gate import JUDGED
 LISTED = 200
 """How many tensors that were left out are named."""
 
+UNLIMITED = "no check that was judged limits the role"
+"""How the reason begins where no check looked at a tensor."""
+
 
 class RoleCoverage(msgspec.Struct, frozen=True):
     """The tensors of one role, how many of them a check judged, and which checks."""
@@ -123,4 +126,4 @@ def _not_compared(run: Run) -> Iterator[LeftOut]:
 
 
 def _why(tensor: AlignedTensor) -> str:
-    return f"no check that was judged limits the role {tensor.place.role}"
+    return f"{UNLIMITED} {tensor.place.role}"

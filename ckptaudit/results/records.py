@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -213,6 +214,29 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
         return answer(self.verdicts).is_open
 
 
+def counts(result: AuditResult) -> str:
+    """`51 results: 23 passed, 28 failed; 3 decided by an upper bound`; what there is none of is left out."""
+    s = result.summary
+    ends = [f"{s.passed} passed", *(f"{count} {said}" for count, said in _other_ends(s) if count)]
+    kinds = [v.kind for v in result.verdicts]
+    bounds = [(kinds.count("upper_bound"), "an upper"), (kinds.count("lower_bound"), "a lower")]
+    decided = "".join(f"; {count} decided by {which} bound" for count, which in bounds if count)
+    total = len(result.verdicts)
+    return f"{total} result{'' if total == 1 else 's'}: {', '.join(ends)}{decided}"
+
+
+def _other_ends(s: Summary) -> list[tuple[int, str]]:
+    errors = "error" if s.errors == 1 else "errors"
+    return [
+        (s.failed, "failed"),
+        (s.errors, errors),
+        (s.waived, "waived"),
+        (s.warned, "warned"),
+        (s.noted, "noted"),
+        (s.skipped, "skipped"),
+    ]
+
+
 def check_record(check: Check, file: str) -> CheckRecord:
     """A check with the name of the file it stands in and its metric's unit."""
     metric = METRICS[check.metric]
@@ -242,7 +266,13 @@ def checkpoint_record(
 
 
 def _file_digests(checkpoint: Checkpoint) -> tuple[FileDigest, ...]:
+    place = checkpoint.place or locate(checkpoint.path)
+    if not isinstance(place, Path):
+        raise CheckpointError(
+            f"{parameter('digest')} {printable(place)}: a digest is taken of files here alone; download them, and "
+            "audit the copy."
+        )
     try:
-        return file_digests(locate(checkpoint.path))
+        return file_digests(place)
     except CheckpointError as error:
         raise CheckpointError(f"{parameter('digest')} {printable(checkpoint.path)}: {error.sentence}") from error

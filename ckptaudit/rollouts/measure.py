@@ -15,7 +15,7 @@ from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.prefetch import read_ahead
 from ckptaudit.rollouts.quantities import StepState, families, metrics
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
-from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
+from ckptaudit.rollouts.readings import NONE_HERE, Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
 
 WORKERS = 2
@@ -73,8 +73,8 @@ def measure(
     """Readings of the wanted metrics, step by step, and of the run at the end.
 
     A metric whose columns were not logged gives one reading of the run without a value. Memory is bounded by the
-    samples of one step and a few numbers for each step. Raises MeasurementError for an unknown metric, and
-    RolloutError where the table cannot be read.
+    samples of one step, and by the few numbers of every step that readings of the run rest on. Raises
+    MeasurementError for an unknown metric, and RolloutError where the table cannot be read.
     """
     names = _known(wanted)
     curves = scalars or {}
@@ -82,7 +82,14 @@ def measure(
     able = frozenset(names) - lacking.keys()
     needed = able | _steps_behind(able)
     run = RunSoFar(
-        facts, scalars=curves, whole_steps=table.whole_steps, checkpoint_steps=checkpoint_steps, wanted=able
+        facts,
+        scalars=curves,
+        whole_steps=table.whole_steps,
+        checkpoint_steps=checkpoint_steps,
+        wanted=able,
+        kept=_steps_behind(able) | {name for name in needed if "run" in metrics()[name].per},
+        pooled=frozenset(name for name in needed if metrics()[name].pooled),
+        in_detail=frozenset(name for name in needed if metrics()[name].in_detail),
     )
     yield from (unjudged(metrics()[name], "run", reason) for name, reason in lacking.items())
     for step, reading in _steps(table, facts, needed, run):
@@ -93,9 +100,15 @@ def measure(
         run.take(step, reading)
         if reading.metric in able:
             yield reading
+    given: set[str] = set()
     for family in families():
         if hasattr(family, "run_readings") and any(metric.name in able for metric in family.METRICS):
-            yield from family.run_readings(run)
+            for reading in family.run_readings(run):
+                given.add(reading.metric)
+                yield reading
+    for metric in (metrics()[name] for name in sorted(able - given - run.seen)):
+        if metric.of_what:
+            yield unjudged(metric, "run", f"{NONE_HERE}{metric.of_what}")
 
 
 def not_measurable(
@@ -173,7 +186,7 @@ def _add(pool: ThreadPoolExecutor, states: list[StepState], rows: StepRows) -> N
 
 def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Reading]]:
     """What only the trainer's curves say of the steps."""
-    for name in sorted(needed & _LOGGED.keys() - run.series.keys()):
+    for name in sorted(needed & _LOGGED.keys() - run.seen):
         curve = run.scalars.get(_LOGGED[name], {})
         identical = name.startswith("mismatch") and not any(value != IDENTICAL_AT[name] for value in curve.values())
         for step in sorted(curve):

@@ -76,7 +76,10 @@ def test_an_override_moves_a_limit_and_the_report_says_who_did(pytester: pytest.
     assert found["ours", "layers.0"]["limit_from"] == "check in ours.toml"
 
 
-def test_a_waived_failure_is_an_expected_one_with_its_reason(pytester: pytest.Pytester, pair: list[str]) -> None:
+def test_a_waived_failure_is_an_expected_one_with_its_reason(
+    pytester: pytest.Pytester, pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     configure(pytester, waiver("layers.0") + waiver("*.layers.1.*") + waiver("layers.1", check="finite"))
     result = pytester.runpytest(*pair, "-rx", "--junitxml=a.xml", "--audit-json=a.json")
     assert result.ret == 0
@@ -98,14 +101,17 @@ def test_a_waived_failure_is_an_expected_one_with_its_reason(pytester: pytest.Py
     assert any("forgave nothing" in note for note in result_json["notes"])
 
 
-def test_a_waiver_past_its_date_fails_the_gate_and_says_so(pytester: pytest.Pytester, pair: list[str]) -> None:
+def test_a_waiver_past_its_date_fails_the_gate_and_says_so(
+    pytester: pytest.Pytester, pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     configure(pytester, waiver("layers.0", PAST) + waiver("layers.0", PAST, "finite"))
     result = pytester.runpytest(*pair)
     assert result.ret == 1
     result.assert_outcomes(passed=6, failed=2)
     result.stdout.fnmatch_lines(
         [
-            "waiver*waiver 1 of ckptaudit.toml ended on 2020-01-31 (UTC) and forgives nothing any more:",
+            "waiver*waiver 1 of ckptaudit.toml ended on 2020-01-31 (UTC) and forgives nothing any more:*",
             "note: waiver 2 of ckptaudit.toml (finite, layers.0) ended on 2020-01-31 and nothing needs it*",
         ]
     )
@@ -132,14 +138,14 @@ def test_a_check_may_warn_without_closing_the_gate(
     assert result.ret == 0
     result.assert_outcomes(passed=8)
     result.stdout.fnmatch_lines(
-        ["ours *broken (warn) 2/2*", "warning: ours[[]layers.0[]]: *"]
+        ["ours *WARN 2/2*", "warning: ours[[]layers.*[]] and 1 more: *"]
         if severity == "warn"
-        else ["ours *noted 2/2*", "note: ours[[]layers.0[]]: *"]
+        else ["ours *NOTE 2/2*", "note: ours[[]layers.*[]] and 1 more: *"]
     )
     case = _case(pytester, "ours[layers.0]")
     assert case.find("failure") is None
     assert {p.get("name"): p.get("value") for p in case.iter("property")}["severity"] == severity
-    assert "broken claim" in (case.findtext("system-out") or "")
+    assert "claim  " in (case.findtext("system-out") or "")
     assert verdicts(pytester)["ours", "layers.0"]["outcome"] == "failed"
     assert pytester.runpytest(*pair, "--audit-strict").ret == strict
 

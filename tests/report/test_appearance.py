@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptaudit.judging.verdict import times_over
-from ckptaudit.report.appearance import margin
+from ckptaudit.report.appearance import beyond, clipped, margin, margin_of, shortened
+from tests.synthetic import verdict
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -17,20 +19,20 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 @pytest.mark.parametrize(
     ("value", "limit", "sign", "words"),
     [
-        (0.0021, 0.001, "<=", "x2.1 over"),
-        (0.0005, 0.001, "<=", "x2 inside"),
-        (0.1, 0.275, ">=", "x2.8 under"),
-        (0.55, 0.275, ">=", "x2 inside"),
-        (0.4989, 0.5, "<=", "x1.002 inside"),
-        (123.0, 1.0, "<=", "x123 over"),
-        (558826.0, 1.0, ">=", "x5.6e5 inside"),
-        (0.001, 0.001, "<=", "at limit"),
-        (0.0, 0.0, "<=", "at limit"),
-        (3.0, 0.0, "<=", "3 over"),
+        (0.0021, 0.001, "<=", "2.1x the limit"),
+        (0.0005, 0.001, "<=", "2x inside"),
+        (0.1, 0.275, ">=", "2.8x below the minimum"),
+        (0.55, 0.275, ">=", "2x inside"),
+        (0.4989, 0.5, "<=", "1.002x inside"),
+        (123.0, 1.0, "<=", "123x the limit"),
+        (558826.0, 1.0, ">=", "5.6e5x inside"),
+        (0.001, 0.001, "<=", "at the limit"),
+        (0.0, 0.0, "<=", "at the limit"),
+        (3.0, 0.0, "<=", "3 above the limit"),
         (0.0, 0.001, "<=", "0.001 inside"),
-        (0.0, 0.275, ">=", "0.275 under"),
+        (0.0, 0.275, ">=", "0.275 below the minimum"),
         (-2.0, -1.0, "<=", "1 inside"),
-        (-0.5, -1.0, "<=", "0.5 over"),
+        (-0.5, -1.0, "<=", "0.5 above the limit"),
     ],
 )
 def test_a_margin_in_words(value: float, limit: float, sign: str, words: str) -> None:
@@ -48,3 +50,23 @@ def test_beyond_one_is_broken_and_nothing_else_is(sign: str, value: float, limit
 @given(value=st.floats(1e-6, 1e6), limit=st.floats(1e-6, 1e6))
 def test_the_two_signs_mirror_each_other(value: float, limit: float) -> None:
     assert times_over(value, limit, "<=") == times_over(limit, value, ">=")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "words"),
+    [
+        ("normalized_spectral_shift", 0.021, "21x the limit"),
+        ("nonfinite_entries", 1.0, "1 entry, limit <= 0"),
+        ("nonfinite_entries", 3.0, "3 entries, limit <= 0"),
+    ],
+)
+def test_a_count_is_told_without_a_margin(metric: str, value: float, words: str) -> None:
+    limit = 0.0 if metric == "nonfinite_entries" else 0.001
+    found = msgspec.structs.replace(verdict("layers.0", value, limit=limit), metric=metric)
+    assert beyond(found) == words
+    assert (margin_of(found) == "") == (metric == "nonfinite_entries")
+
+
+def test_names_are_cut_on_the_left_and_sentences_on_the_right() -> None:
+    assert shortened("model.layers.0.self_attn.q_proj.weight", 15) == "..q_proj.weight"
+    assert clipped("The update is small.", 12) == "The updat..."

@@ -17,11 +17,11 @@ HOSTILE = "a|b`c`<img src=x>[x](http://y) @team #1 *x* __y__ ~~z~~\n::error::for
 
 def test_the_page_says_what_closed_the_gate_and_where(supervised: AuditResult) -> None:
     page = markdown(supervised)
-    assert page.startswith("## Checkpoint audit: gate closed, worst spectral-drift at layers.1, x21 over\n")
-    assert "| spectral-drift | **broken** 4/4 | 0.02109 |" in page
+    assert page.startswith("## Checkpoint audit: gate closed, worst spectral-drift at layers.1, 21x the limit\n")
+    assert "| spectral-drift | **FAIL** 4/4 | 0.02109 |" in page
     assert "model.layers.1.self_attn.v_proj.weight" in page
     assert re.search(r"```text\nlayer .*\n(.*\n)*?v_proj +# # # #\n", page)
-    assert all(row.count(" | ") == 5 for row in page.splitlines() if row.startswith("| ") and "**broken**" in row)
+    assert all(row.count(" | ") == 5 for row in page.splitlines() if row.startswith("| ") and "**FAIL**" in row)
 
 
 def test_an_open_gate_is_said_to_be_open(gentle_result: AuditResult) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from rich.text import Text
 
+from ckptaudit.report.heatmap import broken_checks
+from ckptaudit.report.runs import run_rows
 from ckptaudit.report.terminal import render_summary
-from ckptaudit.results.records import AuditResult
+from ckptaudit.results.records import AuditResult, StepRecord, Trajectory, counts
 from tests.synthetic import check, large, measured, result, verdict
 
 
@@ -18,34 +21,35 @@ def rendered(found: AuditResult, **options: object) -> list[str]:
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_no_line_is_wider_than_the_terminal_and_numbers_stay_whole(supervised: AuditResult, width: int) -> None:
     lines = rendered(supervised, width=width)
-    about = ("base ", "tuned ", "not aligned", "note", "gate", f"{len(supervised.verdicts)} verdicts")
+    about = ("base ", "tuned ", "not aligned", "note", "gate", f"{len(supervised.verdicts)} results")
     assert max(len(x) for x in lines if not x.startswith(about)) <= width
     text = "\n".join(lines)
-    assert "BROKEN 4/4" in text
-    for number in ("0.02109", "<= 0.001", "x21 over"):
+    assert "FAIL 4/4" in text
+    for number in ("0.02109", "<= 0.001", "21x the limit"):
         assert number in text
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_row_for_each_check(supervised: AuditResult, width: int) -> None:
     lines = rendered(supervised, width=width)
-    (brief,) = (line for line in lines if line.startswith("nothing found by: "))
-    without = brief.removeprefix("nothing found by: ").split(", ")
+    start = next(i for i, line in enumerate(lines) if line.startswith("check  "))
+    (brief,) = (line for line in lines if line.startswith("passed, nothing found: "))
+    without = brief.removeprefix("passed, nothing found: ").split(", ")
     for name in {v.check for v in supervised.verdicts}:
-        assert sum(line.startswith(f"{name} ") for line in lines) + without.count(name) == 1
+        assert sum(line.startswith(f"{name} ") for line in lines[start:]) + without.count(name) == 1
     assert without == ["finite", "aligned", "same-shapes"]
 
 
 def test_the_full_name_stands_where_it_fits_and_the_place_where_not(supervised: AuditResult) -> None:
     wide, narrow = (
-        next(x for x in rendered(supervised, width=w) if x.startswith("spectral-drift")) for w in (140, 80)
+        next(x for x in rendered(supervised, width=w) if x.startswith("spectral-drift  ")) for w in (140, 80)
     )
     assert wide.endswith("exact  model.layers.1.self_attn.v_proj.weight")
     assert narrow.endswith("L1 v_proj")
 
 
 def test_the_answer_comes_last_with_the_worst(supervised: AuditResult, gentle_result: AuditResult) -> None:
-    assert rendered(supervised)[-1] == "gate CLOSED, worst: spectral-drift at layers.1, x21 over"
+    assert rendered(supervised)[-1] == "gate CLOSED, worst: spectral-drift at layers.1, 21x the limit"
     assert rendered(gentle_result)[-1] == "gate open"
 
 
@@ -73,7 +77,7 @@ def test_colour_says_nothing_that_the_letters_do_not(supervised: AuditResult) ->
 
 def test_a_map_shows_where_it_broke(supervised: AuditResult) -> None:
     lines = rendered(supervised)
-    start = lines.index("where 7 checks are broken")
+    start = lines.index("where 6 checks failed")
     cells = {line.split()[0]: line.split()[1:] for line in lines[start + 2 : start + 14]}
     assert cells["v_proj"] == ["#"] * 4
     assert cells["input_layernorm"] == ["."] * 4
@@ -83,8 +87,8 @@ def test_a_map_shows_where_it_broke(supervised: AuditResult) -> None:
 
 def test_each_check_has_its_own_map_when_verbose(supervised: AuditResult) -> None:
     text = "\n".join(rendered(supervised, verbosity=1))
-    assert "where spectral-drift is broken" in text
-    assert "where norms-and-biases is broken" in text
+    assert "where spectral-drift failed" in text
+    assert "where norms-and-biases failed" in text
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -111,18 +115,63 @@ def test_what_is_waived_warned_or_unknown_is_told_apart() -> None:
         [check("drift"), check("soft")],
     )
     lines = rendered(found)
-    assert any(x.startswith("soft") and "broken (warn)" in x for x in lines)
+    assert any(x.startswith("soft") and "WARN" in x for x in lines)
     assert next(x for x in lines if x.startswith("q_proj")).split()[1:] == ["w", "!", "o"]
-    assert any("1 waived, 1 broken that only warn" in x for x in lines)
+    assert any("3 results: 0 passed, 1 error, 1 waived, 1 warned" in x for x in lines)
     assert lines[-1] == "gate CLOSED, worst: drift at layers.1, which cannot be judged"
 
 
-def test_several_runs_each_have_a_table() -> None:
-    names = ("run-a", "run-b")
-    found = result([verdict("layers.0", 0.5 if n == "run-b" else 1e-5, tuned=n) for n in names], tuned=names)
+def test_the_map_holds_what_stands_outside_the_layers_in_line_with_the_rest(supervised: AuditResult) -> None:
+    lines = rendered(supervised)
+    rows = {line.split()[0]: line for line in lines[lines.index("where 6 checks failed") :] if line}
+    assert rows["norm"].index(".") == rows["v_proj"].index("#") == rows["layer"].index("0")
+
+
+def test_what_is_only_noted_is_not_drawn(supervised: AuditResult) -> None:
+    assert all(
+        v.severity != "info" or v.check not in broken_checks(supervised, v.tuned) for v in supervised.verdicts
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        (["passed"], "1 result: 1 passed"),
+        (["passed", "failed", "failed"], "3 results: 1 passed, 2 failed"),
+        (["error", "error", "skipped"], "3 results: 0 passed, 2 errors, 1 skipped"),
+    ],
+)
+def test_the_count_names_what_there_is(outcomes: list[str], words: str) -> None:
+    assert counts(result([verdict(f"layers.{i}", 1.0, outcome=o) for i, o in enumerate(outcomes)])) == words
+
+
+def test_bounds_are_counted_by_kind() -> None:
+    found = [msgspec.structs.replace(verdict("layers.0", 1e-5), kind=k) for k in ("upper_bound", "lower_bound")]
+    assert counts(result(found)).endswith("; 1 decided by an upper bound; 1 decided by a lower bound")
+
+
+def test_several_runs_have_a_row_each_and_the_failing_run_is_named_first() -> None:
+    names = ("out/run-a", "out/run-b")
+    found = result([verdict("layers.0", 0.5 if n == "out/run-b" else 1e-5, tuned=n) for n in names], tuned=names)
     lines = rendered(found)
-    assert lines.index("run run-a") < lines.index("run run-b")
-    assert sum(x.startswith("drift ") for x in lines) == 2
+    start = next(i for i, line in enumerate(lines) if line.split()[:3] == ["run", "verdict", "failed"])
+    assert [line.split()[:4] for line in lines[start + 1 : start + 3]] == [
+        ["run-b", "CLOSED", "1/1", "drift"],
+        ["run-a", "open", "0/1", "drift"],
+    ]
+    assert sum(x.startswith("drift ") for x in lines) == 1
+    assert lines[-1].startswith("gate CLOSED for run-b, worst: drift at layers.0, 500x the limit")
+    apart = rendered(found, verbosity=1)
+    assert apart.index("run out/run-a") < apart.index("run out/run-b")
+
+
+def test_steps_of_a_run_stay_in_their_order() -> None:
+    names = ("out/checkpoint-1", "out/checkpoint-2")
+    steps = tuple(StepRecord(name, name[-12:], i + 1) for i, name in enumerate(names))
+    trajectory = Trajectory(name="out", steps=steps, counted=False, first_failures={}, series=())
+    found = result([verdict("layers.0", 0.5 if n[-1] == "2" else 1e-5, tuned=n) for n in names], tuned=names)
+    rows = run_rows(msgspec.structs.replace(found, trajectories=(trajectory,)))
+    assert [row.label for row in rows] == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_a_hostile_name_cannot_forge_a_line() -> None:

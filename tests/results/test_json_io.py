@@ -34,7 +34,7 @@ def test_a_file_with_the_contract_alone_still_makes_reports(supervised: AuditRes
     read = read_json(tmp_path / "early.json")
     assert [v.sign for v in read.verdicts] == [v.sign for v in supervised.verdicts]
     text = render_summary(read, width=100, colour=False)
-    assert "gate CLOSED, worst: spectral-drift at layers.1, x21 over" in text
+    assert "gate CLOSED, worst: spectral-drift at layers.1, 21x the limit" in text
     assert "spectral-drift" in markdown(read)
     assert junit(read).count(b"<failure ") == sum(v.outcome == "failed" for v in supervised.verdicts)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
-from ckptaudit.report.appearance import WORDS, bound_mark, first_few, margin_of, number, word
+from ckptaudit.report.appearance import beyond, bound_mark, first_few, margin_of, number, word
 from ckptaudit.results.gate import GRAVITY, NOTHING_JUDGED, answer, gravest, gravity
 from ckptaudit.results.records import AuditResult, CheckRecord
 
 DRAWN = 10.0
-"""A bar of the strip is full at this many times over the limit, and gone at as many inside."""
+"""A bar is gone at this many times inside the limit, and full at as many beyond it, or at the farthest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Bar:
     """One subject in the strip of a check; `height` is 0 to 1, half at the limit."""
 
     subject: str
-    outcome: Outcome
+    look: str
+    word: str
     height: float
 
 
@@ -43,6 +44,17 @@ class Line:
     def outcome(self) -> Outcome:
         """The gravest outcome."""
         return self.worst.outcome
+
+    @property
+    def look(self) -> str:
+        """The outcome as it is drawn: `noted` for a broken claim that does not close the gate."""
+        return _look(self.worst)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing was found where nothing may be, or nothing is there: worth a short row."""
+        nothing = all(v.outcome == "passed" and v.value == v.limit == 0 for v in self.verdicts)
+        return nothing or all(v.outcome == "skipped" for v in self.verdicts)
 
     @property
     def closes(self) -> bool:
@@ -74,7 +86,7 @@ class Line:
     @property
     def margin(self) -> str:
         """How far beyond the limit or inside it, as a factor."""
-        return margin_of(self.worst) or "not measured"
+        return margin_of(self.worst) or ("not measured" if self.worst.value is None else "")
 
     @property
     def where(self) -> str:
@@ -89,13 +101,16 @@ class Line:
     @property
     def bars(self) -> tuple[Bar, ...]:
         """The strip, subject by subject in the order of the model."""
-        return tuple(Bar(printable(v.subject), v.outcome, _height(v)) for v in self.verdicts)
+        full = max((_times(v) for v in self.verdicts if math.isfinite(_times(v))), default=DRAWN)
+        return tuple(
+            Bar(printable(v.subject), _look(v), word(v), _height(v, max(full, DRAWN))) for v in self.verdicts
+        )
 
     @property
     def strip_text(self) -> str:
         """The strip in words."""
-        counts = Counter(v.outcome for v in self.verdicts)
-        said = ", ".join(f"{counts[o]} {WORDS[o]}" for o in GRAVITY if counts[o])
+        counts = Counter(map(word, sorted(self.verdicts, key=lambda v: GRAVITY.index(v.outcome))))
+        said = ", ".join(f"{count} {end}" for end, count in counts.items())
         broken = [printable(v.subject) for v in self.verdicts if v.outcome in ("failed", "error")]
         return f"{len(self.verdicts)} subjects: {said}" + (f"; {first_few(broken)}" if broken else "")
 
@@ -128,8 +143,8 @@ def sentence(lines: Sequence[Line]) -> str:
     if broken:
         where = f" in {printable(broken[0].worst.subject)}" if broken[0].worst.subject != "model" else ""
         parts.append(
-            f"{len(broken)} of {len(lines)} checks {_are(len(broken))} broken; "
-            f"the worst is {broken[0].id}, {_of_its_limit(broken[0])}{where}"
+            f"{len(broken)} of {len(lines)} checks failed; "
+            f"the worst is {broken[0].id}, {beyond(broken[0].worst)}{where}"
         )
     if blind:
         parts.append(f"{len(blind)} {_check(len(blind))} could not be judged ({first_few([b.id for b in blind])})")
@@ -140,19 +155,15 @@ def _open(lines: Sequence[Line], verdicts: Sequence[Verdict]) -> str:
     cause = answer(verdicts).cause
     if cause:
         return "Nothing was judged: every check was skipped." if cause == NOTHING_JUDGED else f"{cause}."
-    holding = [line for line in lines if line.outcome == "passed" and line.worst.value]
-    nearest = f"; nearest to its limit is {holding[0].id}, {_of_its_limit(holding[0])}" if holding else ""
+    holding = [line for line in lines if line.outcome == "passed" and margin_of(line.worst)]
+    nearest = f"; nearest to its limit is {holding[0].id}, {holding[0].margin}" if holding else ""
     waived = sum(v.outcome == "waived" for v in verdicts)
     warned = [line for line in lines if _only_warns(line.worst)]
     also = f"; {waived} waived" if waived else ""
     also += (
         f"; {len(warned)} {_check(len(warned))} only warn ({first_few([w.id for w in warned])})" if warned else ""
     )
-    return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} verdicts hold{nearest}{also}."
-
-
-def _of_its_limit(line: Line) -> str:
-    return f"{line.margin} its limit" if line.margin.endswith(("over", "under", "inside")) else f"{line.margin},"
+    return f"{sum(v.outcome == 'passed' for v in verdicts)} of {len(verdicts)} results passed{nearest}{also}."
 
 
 def _bound(verdict: Verdict) -> str:
@@ -163,17 +174,22 @@ def _only_warns(verdict: Verdict) -> bool:
     return verdict.outcome == "failed" and verdict.severity == "warn"
 
 
-def _height(verdict: Verdict) -> float:
+def _look(verdict: Verdict) -> str:
+    return "noted" if verdict.outcome == "failed" and not verdict.closes else verdict.outcome
+
+
+def _times(verdict: Verdict) -> float:
+    return times_over(verdict.value or 0.0, verdict.effective_limit, verdict.sign)
+
+
+def _height(verdict: Verdict, full: float) -> float:
+    """From 0 to 1, half at the limit; logarithmic, and full for the farthest beyond it."""
     if verdict.value is None:
         return 0.5 if verdict.outcome == "error" else 0.0
-    over = times_over(verdict.value, verdict.effective_limit, verdict.sign)
+    over = _times(verdict)
     if over <= 0 or math.isinf(over):
         return 0.04 if over <= 0 else 1.0
-    return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+    return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(full if over > 1 else DRAWN)))
 
 
 def _check(count: int) -> str:
