@@ -16,8 +16,8 @@ TABLE = "profiles.toml"
 class Profile:
     """The check files of a profile; `steps` and `siblings` join where the runs are such to each other.
 
-    `rollouts` join where the rollouts of the run are given, `reference` where a run to compare with is, `probes` where
-    probes are.
+    `rollouts` join where the rollouts of the run are given, `reference` where a run to compare with is,
+    `probes` where probes are.
     """
 
     name: str
