@@ -13,7 +13,7 @@ import pytest
 
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
 from ckptaudit.plugin.spelling import option
-from ckptaudit.report.files import need
+from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,9 @@ from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
+from ckptaudit.results.counts import counts
 from ckptaudit.results.gate import answer, by_check, gravest
-from ckptaudit.results.records import AuditResult, CheckpointRecord, counts
+from ckptaudit.results.records import AuditResult, CheckpointRecord
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""

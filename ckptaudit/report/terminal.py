@@ -22,8 +22,9 @@ from ckptaudit.report.rollouts_text import step_lines
 from ckptaudit.report.runs import first_closed, run_lines
 from ckptaudit.report.table import check_lines
 from ckptaudit.report.unheeded import unheeded
+from ckptaudit.results.counts import counts
 from ckptaudit.results.gate import answer, by_check
-from ckptaudit.results.records import AuditResult, counts
+from ckptaudit.results.records import AuditResult
 
 RUNS_SHOWN = 4
 

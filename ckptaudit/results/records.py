@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,9 +17,11 @@ from ckptaudit.errors import CheckpointError, parameter, printable
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
+from ckptaudit.results.counts import counts
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
 from ckptaudit.results.rollouts import RolloutsRecord
+from ckptaudit.results.tables import TableName, arrow_table, pandas_table, polars_table
 
 SCHEMA = "ckptaudit/1"
 
@@ -208,33 +211,33 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
         """What verdicts are about: the tuned checkpoints, or without a pair the logs, by path."""
         return self.tuned or tuple(log.tuned for log in self.rollouts)
 
+    def to_arrow(self, table: TableName = "measurements") -> Any:
+        """The measurements, or the verdicts, as a pyarrow Table. Raises ReportError without the package."""
+        return arrow_table(self, table)
+
+    def to_pandas(self, table: TableName = "measurements") -> Any:
+        """The same as a pandas DataFrame. Raises ReportError without the packages."""
+        return pandas_table(self, table)
+
+    def to_polars(self, table: TableName = "measurements") -> Any:
+        """The same as a Polars DataFrame. Raises ReportError without the packages."""
+        return polars_table(self, table)
+
+    def __repr__(self) -> str:
+        """The answer and the counts: a result of thousands of numbers is no line to be read."""
+        ends = "open" if self.passed else "closed"
+        return f"<AuditResult of {', '.join(map(printable, self.runs))}: gate {ends}, {counts(self)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        # By name, as every renderer is found: records know of none.
+        html: str = import_module("ckptaudit.report.notebook").notebook_html(self)
+        return html
+
     @property
     def passed(self) -> bool:
         """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
         return answer(self.verdicts).is_open
-
-
-def counts(result: AuditResult) -> str:
-    """`51 results: 23 passed, 28 failed; 3 decided by an upper bound`; what there is none of is left out."""
-    s = result.summary
-    ends = [f"{s.passed} passed", *(f"{count} {said}" for count, said in _other_ends(s) if count)]
-    kinds = [v.kind for v in result.verdicts]
-    bounds = [(kinds.count("upper_bound"), "an upper"), (kinds.count("lower_bound"), "a lower")]
-    decided = "".join(f"; {count} decided by {which} bound" for count, which in bounds if count)
-    total = len(result.verdicts)
-    return f"{total} result{'' if total == 1 else 's'}: {', '.join(ends)}{decided}"
-
-
-def _other_ends(s: Summary) -> list[tuple[int, str]]:
-    errors = "error" if s.errors == 1 else "errors"
-    return [
-        (s.failed, "failed"),
-        (s.errors, errors),
-        (s.waived, "waived"),
-        (s.warned, "warned"),
-        (s.noted, "noted"),
-        (s.skipped, "skipped"),
-    ]
 
 
 def check_record(check: Check, file: str) -> CheckRecord:

@@ -9,7 +9,8 @@ from rich.text import Text
 from ckptaudit.report.heatmap import broken_checks
 from ckptaudit.report.runs import run_rows
 from ckptaudit.report.terminal import render_summary
-from ckptaudit.results.records import AuditResult, StepRecord, Trajectory, counts
+from ckptaudit.results.counts import counts
+from ckptaudit.results.records import AuditResult, StepRecord, Trajectory
 from tests.synthetic import check, large, measured, result, verdict
 
 

@@ -23,8 +23,9 @@ from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, p
 from ckptaudit.report.html.rollouts import log_views
 from ckptaudit.report.runs import RunRow, first_shown, run_rows
 from ckptaudit.report.steps import step_curves
+from ckptaudit.results.counts import counts
 from ckptaudit.results.gate import answer
-from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
 
 HERE = Path(__file__).parent
 STYLES = ("page.css", "rollouts.css")
