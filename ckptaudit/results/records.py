@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -17,41 +16,17 @@ from ckptaudit.errors import CheckpointError, parameter, printable
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
-from ckptaudit.results.counts import counts
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
 from ckptaudit.results.rollouts import RolloutsRecord
-from ckptaudit.results.tables import TableName, arrow_table, pandas_table, polars_table
+from ckptaudit.results.summary import Summary, counts
 
 SCHEMA = "ckptaudit/1"
 
+TableName = Literal["measurements", "verdicts"]
 
-class Summary(msgspec.Struct, frozen=True):
-    """How many verdicts ended how; `failed` counts what closes the gate, `warned`, `noted` what does not."""
-
-    passed: int
-    failed: int
-    skipped: int
-    errors: int
-    waived: int = 0
-    warned: int = 0
-    noted: int = 0
-
-    @classmethod
-    def of(cls, verdicts: Sequence[Verdict]) -> Summary:
-        """Count the outcomes."""
-        outcomes = [v.outcome for v in verdicts]
-        open_ones = [v for v in verdicts if v.outcome == "failed" and not v.closes]
-        noted = sum(v.severity == "info" for v in open_ones)
-        return cls(
-            passed=outcomes.count("passed"),
-            failed=outcomes.count("failed") - len(open_ones),
-            skipped=outcomes.count("skipped"),
-            errors=outcomes.count("error"),
-            waived=outcomes.count("waived"),
-            warned=len(open_ones) - noted,
-            noted=noted,
-        )
+# By name, as every renderer is found: records know of none.
+TABLES, NOTEBOOK = "ckptaudit.results.tables", "ckptaudit.report.notebook"
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,25 +188,24 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_arrow(self, table: TableName = "measurements") -> Any:
         """The measurements, or the verdicts, as a pyarrow Table. Raises ReportError without the package."""
-        return arrow_table(self, table)
+        return import_module(TABLES).arrow_table(self, table)
 
     def to_pandas(self, table: TableName = "measurements") -> Any:
         """The same as a pandas DataFrame. Raises ReportError without the packages."""
-        return pandas_table(self, table)
+        return import_module(TABLES).pandas_table(self, table)
 
     def to_polars(self, table: TableName = "measurements") -> Any:
         """The same as a Polars DataFrame. Raises ReportError without the packages."""
-        return polars_table(self, table)
+        return import_module(TABLES).polars_table(self, table)
 
     def __repr__(self) -> str:
         """The answer and the counts: a result of thousands of numbers is no line to be read."""
         ends = "open" if self.passed else "closed"
-        return f"<AuditResult of {', '.join(map(printable, self.runs))}: gate {ends}, {counts(self)}>"
+        return f"<AuditResult of {', '.join(map(printable, self.runs))}: gate {ends}, {counts(self.verdicts)}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        # By name, as every renderer is found: records know of none.
-        html: str = import_module("ckptaudit.report.notebook").notebook_html(self)
+        html: str = import_module(NOTEBOOK).notebook_html(self)
         return html
 
     @property

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from ckptaudit.errors import ReportError, printable
 from ckptaudit.metrics import METRICS
 from ckptaudit.results.packages import need
-
-if TYPE_CHECKING:
-    from ckptaudit.results.records import AuditResult
-
-TableName = Literal["measurements", "verdicts"]
+from ckptaudit.results.records import AuditResult, TableName
 
 MEASUREMENTS = ("base", "tuned", "tensor", "layer", "role", "shape", "metric", "unit", "value", "kind")
 VERDICTS = (
