@@ -22,6 +22,7 @@ from ckptaudit.cli import (
     explain,
     init,
     inspect,
+    probes,
     report,
     rollouts,
     verify,
@@ -60,6 +61,7 @@ COMMANDS = {
     "verify": verify,
     "collect": collect,
     "rollouts": rollouts,
+    "probes": probes,
 }
 
 
