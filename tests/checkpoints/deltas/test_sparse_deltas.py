@@ -20,6 +20,9 @@ from ckptaudit.checkpoints.deltas.entries import positions
 from ckptaudit.checkpoints.tensors import ChangedEntries, TensorHandle
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
+from ckptaudit.measurement.batches import read as read_both
+from ckptaudit.measurement.jobs import Job, Unit
+from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pipeline.api import audit
 from tests.checkpoints.deltas.write_deltas import gaps, pulse_delta, trl_delta
 from tests.conftest import FIXTURES
@@ -122,10 +125,11 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_what_a_delta_leaves_is_read_once(delta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = pair_checkpoints(open_checkpoint(BASE), open_checkpoint(f"{BASE}+{delta}"))
     read = counting(monkeypatch)
-    audit(BASE, f"{BASE}+{delta}", profile="rlvr", complete=False)
-    weights = [start for name, start in read if name == "model.safetensors"]
-    assert len(weights) == len(set(weights))
+    for tensor in pair.aligned:
+        read_both(Job(tensor, frozenset(), Unit("", "")))
+    assert sum(name == "model.safetensors" for name, _ in read) == len(pair.aligned)
 
 
 def test_opening_reads_indices_and_no_weight(delta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
