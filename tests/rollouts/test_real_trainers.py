@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,13 +87,13 @@ def test_the_hooks_of_verls_ray_trainer(made: Made, tmp_path: Path) -> None:
     holds(figures(tmp_path, "verl"), made)
 
 
-class _Absent:
+class _Absent(Loader):
     """Stands in for compiled packages that OpenRLHF imports and these tests never call."""
 
     NAMES = ("flash_attn", "deepspeed", "vllm", "bitsandbytes", "liger_kernel", "ring_flash_attn", "aiohttp")
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in self.NAMES else None  # type: ignore[arg-type]
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in self.NAMES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = MagicMock(name=spec.name)
@@ -107,9 +108,9 @@ class _Absent:
 def absent_packages() -> Iterator[None]:
     before = set(sys.modules)
     finder = _Absent()
-    sys.meta_path.append(finder)  # type: ignore[arg-type]
+    sys.meta_path.append(finder)
     yield
-    sys.meta_path.remove(finder)  # type: ignore[arg-type]
+    sys.meta_path.remove(finder)
     for name in set(sys.modules) - before:
         if name.partition(".")[0] in (*_Absent.NAMES, "openrlhf"):
             del sys.modules[name]
