@@ -1,7 +1,7 @@
 """What the bundled pairs read, against figures that an independent script measured once.
 
-It summed over the logits of transformers in float64, on greedy answers of at most 12 tokens and on 4 samples of each
-of the 32 prompts.
+It summed over the logits of transformers in float64, on greedy answers of at most 12 tokens and on 4 samples
+of each of the 32 prompts.
 """
 
 from __future__ import annotations
