@@ -22,6 +22,7 @@ from ckptaudit.cli import (
     explain,
     init,
     inspect,
+    promote,
     report,
     rollouts,
     verify,
@@ -58,6 +59,7 @@ COMMANDS = {
     "diff": diff,
     "attest": attest,
     "verify": verify,
+    "promote": promote,
     "collect": collect,
     "rollouts": rollouts,
 }
