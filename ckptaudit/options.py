@@ -45,6 +45,9 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
         AuxiliaryKind(
             "aligned", "weights", "PATH", "the aligned checkpoint that the tuned one was fine-tuned from"
         ),
+        AuxiliaryKind(
+            "reference", "weights", "PATH", "another run from the base, such as a supervised one, to compare with"
+        ),
         AuxiliaryKind("adapter_init", "adapter", "PATH", "the tuned adapter as it was before training"),
         AuxiliaryKind("adapter", "adapter", "PATH", "the adapter that was merged into the base"),
         AuxiliaryKind(

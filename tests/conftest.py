@@ -50,6 +50,7 @@ SLOW = (
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
     "docs/test_site.py",
@@ -204,7 +205,12 @@ def collected_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
         data = FIXTURES / "probes" / probes
         collect(Request(what=what, model=str(FIXTURES / "base"), data=data, output=output, samples=16))
     paths = {name: str(folder / f"{name}.safetensors") for name in wanted}
-    given = {"aligned": "rlvr-step70", "adapter_init": "pissa-init", "probes": "probes/task.jsonl"}
+    given = {
+        "aligned": "rlvr-step70",
+        "reference": "sft",
+        "adapter_init": "pissa-init",
+        "probes": "probes/task.jsonl",
+    }
     return {**paths, **{name: str(FIXTURES / place) for name, place in given.items()}}
 
 

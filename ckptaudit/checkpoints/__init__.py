@@ -11,6 +11,7 @@ from ckptaudit.checkpoints.json_files import clipped, reason
 from ckptaudit.checkpoints.tensor_names import refuse_strange_names
 from ckptaudit.checkpoints.tensors import Checkpoint, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files.places import Place
 
 __all__ = ["Checkpoint", "LowRankUpdate", "TensorHandle", "fingerprint", "merge_adapter", "open_checkpoint"]
 
@@ -18,16 +19,17 @@ MAX_HOLLOW = 2**24
 """Entries that the other sizes of an empty tensor may come to: each row of one still has a norm."""
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Place) -> Checkpoint:
     """Open whatever a run left behind; reads headers only.
 
     A file or folder of any format that `docs/formats.md` lists; `FOLDER@latest` for a trainer's newest
-    save; `org/name[@revision]` for a model on the Hugging Face hub; `BASE+ADAPTER` for an adapter merged
+    save; `org/name[@revision]` for a model on the Hugging Face hub, which is downloaded; a URL (`s3://`, `gs://`,
+    `az://`, `https://`, `hf://`) for what is read where it lies; `BASE+ADAPTER` for an adapter merged
     into another base than the one audited against. An adapter alone comes back as its factors: pass it
     through `merge_adapter`. Raises CheckpointError, in one sentence that names the file and the mend.
     """
     try:
-        return _open(str(path))
+        return _open(str(path)) if isinstance(path, str | Path) else _read(path, str(path))
     except OSError as error:
         raise CheckpointError(f"{printable(path)}: cannot be opened ({reason(error)}).") from error
 
@@ -50,9 +52,23 @@ def _open(text: str) -> Checkpoint:
     from ckptaudit.checkpoints.paths import locate
 
     base, plus, adapter = text.rpartition("+")
-    if plus and base and Path(base).exists() and not Path(text).exists():
+    if plus and base and _is_there(base) and not _is_there(text):
         return merge_adapter(_open(base), _open(adapter))
     place = locate(text)
+    return _read(place, text if isinstance(place, Path) and Path(text) == place else str(place))
+
+
+def _is_there(text: str) -> bool:
+    """Whether all of this names one checkpoint; a store is asked only about an address with a plus in it."""
+    from ckptaudit.checkpoints.sources import is_url, remote_path
+
+    if not is_url(text):
+        return Path(text).exists()
+    before, plus, after = text.rpartition("+")
+    return not plus or not before or (not is_url(after) and remote_path(text).exists())
+
+
+def _read(place: Place, text: str) -> Checkpoint:
     # Imported late: the readers pull in torch, which a path that does not exist should not wait for.
     from ckptaudit.checkpoints.float8 import widen
     from ckptaudit.checkpoints.formats import read_contents
@@ -63,15 +79,16 @@ def _open(text: str) -> Checkpoint:
     refuse_strange_names(place, contents.tensors)
     _refuse_hollow(place, contents.tensors)
     return Checkpoint(
-        path=text if Path(text) == place else str(place),
+        path=text,
         format=contents.format,
         tensors=widen(place, contents.tensors, contents.config),
         config=contents.config,
         adapter=contents.adapter,
+        place=place,
     )
 
 
-def _refuse_hollow(place: Path, tensors: Mapping[str, TensorHandle]) -> None:
+def _refuse_hollow(place: Place, tensors: Mapping[str, TensorHandle]) -> None:
     for name, handle in tensors.items():
         if not handle.parameters and prod(filter(None, handle.shape)) > MAX_HOLLOW:
             raise CheckpointError(

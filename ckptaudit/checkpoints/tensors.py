@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ckptaudit.foreign_files.places import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +48,13 @@ class TensorHandle:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    file: Path
+    file: Place
     load: Callable[[], Tensor] = field(repr=False, compare=False)
     low_rank: LowRankUpdate | None = field(default=None, repr=False, compare=False)
     product: LowRankUpdate | None = field(default=None, repr=False, compare=False)
     quantised: str = ""
+    extent: tuple[int, int] | None = field(default=None, repr=False, compare=False)
+    """First byte and number of bytes that `load` reads of `file`, where that is one range."""
 
     @property
     def precision(self) -> str:
@@ -77,6 +80,7 @@ class TensorHandle:
             low_rank=None,
             product=None,
             quantised="",
+            extent=None,
         )
 
 
@@ -120,6 +124,8 @@ class Checkpoint:
     config: Mapping[str, object] = field(default_factory=dict)
     adapter: Adapter | None = None
     merged_from: tuple[Checkpoint, Checkpoint] | None = field(default=None, repr=False, compare=False)
+    place: Place | None = field(default=None, repr=False, compare=False)
+    """Where `path` leads: a path here, or one in an object store."""
 
     @property
     def parameters(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
@@ -52,15 +53,33 @@ def send_one_elsewhere(base: Checkpoint, runs: Series) -> list[Checkpoint]:
 
 
 @damage
+def turn_one_around(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """One run's update has the opposite sign, as a reward with the wrong sign gives it."""
+    return [*runs[:-1], _updated(base, runs[-1], lambda update: -update)]
+
+
+@damage
+def turn_every_second_around(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """Every second save's update has the opposite sign: weights go back and forth."""
+    return [_updated(base, run, lambda update: -update) if i % 2 else run for i, run in enumerate(runs)]
+
+
+@damage
+def scatter_saves(base: Checkpoint, runs: Series) -> list[Checkpoint]:
+    """Each save's update has its columns in an order of its own: as large and as wide, and unrelated."""
+    return [_updated(base, run, partial(_shuffled, seed=seed)) for seed, run in enumerate(runs)]
+
+
+@damage
 def send_one_to_the_largest_weights(base: Checkpoint, runs: Series) -> list[Checkpoint]:
     """One run's update lands on the largest tenth of the base's entries and nowhere else."""
     return [*runs[:-1], weights.DAMAGES["overwrite_largest_weights"](base, runs[-1])]
 
 
-def _shuffled(update: Tensor) -> Tensor:
+def _shuffled(update: Tensor, seed: int = 0) -> Tensor:
     import torch
 
-    order = torch.randperm(update.shape[1], generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(update.shape[1], generator=torch.Generator().manual_seed(seed))
     return update[:, order]
 
 

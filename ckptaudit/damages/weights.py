@@ -313,6 +313,14 @@ def undo_alignment_everywhere(base: Checkpoint, tuned: Checkpoint, inputs: Auxil
     )
 
 
+@damage_by_inputs
+def follow_reference(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary) -> Checkpoint:
+    """The tuned side is the reference run itself."""
+    weights = inputs["reference"].weights
+    shared = [name for name in weights if name in tuned.tensors]
+    return _with(tuned, {n: tuned.tensors[n].with_tensor(weights[n].tuned.read()) for n in shared})
+
+
 @damage_to_inputs
 def scatter_gradients(inputs: Auxiliary) -> Auxiliary:
     """The task's gradients are replaced by noise: samples that have nothing in common."""

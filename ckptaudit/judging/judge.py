@@ -19,6 +19,7 @@ from ckptaudit.judging.selection import selected
 from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
 from ckptaudit.judging.waivers import forgive
 from ckptaudit.measurement.jobs import Unit
+from ckptaudit.measurement.rollouts import by_steps
 from ckptaudit.metrics import Kind, Measurement
 
 FINDINGS_KEPT = 100
@@ -54,6 +55,8 @@ def rows_of(planned: PlannedVerdict, measurements: Measured) -> list[Measurement
     """Every measurement that a verdict rests on, and other metrics of the same tensors."""
     check = planned.check
     found = [m for unit in planned.units for m in measurements[unit]]
+    if check.scope == "rollouts":
+        return list(by_steps(m for m in found if m.metric == check.metric))
     if check.scope not in ("matrix", "runs"):
         return [m for m in found if m.metric == check.metric]
     tensors = selected(check, planned.run.pair, planned.subject)

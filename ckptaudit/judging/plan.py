@@ -25,6 +25,8 @@ from ckptaudit.rollouts.run_log import RunLog
 FINITE = frozenset(("nonfinite_entries", "base_nonfinite_entries"))
 """Counted of every weight that is measured, whatever is asked of it."""
 
+NOTHING = frozenset[str]()
+
 
 @dataclass(frozen=True, slots=True)
 class Released:
@@ -145,24 +147,22 @@ class AuditPlan:
         return replace(self.computing, sufficient=sufficient)
 
     def rollouts_metrics(self, run: str) -> tuple[str, ...]:
-        """What is wanted of a run's rollouts, measured in one pass."""
+        """What is wanted of a run's rollouts, measured in one pass; all that can be, where `complete`."""
         planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units and p.run.path == run)
-        return tuple(dict.fromkeys(p.check.metric for p in planned))
+        wanted = dict.fromkeys(p.check.metric for p in planned)
+        if self.complete and wanted:
+            known = (name for name, metric in METRICS.items() if metric.scope == "rollouts")
+            wanted |= dict.fromkeys(name for name in known if not self.logs[run].lacking(name))
+        return tuple(wanted)
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:
         """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""
         tensors = next(run for run in self.runs if run.path == unit.run).pair.subjects[unit.subject]
-        if self.complete:
-            return tuple(Job(tensor, self._standing, unit) for tensor in tensors)
         wanted = self._wanted.get(unit, {})
+        if self.complete:
+            standing = _standing()
+            return tuple(Job(t, standing | wanted.get(t.name, NOTHING), unit) for t in tensors)
         return tuple(Job(t, frozenset(wanted[t.name]), unit) for t in tensors if t.name in wanted)
-
-    @cached_property
-    def _standing(self) -> frozenset[str]:
-        named = {name for planned in self.verdicts for name in planned.check.metrics}
-        together = {p.check.metric for p in self.verdicts if p.check.scope == "run"}
-        named |= {name for metric in together for name in findings_metric_of(metric).rests_on}
-        return frozenset(n for n, metric in matrix_metrics().items() if metric.standing or n in named) | FINITE
 
     @cached_property
     def _wanted(self) -> dict[Unit, dict[str, set[str]]]:
@@ -184,6 +184,11 @@ class AuditPlan:
                 for tensor in selected(planned.check, run.pair, planned.subject):
                     found.setdefault(tensor.name, {})[planned.check.id] = None
         return {name: tuple(checks) for name, checks in found.items()}
+
+
+def _standing() -> frozenset[str]:
+    """What a complete audit reports of every weight."""
+    return frozenset(name for name, metric in matrix_metrics().items() if metric.standing) | FINITE
 
 
 def limits_update(check: Check) -> bool:

@@ -16,7 +16,7 @@ TABLE = "profiles.toml"
 class Profile:
     """The check files of a profile; `steps` and `siblings` join where the runs are such to each other.
 
-    `rollouts` join where the rollouts of the run are given.
+    `rollouts` join where the rollouts of the run are given, `reference` where a run to compare with is.
     """
 
     name: str
@@ -24,11 +24,13 @@ class Profile:
     steps: tuple[Path, ...] = ()
     siblings: tuple[Path, ...] = ()
     rollouts: tuple[Path, ...] = ()
+    reference: tuple[Path, ...] = ()
 
     @property
     def companions(self) -> dict[str, tuple[Path, ...]]:
         """The files that may join: by what the runs then are to each other, or by what is then given."""
-        return {"steps": self.steps, "siblings": self.siblings, "rollouts": self.rollouts}
+        given = {"rollouts": self.rollouts, "reference": self.reference}
+        return {"steps": self.steps, "siblings": self.siblings, **given}
 
 
 def bundled_checks() -> Path:

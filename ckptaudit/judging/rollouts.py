@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import outcome_of, undecided
-from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
+from ckptaudit.judging.verdict import Outcome, OverSteps, Ranked, Verdict
 from ckptaudit.metrics import Measurement
 
 RUN = "run"
@@ -47,7 +47,12 @@ def decide_rollouts(
         method=ranked[0].method,
         reason="; ".join(_sentences(check, own, valued, broken, ranked[0], limit.value)),
         ranking=tuple(Ranked(m.tensor, _number(m), _beside(m)) for m in ranked[:SHOWN]),
+        over_steps=_over_steps(valued, broken) if check.per == "step" else None,
     )
+
+
+def _over_steps(valued: Sequence[Measurement], broken: Sequence[Measurement]) -> OverSteps:
+    return OverSteps(len(valued), len(broken), broken[0].tensor if broken else "")
 
 
 def broken_steps(check: Check, measured: Sequence[Measurement], limit: Limit) -> frozenset[str]:

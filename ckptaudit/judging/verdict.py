@@ -11,6 +11,7 @@ from ckptaudit.findings import Cause, Finding
 from ckptaudit.judging.checks import Severity
 from ckptaudit.metrics import Kind
 from ckptaudit.metrics.measurement import Method
+from ckptaudit.rollouts.excerpts import SampleExcerpt
 
 Outcome = Literal["passed", "failed", "waived", "skipped", "error"]
 """`waived` is a broken claim that a waiver in the configuration forgives."""
@@ -22,6 +23,14 @@ class Ranked(msgspec.Struct, frozen=True):
     tensor: str
     value: float
     remark: str = ""
+
+
+class OverSteps(msgspec.Struct, frozen=True):
+    """A check of rollouts over the steps: how many had a value, at how many it is broken, and at which first."""
+
+    judged: int
+    broken: int
+    first_broken: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +66,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of tensors that are not held to `limit`."""
     cause: Cause | None = None
     """What the worst tensor looks like, where a search found it."""
+    over_steps: OverSteps | None = None
+    samples: tuple[SampleExcerpt, ...] = ()
+    """Of a broken check of rollouts, samples that did most at its worst step."""
 
     @property
     def effective_limit(self) -> float:

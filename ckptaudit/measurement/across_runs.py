@@ -9,16 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ckptaudit.linalg.update_series import inner_products, straight_weights
 from ckptaudit.metrics import Measurement, PairBatch
 from ckptaudit.metrics.across_runs import runs_metrics
-from ckptaudit.metrics.footprints import Footprint, Footprints, directions, footprint
+from ckptaudit.metrics.footprints import Footprint, Footprints, SeriesSums, directions, footprint
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.runs import Over
 
 BLOCK_BYTES = 512 * 2**20
-"""Budget for the float64 copies of one block of a stack of experts."""
+"""Budget for the float64 copies of a block of a stack of experts, and for all runs' updates of a block."""
 
 COPIES = 6
+
+UPDATE_BYTES = 4
 
 
 def measure_across(
@@ -26,8 +29,9 @@ def measure_across(
 ) -> list[list[Measurement]]:
     """Every metric over `steps` or `siblings` of a subject, for each run; weights that some run lacks stay out.
 
-    Alive at once are one weight of base and one run, and of each run its leading update directions; of
-    siblings also one byte for each entry of the weight and run, for the masks.
+    Alive at once are one weight of base and one run, of each run its leading update directions, and the updates
+    of all runs in as many entries as BLOCK_BYTES hold; of siblings also one byte for each entry of the weight and
+    run, for the masks.
     """
     shared = _in_all(runs)
     found: list[list[Measurement]] = [[] for _ in runs]
@@ -54,9 +58,34 @@ def _footprints(
     # Each run's weight is read once, and gone before the next is read; only its footprints stay.
     take = partial(_footprint, k=_directions(weights), over=over, device=device)
     runs = [_by_block(base, weight.tuned.read().reshape(shape), blocks, take) for weight in weights]
-    names = weights[0].matrix_names()
+    names, sums = weights[0].matrix_names(), _sums(base, weights, steps, over, device)
     for block, prints in zip(blocks, zip(*runs, strict=True), strict=True):
-        yield names[block], Footprints(prints, steps)
+        own = SeriesSums(sums.products[:, :, block], sums.moved[block], sums.straight[block])
+        yield names[block], Footprints(prints, steps, own)
+
+
+def _sums(
+    base: Tensor, weights: Sequence[AlignedTensor], steps: tuple[int, ...], over: Over, device: torch.device
+) -> SeriesSums:
+    """What the updates of all runs show together, in blocks of entries; each block reads every run once."""
+    flat, count = base.flatten(1), len(base)
+    size = max(1, BLOCK_BYTES // (UPDATE_BYTES * len(weights) * count))
+    products = torch.zeros(len(weights), len(weights), count, dtype=torch.float64)
+    counts = torch.zeros(2, count, dtype=torch.float64)
+    for start in range(0, flat.shape[1], size):
+        here = slice(start, start + size)
+        before = flat[:, here].to(device).double()
+        updates = torch.stack([_update(before, weight, here) for weight in weights])
+        products += inner_products(updates)
+        if over == "steps":
+            counts += straight_weights(updates, steps)
+    return SeriesSums(products, *counts)
+
+
+def _update(before: Tensor, weight: AlignedTensor, entries: slice) -> Tensor:
+    """W1 - W0 in float32, rounded once."""
+    tuned = weight.tuned.read().reshape(weight.matrix_shape).flatten(1)[:, entries]
+    return (tuned.to(before.device).double() - before).float()
 
 
 def _blocks(shape: tuple[int, int, int]) -> list[slice]:

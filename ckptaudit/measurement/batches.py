@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.measurement.jobs import Computing, Job, SufficientBounds, applies
 from ckptaudit.metrics import (
@@ -27,6 +28,9 @@ from ckptaudit.pairing import AlignedTensor
 
 COPIES = 12
 """float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""
+
+JOBS_AHEAD = 16
+"""Small tensors of both sides that are asked for at once where they lie in a remote store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +148,17 @@ def measure_alike(group: Sequence[Job], computing: Computing) -> Iterator[Measur
     size = max(1, computing.batch_bytes // max(1, COPIES * 8 * m * n))
     known = matrix_metrics()
     metrics = [known[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
-    matrices = (x for job in group for x in _matrices(job, *read(job)))
+    matrices = (x for job in _read_ahead(group) for x in _matrices(job, *read(job)))
     while chunk := list(islice(matrices, size)):
         yield from _surviving(_measure_chunk, chunk, metrics, computing)
+
+
+def _read_ahead(group: Sequence[Job]) -> Iterator[Job]:
+    """The jobs in order; what remote stores hold of the next few is asked for at once."""
+    jobs = iter(group)
+    while some := list(islice(jobs, JOBS_AHEAD)):
+        read_ahead(side for job in some for side in (job.tensor.base, job.tensor.tuned))
+        yield from some
 
 
 def _matrices(job: Job, base: Tensor, tuned: Tensor) -> Iterator[StoredMatrix]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ckptaudit.linalg.agreement import beyond_chance, jaccard
+from ckptaudit.linalg.update_series import cosines, leading_share
 from ckptaudit.metrics.footprints import Footprints
 from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
 from ckptaudit.pairing.runs import Over
@@ -20,6 +21,9 @@ Judges = Callable[[int, Sequence[int]], bool]
 
 APART = 1.25
 """Two saves must lie this factor of steps apart for a rate of growth between them to mean anything."""
+
+FEWEST_SAVES = 3
+"""With the base four points: through fewer of them a line says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ def _before_the_last(position: int, steps: Sequence[int]) -> bool:
 
 def _far_from_an_earlier(position: int, steps: Sequence[int]) -> bool:
     return bool(_earlier(position, steps))
+
+
+def _last_of_several(position: int, steps: Sequence[int]) -> bool:
+    return position == len(steps) - 1 and len(steps) >= FEWEST_SAVES
 
 
 def _metric(
@@ -109,6 +117,42 @@ def stable_rank_climb(runs: Footprints) -> Tensor:
 def subspace_locking(runs: Footprints) -> Tensor:
     """How much of the last save's leading update directions this save already had; 1 at the last, chance K / n."""
     return runs.similarities[:, -1]
+
+
+@_metric(
+    scale="share",
+    over="steps",
+    formula="#{ij : R^2(w_ij, t) > 0.7} / #{ij : w_ij changed at some save}, the base being t = 0",
+    source="arXiv:2601.04537, abstract: R^2 > 0.7; the share over changed weights is our reading",
+    judges=_last_of_several,
+)
+def straight_share(runs: Footprints) -> Tensor:
+    """Of the weights that changed, the share that follows the step number; three unrelated saves read 0.08."""
+    share = runs.sums.straight / torch.where(runs.sums.moved > 0, runs.sums.moved, torch.nan)
+    return share.expand_as(runs.norms)
+
+
+@_metric(
+    scale="share",
+    over="steps",
+    formula="largest eigenvalue of C over the number of saves, C_ij = <D_i, D_j> / (norm(D_i) norm(D_j))",
+    source="arXiv:2605.21468, abstract: weight trajectories of rank one; saves scaled alike is our reading",
+    judges=_last_of_several,
+)
+def leading_trajectory_share(runs: Footprints) -> Tensor:
+    """How far the updates of all saves lie along one direction: 1 on a line, 1 / saves for unrelated ones."""
+    return leading_share(cosines(runs.sums.products)).expand_as(runs.norms)
+
+
+@_metric(
+    scale="difference",
+    over="siblings",
+    formula="mean over siblings of <D_i, D_j> / (norm_F(D_i) norm_F(D_j))",
+    source="definition",
+)
+def sibling_update_cosine(runs: Footprints) -> Tensor:
+    """How far a run's update points where its siblings' do: 0 for unrelated updates, below for opposite ones."""
+    return _with_others(cosines(runs.sums.products))
 
 
 @_metric(

@@ -33,11 +33,25 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class SeriesSums:
+    """Sums over the entries of all runs' updates together.
+
+    `products` are the inner products of each two updates; `moved` counts the weights that any run changed,
+    `straight` those of them that follow the step number. Both are 0 for siblings.
+    """
+
+    products: Float[Tensor, "runs runs batch"]
+    moved: Float[Tensor, "batch"]
+    straight: Float[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
 class Footprints:
     """The runs' footprints in order, and where each stands: `steps` counts up along one training run."""
 
     of: tuple[Footprint, ...]
     steps: tuple[int, ...]
+    sums: SeriesSums
 
     @cached_property
     def norms(self) -> Float[Tensor, "runs batch"]:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ckptaudit.findings import Finding
+from ckptaudit.metrics.step_series import StepSeries
 
 Kind = Literal["exact", "upper_bound", "lower_bound"]
 
@@ -23,7 +24,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     not converge, a file that cannot be read), and `remark` then says why: such a number is never passed off as
     one. `error` is the largest absolute error that `method` leaves, None where it is that of float64 rounding. A
     measurement of several weights together names in `worst` the one that contributes most. `tuned` is the run.
-    An estimate lies between `low` and `high`; of any other number both are None.
+    An estimate lies between `low` and `high`; of any other number both are None. Where `series` is there, it holds
+    the values of every step of rollouts, and the measurement itself has none.
     """
 
     tensor: str
@@ -43,6 +45,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     low: float | None = None
     high: float | None = None
     findings: tuple[Finding, ...] = ()
+    series: StepSeries | None = None
 
     @property
     def parameters(self) -> int:

@@ -187,7 +187,8 @@ def _without_samples(opened: Checkpoint) -> Checkpoint:
 
 
 def _refuse_misfits(kind: AuxiliaryKind, unaligned: Sequence[Finding], path: str) -> None:
-    fatal = ("shapes differ",) if kind.name == "aligned" else ("shapes differ", "rows beyond the common vocabulary")
+    is_model = kind.name in ("aligned", "reference")
+    fatal = ("shapes differ",) if is_model else ("shapes differ", "rows beyond the common vocabulary")
     misfits = [u for u in unaligned if u.fault in fatal]
     if misfits:
         text = str(misfits[0]).replace("tuned [", "there [")

@@ -13,6 +13,7 @@ from ckptaudit.judging.judge import judge, respelled
 from ckptaudit.options import FACTOR, AuditOptions, Several
 from ckptaudit.pipeline.assembly import assemble
 from ckptaudit.pipeline.causes import causes
+from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.opening import open_audit
 from ckptaudit.pipeline.planning import baseline_of, choose_checks, plan
@@ -81,8 +82,9 @@ def audited(options: AuditOptions, config: str | Path | Config | None = None) ->
     baseline = baseline_of(opened)
     planned = plan(opened, chosen.files, config, baseline, known=chosen.known)
     measurements = execute(planned)
+    excerpts = Excerpts()
     verdicts = [
-        structs.replace(respelled(verdict, python_spelling), test=given.test)
+        structs.replace(excerpts.shown(respelled(verdict, python_spelling), planned, measurements), test=given.test)
         for given, verdict in zip(planned.verdicts, causes(opened, judge(planned, measurements)), strict=True)
     ]
     return assemble(opened, planned, verdicts, measurements, profile=chosen.profile, baseline=baseline)

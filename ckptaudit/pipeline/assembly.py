@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from platform import python_version
 
 from msgspec import structs
 
-from ckptaudit.errors import Spelling, parameter, python_spelling, spelled
+from ckptaudit.errors import CkptAuditError, Spelling, parameter, python_spelling, spelled
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
@@ -21,6 +22,9 @@ from ckptaudit.results.coverage import coverage_of
 from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, Summary, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
 from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
+from ckptaudit.rollouts.distributions import Distributions, distributions
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("ckptaudit", "torch", "safetensors", "numpy", "pytest")
 
@@ -35,6 +39,7 @@ def assemble(
     baseline: Baseline | None = None,
     spelling: Spelling = python_spelling,
     spectra: Sequence[SpectrumRecord] = (),
+    drawn: Mapping[str, Distributions] | None = None,
 ) -> AuditResult:
     """All that was found, with parameters written as `spelling` says.
 
@@ -68,7 +73,7 @@ def assemble(
         checks=_checks(plan, verdicts),
         about=about(opened, profile),
         coverage=tuple(coverage_of(plan, verdicts, measurements, r) for r in opened.runs if opened.has_pair),
-        rollouts=_rollouts(opened, verdicts, measurements, spelling),
+        rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
         not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )
@@ -103,7 +108,11 @@ def curves(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[SpectrumRe
 
 
 def _rollouts(
-    opened: OpenedAudit, verdicts: Sequence[Verdict], measurements: MeasurementStore, spelling: Spelling
+    opened: OpenedAudit,
+    verdicts: Sequence[Verdict],
+    measurements: MeasurementStore,
+    spelling: Spelling,
+    drawn: Mapping[str, Distributions],
 ) -> tuple[RolloutsRecord, ...]:
     entries = [entry for entry in measurements.entries() if entry.unit.scope == "rollouts"]
     found = []
@@ -111,8 +120,19 @@ def _rollouts(
         measured = [m for entry in entries if entry.unit.run == run for m in entry.measurements]
         record = rollouts_record(run, log, verdicts, measured)
         said = tuple(structs.replace(u, reason=spelled(u.reason, spelling)) for u in record.unjudged)
-        found.append(structs.replace(record, unjudged=said))
+        found.append(structs.replace(record, unjudged=said, distributions=drawn.get(run)))
     return tuple(found)
+
+
+def distributions_of(opened: OpenedAudit) -> dict[str, Distributions]:
+    """What the page draws of each log, by run: one more pass over it. A log that has gone since is left out."""
+    found = {}
+    for run, log in opened.logs.items():
+        try:
+            found[run] = distributions(log.table)
+        except CkptAuditError:
+            logger.debug("a log could not be read again", exc_info=True)
+    return found
 
 
 def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ class _Executor:
 
     def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
         """Units of matrices in one go; tells how many tensors of how many are done."""
+        if not units:
+            return  # to hold the threads of BLAS takes a millisecond, and front ends ask for each verdict
         jobs = [job for unit in units for job in self.plan.jobs(unit)]
         done = 0
         for count, finished in by_unit(jobs, self.plan.effective_computing):

@@ -33,6 +33,8 @@ NO_GROUP = {
 }
 """Why a check has nothing to compare, by what it compares."""
 
+TOO_FEW = "it takes more checkpoints of a run, or checkpoints farther apart"
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenChecks:
@@ -52,7 +54,7 @@ def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
         return _without_pair(opened, config)
     profile = profile_named(opened.options.profile or config.profile or default_profile())
     standing = check_files(config, opened.options.profile)
-    joins = {*opened.compares, *(("rollouts",) if opened.logs else ())}
+    joins = {*opened.compares, *opened.auxiliary.given, *(("rollouts",) if opened.logs else ())}
     joining = {
         name: tuple(map(load_checks, paths))
         for name, paths in profile.companions.items()
@@ -136,6 +138,7 @@ def _planned(
         check = effective.effective(written)
         for run in _judged(opened, check):
             limits = effective.limits(written, run.path, file.home(written))
+            incomparable = _incomparable(opened, check, run)
             for subject in subjects(check, run.pair):
                 yield PlannedVerdict(
                     check,
@@ -147,7 +150,7 @@ def _planned(
                     path=file.path,
                     group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
                     skip=_lacking(opened, check, run, subject),
-                    cannot=_incomparable(opened, check, run) or _rounded_away(check, run, subject),
+                    cannot=incomparable or _rounded_away(check, run, subject),
                 )
 
 
@@ -168,11 +171,21 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
         return missing or (opened.logs[run.path].lacking(check.metric) if run.path in opened.logs else "")
+    if _compares_none(opened, check):
+        return TOO_FEW
     tensors = selected(check, run.pair, subject)
     if not tensors:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _compares_none(opened: OpenedAudit, check: Check) -> bool:
+    """Whether there are runs of the kind that the check compares, but none that its metric says anything about."""
+    metric = METRICS[check.metric]
+    return (
+        isinstance(metric, RunsMetric) and metric.over in opened.compares and not judged_runs(metric, opened.groups)
+    )
 
 
 def _refuse_without(opened: OpenedAudit, check: Check) -> None:
@@ -202,7 +215,7 @@ def _refuse_itself(opened: OpenedAudit) -> None:
 def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
-        return NO_GROUP[metric.over]
+        return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
     if check.counts_findings or check.scope == "rollouts" or check.optional or any(parts(check, run.pair).values()):
         return ""
     return "the check's roles select nothing here"

@@ -24,8 +24,9 @@ from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pipeline import assemble, choose_checks, execute, open_audit, plan
-from ckptaudit.pipeline.assembly import about, curves
+from ckptaudit.pipeline.assembly import about, curves, distributions_of
 from ckptaudit.pipeline.causes import Causes
+from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
@@ -72,7 +73,7 @@ class Gate:
         self.everything = self.plan = self._plan(list(self.files.values()))
         self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
-        self.causes = Causes(self.opened)
+        self.causes, self.excerpts = Causes(self.opened), Excerpts()
         self.refused = 0
         if self.worker:
             _share_cores()
@@ -112,9 +113,12 @@ class Gate:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
-        if file_path.suffix != ".toml" or not (parent.session.isinitpath(file_path) or holds_checks(file_path)):
+        if file_path.suffix != ".toml":
             return None
-        collector = CheckCollector.from_parent(parent, path=file_path, **node_id(file_path))  # type: ignore[arg-type]
+        bundled = node_id(file_path)
+        if not (bundled or parent.session.isinitpath(file_path) or holds_checks(file_path)):
+            return None
+        collector = CheckCollector.from_parent(parent, path=file_path, **bundled)  # type: ignore[arg-type]
         # pytest makes a collector for each file beside one that was named, and asks only that one.
         collector.plan, collector.judge = partial(self._planned, file_path), self.judge
         return collector
@@ -130,6 +134,7 @@ class Gate:
         """Measure what is missing for one verdict, and decide."""
         try:
             verdict = self.causes.named(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])))
+            verdict = self.excerpts.shown(verdict, self.plan, self.store)
         except Exception as error:  # whatever it is, it must end as a verdict that could not be given
             logger.debug("a verdict failed", exc_info=True)
             reason = (
@@ -273,6 +278,7 @@ class Gate:
             baseline=self.baseline,
             spelling=option,
             spectra=curves(self.opened, verdicts) if self.outputs.shows_spectra else (),
+            drawn=distributions_of(self.opened) if self.outputs.shows_spectra else None,
         )
 
     def _asked(self, nodeid: str) -> PlannedVerdict | None:

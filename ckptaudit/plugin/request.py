@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,5 +68,10 @@ def named_check_files(arguments: list[str]) -> dict[Path, CheckFile]:
 
 def node_id(path: Path) -> dict[str, str]:
     """Bundled checks are known by their file name alone, wherever they are installed."""
-    bundled = path.resolve() in {p.resolve() for p in bundled_check_files()}
-    return {"nodeid": path.name} if bundled else {}
+    return {"nodeid": path.name} if path.resolve() in _bundled() else {}
+
+
+@cache
+def _bundled() -> frozenset[Path]:
+    # pytest asks for each file beside one that was named.
+    return frozenset(path.resolve() for path in bundled_check_files())

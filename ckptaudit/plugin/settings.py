@@ -65,7 +65,8 @@ def _found(config: pytest.Config, settings: Config) -> list[Path]:
 
 
 def _folders(checkpoint: Checkpoint) -> set[Path]:
-    return {handle.file.resolve().parent for handle in checkpoint.tensors.values()}
+    files = {handle.file for handle in checkpoint.tensors.values()}
+    return {file.resolve().parent for file in files if isinstance(file, Path)}
 
 
 def _is_inside(path: Path, checkpoint: Checkpoint) -> bool:

@@ -20,6 +20,7 @@ from ckptaudit.report.columns import Column, aligned
 from ckptaudit.report.failure import in_one_line, judged_as, remedy_of
 from ckptaudit.report.places import short_name
 from ckptaudit.report.runs import labels
+from ckptaudit.report.samples import sample_lines
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult, CheckRecord
 
@@ -113,6 +114,7 @@ def block_lines(result: AuditResult, width: int, *, complete: bool = False) -> I
         yield from map(Text, aligned(COLUMNS, kept, width, LABEL))
         if len(rows) > len(kept):
             yield Text(f"{' ' * LABEL}and {len(rows) - len(kept)} more: -v")
+        yield from map(Text, _of_rollouts(block, width))
         yield from map(Text, _remedies(block, width, complete=complete))
     checks = {check.id: check for check in result.checks}
     for blind in blind_blocks(result):
@@ -154,6 +156,15 @@ def _about(block: Block, width: int) -> Iterator[str]:
     yield from _labelled("claim", check.claim, width)
     unit = f", {unit_of(check.metric)}" if unit_of(check.metric) else ""
     yield from _labelled("judged", f"{judged_as(check)}{unit}; limit {check.sign} {number(check.limit)}", width)
+
+
+def _of_rollouts(block: Block, width: int) -> Iterator[str]:
+    """At which steps of the rollouts, and samples that show it."""
+    for verdict in block.verdicts:
+        if verdict.over_steps is not None:
+            yield from _labelled("steps", verdict.reason, width)
+        for line in sample_lines(verdict):
+            yield from _labelled("sample", line, width)
 
 
 def _remedies(block: Block, width: int, *, complete: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ from ckptaudit.judging.verdict import Ranked, Verdict
 from ckptaudit.metrics import METRICS
 from ckptaudit.report.appearance import bound_mark, number
 from ckptaudit.report.escaping import log_line, log_lines
+from ckptaudit.report.samples import sample_lines
 from ckptaudit.results.records import CheckRecord
 
 WIDTH = 100
@@ -65,7 +66,8 @@ def explain(verdict: Verdict, check: Check | CheckRecord) -> str:
     head += [("limit from", moved), ("waiver", verdict.waiver)]
     rows = [*head, ("source", check.source), ("published", check.published), ("note", check.note)]
     mend = [("cause", str(verdict.cause or "")), ("remedy", remedy_of(verdict, check.remedy))]
-    return log_lines("\n".join(_line(label, text) for label, text in (*rows, *mend) if text))
+    shown = [(f"sample {i}", line) for i, line in enumerate(sample_lines(verdict), start=1)]
+    return log_lines("\n".join(_line(label, text) for label, text in (*rows, *shown, *mend) if text))
 
 
 def remedy_of(verdict: Verdict, usual: str) -> str:

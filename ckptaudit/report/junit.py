@@ -34,6 +34,10 @@ def case_properties(verdict: Verdict | Verdict) -> Iterator[tuple[str, str]]:
     if verdict.released is not None:
         yield "released", repr(verdict.released)
         yield "released_limit", f"{verdict.sign} {verdict.released_limit!r}"
+    if verdict.over_steps is not None:
+        yield "steps_judged", str(verdict.over_steps.judged)
+        yield "steps_broken", str(verdict.over_steps.broken)
+        yield "first_broken", printable(verdict.over_steps.first_broken)
     if verdict.waiver:
         yield "waiver", printable(verdict.waiver)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ckptaudit.atomic_write import write_bytes
-from ckptaudit.metrics import METRICS
+from ckptaudit.judging.rollouts import RUN
+from ckptaudit.metrics import METRICS, Measurement
 from ckptaudit.report.files import need
 from ckptaudit.results.records import SCHEMA, AuditResult
+from ckptaudit.rollouts.readings import step_subject
 
 COLUMNS = ("base", "tuned", "tensor", "layer", "role", "shape", "metric", "unit", "value", "kind")
 
@@ -27,7 +30,7 @@ def write_parquet(result: AuditResult, path: Path) -> None:
 def _table(result: AuditResult) -> Any:
     import pyarrow as pa
 
-    rows = result.measurements
+    rows = [*result.measurements, *of_rollouts(result)]
     word = pa.dictionary(pa.int32(), pa.string())
     columns = {
         "base": pa.array([result.base] * len(rows), word),
@@ -43,6 +46,16 @@ def _table(result: AuditResult) -> Any:
     }
     fields = [pa.field(name, columns[name].type, nullable=name in ("layer", "value")) for name in COLUMNS]
     return pa.table(columns, schema=pa.schema(fields, metadata={"ckptaudit.schema": SCHEMA}))
+
+
+def of_rollouts(result: AuditResult) -> Iterator[Measurement]:
+    """What was measured of each step of rollouts ("step 12"), and of their run ("run")."""
+    for log in result.rollouts:
+        for curve in log.curves:
+            for step, value in zip(log.step_numbers, curve.values, strict=True):
+                yield Measurement(step_subject(step), None, "", (), curve.metric, value, "exact", tuned=log.tuned)
+        for own in log.over_run:
+            yield Measurement(RUN, None, "", (), own.metric, own.value, "exact", tuned=log.tuned)
 
 
 def _unit(metric: str) -> str:

@@ -18,6 +18,7 @@ from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import styled_line
 from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
+from ckptaudit.report.rollouts_text import step_lines
 from ckptaudit.report.runs import first_closed, run_lines
 from ckptaudit.report.table import check_lines
 from ckptaudit.report.unheeded import unheeded
@@ -74,6 +75,7 @@ def _lines(result: AuditResult, width: int, verbosity: int) -> Iterator[Text]:
     if verbosity > -2:
         yield from _tables(result, width, verbosity)
     if verbosity >= 0:
+        yield from _over_steps(result, width)
         yield from _maps(result, width, apart=verbosity > 0)
         yield from _about(result)
         for line in coverage_lines(result):
@@ -132,6 +134,15 @@ def _brief_lines(groups: Sequence[Sequence[Verdict]], width: int) -> Iterator[Te
 
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width, 20), subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _over_steps(result: AuditResult, width: int) -> Iterator[Text]:
+    lines = list(step_lines(result))
+    if lines:
+        yield Text("")
+        yield Text("over the steps", style="bold")
+    for words in lines:
+        yield from map(Text, textwrap.wrap(words, max(width, 20), initial_indent="  ", subsequent_indent="      "))
 
 
 def _maps(result: AuditResult, width: int, *, apart: bool) -> Iterator[Text]:

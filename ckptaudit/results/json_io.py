@@ -58,6 +58,9 @@ def _check_lengths(result: AuditResult) -> None:
         *([s.angle_ranks, s.left_angles, s.right_angles] for s in result.spectra),
         *([t.steps, c.lowest, c.median, c.highest] for t in result.trajectories for c in t.series),
         *([s.tuned, *s.figures.values()] for s in result.siblings),
+        *([d.sizes, d.below, d.above] for r in result.rollouts if (d := r.distributions)),
+        *([r.step_numbers, c.values, c.samples] for r in result.rollouts for c in r.curves),
+        *([c.values, c.low, c.high] for r in result.rollouts for c in r.curves if c.low or c.high),
     ]
     if any(len({len(values) for values in group}) > 1 for group in groups):
         raise ValueError("curves of different length stand side by side")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -265,7 +266,13 @@ def checkpoint_record(
 
 
 def _file_digests(checkpoint: Checkpoint) -> tuple[FileDigest, ...]:
+    place = checkpoint.place or locate(checkpoint.path)
+    if not isinstance(place, Path):
+        raise CheckpointError(
+            f"{parameter('digest')} {printable(place)}: a digest is taken of files here alone; download them, and "
+            "audit the copy."
+        )
     try:
-        return file_digests(locate(checkpoint.path))
+        return file_digests(place)
     except CheckpointError as error:
         raise CheckpointError(f"{parameter('digest')} {printable(checkpoint.path)}: {error.sentence}") from error

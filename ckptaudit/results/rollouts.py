@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ckptaudit.judging.rollouts import RUN
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement
+from ckptaudit.metrics.step_series import StepSeries
 from ckptaudit.results.gate import JUDGED
+from ckptaudit.rollouts.distributions import Distributions
 from ckptaudit.rollouts.run_log import RunLog
-
-STEP = "step "
-"""How the names of steps begin."""
 
 
 class Unjudged(msgspec.Struct, frozen=True):
@@ -22,11 +22,36 @@ class Unjudged(msgspec.Struct, frozen=True):
     checks: tuple[str, ...]
 
 
+class StepCurve(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A metric at each of the record's steps; None where a step has no value.
+
+    `low` and `high` are the ends of the intervals, None where a value is exact, and empty where all are.
+    """
+
+    metric: str
+    values: tuple[float | None, ...]
+    samples: tuple[int, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+
+
+class RunValue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A metric over the run; `remark` says why it has no value, or what belongs beside it."""
+
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    samples: int = 0
+    remark: str = ""
+
+
 class RolloutsRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The log of a run: who wrote it, its steps, and how many of the checks of rollouts could be judged.
 
     `tuned` is the run that its verdicts are about; without a pair it is the log's own path. `first_step` and
-    `last_step` are None where nothing was measured of any step.
+    `last_step` are None where nothing was measured of any step. `curves` hold every metric that was measured of
+    steps, in the order of `step_numbers`, and `over_run` those of the run.
     """
 
     tuned: str
@@ -38,6 +63,11 @@ class RolloutsRecord(msgspec.Struct, frozen=True, kw_only=True):
     checks: int
     judged: int
     unjudged: tuple[Unjudged, ...] = ()
+    step_numbers: tuple[int, ...] = ()
+    curves: tuple[StepCurve, ...] = ()
+    over_run: tuple[RunValue, ...] = ()
+    distributions: Distributions | None = None
+    """Where a page was asked for too."""
 
 
 def rollouts_record(
@@ -45,7 +75,7 @@ def rollouts_record(
 ) -> RolloutsRecord:
     """What the verdicts on a run's rollouts say of its log; `measured` are the measurements they rest on."""
     own = [v for v in verdicts if v.tuned == run and v.metric in METRICS and METRICS[v.metric].scope == "rollouts"]
-    steps = sorted({int(m.tensor.removeprefix(STEP)) for m in measured if m.tensor.startswith(STEP)})
+    steps = sorted({at.step for m in measured if m.series is not None for at in m.series})
     return RolloutsRecord(
         tuned=run,
         path=log.path,
@@ -56,6 +86,26 @@ def rollouts_record(
         checks=len(own),
         judged=sum(v.outcome in JUDGED for v in own),
         unjudged=_unjudged(own),
+        step_numbers=tuple(steps),
+        curves=tuple(_curve(m.metric, m.series, steps) for m in measured if m.series is not None),
+        over_run=tuple(
+            RunValue(m.metric, m.value, m.low, m.high, m.samples or 0, m.remark)
+            for m in measured
+            if m.series is None and m.tensor == RUN
+        ),
+    )
+
+
+def _curve(metric: str, series: StepSeries, steps: Sequence[int]) -> StepCurve:
+    at = {value.step: value for value in series}
+    rows = [at.get(step) for step in steps]
+    estimated = any(row is not None and row.low is not None for row in rows)
+    return StepCurve(
+        metric=metric,
+        values=tuple(row.value if row else None for row in rows),
+        samples=tuple(row.samples if row else 0 for row in rows),
+        low=tuple(row.low if row else None for row in rows) if estimated else (),
+        high=tuple(row.high if row else None for row in rows) if estimated else (),
     )
 
 

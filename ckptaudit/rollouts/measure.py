@@ -73,8 +73,8 @@ def measure(
     """Readings of the wanted metrics, step by step, and of the run at the end.
 
     A metric whose columns were not logged gives one reading of the run without a value. Memory is bounded by the
-    samples of one step and a few numbers for each step. Raises MeasurementError for an unknown metric, and
-    RolloutError where the table cannot be read.
+    samples of one step, and by the few numbers of every step that readings of the run rest on. Raises
+    MeasurementError for an unknown metric, and RolloutError where the table cannot be read.
     """
     names = _known(wanted)
     curves = scalars or {}
@@ -82,7 +82,12 @@ def measure(
     able = frozenset(names) - lacking.keys()
     needed = able | _steps_behind(able)
     run = RunSoFar(
-        facts, scalars=curves, whole_steps=table.whole_steps, checkpoint_steps=checkpoint_steps, wanted=able
+        facts,
+        scalars=curves,
+        whole_steps=table.whole_steps,
+        checkpoint_steps=checkpoint_steps,
+        wanted=able,
+        kept=_steps_behind(able) | {name for name in needed if "run" in metrics()[name].per},
     )
     yield from (unjudged(metrics()[name], "run", reason) for name, reason in lacking.items())
     for step, reading in _steps(table, facts, needed, run):
@@ -173,7 +178,7 @@ def _add(pool: ThreadPoolExecutor, states: list[StepState], rows: StepRows) -> N
 
 def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Reading]]:
     """What only the trainer's curves say of the steps."""
-    for name in sorted(needed & _LOGGED.keys() - run.series.keys()):
+    for name in sorted(needed & _LOGGED.keys() - run.seen):
         curve = run.scalars.get(_LOGGED[name], {})
         identical = name.startswith("mismatch") and not any(value != IDENTICAL_AT[name] for value in curve.values())
         for step in sorted(curve):

@@ -111,6 +111,15 @@ def unjudged(metric: Metric, subject: str, remark: str, samples: int = 0, parts:
     )
 
 
+STEP = "step "
+
+
 def step_subject(step: int) -> str:
     """The name of a step in readings and reports."""
-    return f"step {step}"
+    return f"{STEP}{step}"
+
+
+def step_of(subject: str) -> int | None:
+    """The number of the step that a subject names; None where it names none."""
+    number = subject.removeprefix(STEP)
+    return int(number) if number != subject and number.removeprefix("-").isdecimal() else None

@@ -23,10 +23,16 @@ class RunSoFar:
     whole_steps: bool = True
     checkpoint_steps: Sequence[int] = ()
     wanted: frozenset[str] = frozenset()
+    kept: frozenset[str] | None = None
+    """The metrics of steps that readings of the run rest on; None keeps all."""
+    seen: set[str] = field(default_factory=set)
+    """The metrics of which any step had a reading."""
 
     def take(self, step: int, reading: Reading) -> None:
-        """Keep a step's reading for what the run's readings rest on."""
-        self.series.setdefault(reading.metric, []).append((step, reading))
+        """Keep a step's reading where the run's readings rest on it."""
+        self.seen.add(reading.metric)
+        if self.kept is None or reading.metric in self.kept:
+            self.series.setdefault(reading.metric, []).append((step, reading))
 
     def judged(self, metric: str) -> Series:
         """Steps at which a metric has a value."""

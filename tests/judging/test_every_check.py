@@ -38,6 +38,8 @@ GOOD = {
     "intruders.toml": "sft",
     "pissa.toml": "pissa",
     "mode_connectivity.toml": "rlvr-gentle",
+    "kind.toml": "rlvr-gentle",
+    "reference.toml": "rlvr-gentle",
     "artifact.toml": "base",
     "coverage.toml": "rlvr-gentle",
     "roles.toml": "many_parts",
@@ -176,7 +178,7 @@ def test_every_damage_breaks_some_check() -> None:
 
 
 def test_every_bundled_file_is_a_profile_or_joins_one() -> None:
-    listed = {f for p in profiles().values() for f in (*p.checks, *p.steps, *p.siblings)}
+    listed = {f for p in profiles().values() for f in (*p.checks, *p.steps, *p.siblings, *p.reference)}
     assert listed == set(bundled_check_files())
 
 

@@ -34,6 +34,10 @@ def closing(result: AuditResult) -> set[str]:
         ("lora-grpo", "lora"),
         ("rlvr-gentle", "opd"),
         ("dpo", "opd"),
+        ("lora-grpo", "release_lora"),
+        ("dpo", "release_opd"),
+        ("dpo", "kind"),
+        ("lora-grpo", "kind"),
     ],
 )
 def test_healthy_runs_open_the_gate_and_break_no_warning(run: str, profile: str) -> None:
@@ -50,6 +54,8 @@ def test_healthy_runs_open_the_gate_and_break_no_warning(run: str, profile: str)
         ("sft", "rlvr", {"spectral-drift", "update-size", "principal-rotation-right", "norms-and-biases"}),
         ("lora", "lora", {"spectral-drift", "update-size", "principal-rotation-left", "principal-rotation-right"}),
         ("sft", "opd", {"spectral-drift", "update-size", "principal-rotation-left", "update-sparsity"}),
+        ("sft", "release_lora", {"spectral-drift", "update-size", "principal-rotation-left"}),
+        ("sft", "release_opd", {"spectral-drift", "update-size", "update-sparsity"}),
         ("rlvr", "opd", {"spectral-drift", "update-size", "update-sparsity"}),
     ],
 )

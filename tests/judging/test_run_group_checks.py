@@ -94,7 +94,17 @@ def test_the_first_save_has_nothing_to_climb_from_and_the_last_nothing_to_lock_o
         "drift-growth": {"checkpoint-70", "checkpoint-100"},
         "stable-rank-climb": {"checkpoint-70", "checkpoint-100"},
         "subspace-locking": {"checkpoint-40", "checkpoint-70"},
+        "straight-weights": {"checkpoint-100"},
+        "one-direction": {"checkpoint-100"},
     }
+
+
+def test_what_takes_three_saves_is_skipped_with_two(fixture_pairs: Path, tmp_path: Path) -> None:
+    runs = {"checkpoint-40": "rlvr-step40", "checkpoint-70": "rlvr-step70"}
+    for check in (c for c in load_checks(bundled_checks() / "trajectory.toml").checks if c.per == "model"):
+        (verdict,) = verdicts(check, opened(check, fixture_pairs, tmp_path, runs)).values()
+        assert verdict.outcome == "skipped"
+        assert "more checkpoints" in verdict.reason
 
 
 def test_no_more_directions_are_compared_than_an_adapter_has(tmp_path: Path) -> None:

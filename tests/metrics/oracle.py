@@ -67,6 +67,20 @@ def similarities(w0: Matrix, w1: Matrix, side: str) -> Matrix:
     return np.array([max(abs(float(x @ y)) for x in known) for y in new[:10]])
 
 
+def scaling_share(w0: Matrix, w1: Matrix) -> float:
+    k = k_of(w0)
+    u, _, v = np.linalg.svd(w0, full_matrices=False)
+    block = u[:, :k].T @ (w1 - w0) @ v[:k].T
+    return float((np.diag(block) ** 2).sum() / (block**2).sum())
+
+
+def trailing(w0: Matrix, w1: Matrix) -> float:
+    k = k_of(w0)
+    (u0, _, v0), (u1, _, v1) = (np.linalg.svd(w, full_matrices=False) for w in (w0, w1))
+    both = [subspace_angles(u0[:, -k:], u1[:, -k:]), subspace_angles(v0[-k:].T, v1[-k:].T)]
+    return float(np.degrees(np.arcsin(np.sqrt(np.mean(np.sin(np.concatenate(both)) ** 2)))))
+
+
 def gram_distance(w: Matrix) -> Matrix:
     return np.asarray((w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T) - np.eye(min(w.shape)))
 
@@ -107,5 +121,7 @@ ORACLE: dict[str, Callable[[Matrix, Matrix], float | np.number[Any]]] = {
     "intruder_dimensions_left": lambda a, b: (similarities(a, b, "left") < 0.5).sum(),
     "intruder_dimensions_right": lambda a, b: (similarities(a, b, "right") < 0.5).sum(),
     "least_similar_direction": lambda a, b: min(similarities(a, b, side).min() for side in ("left", "right")),
+    "principal_scaling_share": scaling_share,
+    "trailing_rotation": trailing,
     "principal_gap": lambda a, b: 1 - singular(a)[k_of(a)] / singular(a)[k_of(a) - 1],
 }

@@ -107,4 +107,20 @@ def test_a_check_of_several_runs_cannot_judge_one(pytester: pytest.Pytester, run
     run("run-a", 1)
     result = gate(pytester, "trajectory.toml", "--tuned=run-a")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*3 checks: ERROR*", "reason*names no two of*"])
+    result.stdout.fnmatch_lines(["*5 checks: ERROR*", "reason*names no two of*"])
+
+
+def test_a_reference_joins_its_checks_and_warns_of_its_own_update(
+    pytester: pytest.Pytester, run: Callable[..., Path]
+) -> None:
+    run("tuned", 1)
+    run("repeated", 3)
+    run("other", 1, seed=2)
+    options = ("--tuned=tuned", "-k", "reference", "-v", "--audit-config=none.toml")
+    Path("none.toml").write_text("")
+    other = gate(pytester, *options, "--audit-reference=other")
+    other.stdout.fnmatch_lines(["reference.toml::reference-cosine[[]model[]] PASSED*", "2 results: 2 passed"])
+    repeated = gate(pytester, *options, "--audit-reference=repeated", "--audit-strict")
+    assert repeated.ret == 1
+    repeated.stdout.fnmatch_lines(["reference-cosine * 1  <= 0.97*"])
+    assert gate(pytester, *options, "--audit-reference=nowhere").ret == 4

@@ -20,10 +20,12 @@ from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
+from ckptaudit.report.html.rollouts import log_views
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
 
 HERE = Path(__file__).parent
+STYLES = ("page.css", "rollouts.css")
 SCRIPTS = ("grid.js", "charts.js", "page.js")
 CHARTS = HERE / "vendor" / "echarts.common.min.js"
 LISTED = 500
@@ -51,7 +53,7 @@ def render_html(result: AuditResult) -> str:
     """The page, from the result alone."""
     runs = tuple(_run_view(result, run) for run in result.runs)
     script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
-    style = Markup((HERE / "page.css").read_text("utf-8"))
+    style = Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES))
     charts = Markup(CHARTS.read_text("utf-8").strip())
     return (
         _environment()
@@ -65,6 +67,7 @@ def render_html(result: AuditResult) -> str:
             listed=LISTED,
             counts=counts(result),
             coverage=list(coverage_lines(result)),
+            logs=log_views(result),
             data=_embedded(_data(result, runs)),
             charts=charts,
             script=script,
