@@ -9,6 +9,8 @@ from shutil import which
 from types import ModuleType
 from typing import Literal
 
+# NumPy cannot be imported twice in a process, and pytester forgets what was first imported inside a test.
+import numpy  # noqa: F401
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -53,6 +55,8 @@ SLOW = (
     "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
+    "cli/test_probes.py",
+    "docs/test_probes_page.py",
     "docs/test_site.py",
     "end_to_end",
     "families/test_damages.py",

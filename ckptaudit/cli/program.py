@@ -22,6 +22,7 @@ from ckptaudit.cli import (
     explain,
     init,
     inspect,
+    probes,
     promote,
     report,
     rollouts,
@@ -62,6 +63,7 @@ COMMANDS = {
     "promote": promote,
     "collect": collect,
     "rollouts": rollouts,
+    "probes": probes,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 OPTIONS = {
     ("collect", "probes"): "--data",
     ("cache", "cache"): "--audit-cache",
+    ("probes", "probes"): "FILE",
     ("attest", "digest"): "--audit-digest",
 }
 """Parameters that a command has under another name than the library."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.measurement.jobs import Computing, Job, SufficientBounds, applies
+from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
 from ckptaudit.metrics import (
     NARROW,
     SHORT_SIDE,
@@ -80,12 +81,13 @@ def _number_kind(dtype: str) -> str:
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:
     known = matrix_metrics()
     metrics = [known[name] for name in sorted(job.metrics)]
-    matrices = _matrices(job, *sides)
-    return [m for matrix in matrices for m in _surviving(_measure_one, [matrix], metrics, computing)]
+    matrices = [matrix for matrix in _matrices(job, *sides) if not job.only or matrix.name in job.only]
+    work = partial(_measure_one, stage=job.stage)
+    return [m for matrix in matrices for m in _surviving(work, [matrix], metrics, computing)]
 
 
 def _measure_one(
-    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing
+    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing, *, stage: Stage
 ) -> Iterator[Measurement]:
     (matrix,) = chunk
     pair = LargePair(
@@ -99,7 +101,7 @@ def _measure_one(
         return
     if any(_needs_base(metric, computing) for metric in metrics):
         pair.prepare()
-    bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, computing)) is not None}
+    bounds = {m.name: value for m in metrics if (value := _bound(m, pair, computing, stage)) is not None}
     for metric in metrics:
         if metric.name in bounds:
             yield _record(matrix, metric.name, Number(bounds[metric.name]), metric.bound_kind)
@@ -113,13 +115,15 @@ def _needs_base(metric: MatrixMetric, computing: Computing) -> bool:
     return metric.cost == "spectrum" and not by_update
 
 
-def _settling(metric: MatrixMetric, pair: LargePair, computing: Computing) -> float | None:
-    """The metric's bound, if that is all that anybody needs to know."""
-    if metric.bound is None or metric.name not in computing.sufficient:
+def _bound(metric: MatrixMetric, pair: LargePair, computing: Computing, stage: Stage) -> float | None:
+    """The metric's bound, if that is all that anybody needs to know, or all that is asked for at this stage."""
+    if stage == "numbers" or metric.bound is None or metric.name not in computing.sufficient:
         return None
     bound = metric.bound(pair)
-    value = None if bound is None else float(bound)
-    return value if value is not None and metric.settles(value, computing.sufficient[metric.name]) else None
+    if bound is None or not bool(bound.isfinite()):
+        return None
+    value = float(bound)
+    return value if stage == "bounds" or metric.settles(value, computing.sufficient[metric.name]) else None
 
 
 def _surviving(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from ckptaudit.errors import CkptAuditError, MeasurementError, printable
 from ckptaudit.linalg.threads import blas_threads
-from ckptaudit.measurement.batches import failed, is_large, measure_alike, measure_large, read
-from ckptaudit.measurement.jobs import Computing, Job, Unit
+from ckptaudit.measurement.batches import is_large, measure_alike, measure_large, read
+from ckptaudit.measurement.jobs import Computing, Job
 from ckptaudit.metrics import Measurement
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,16 @@ def measure(jobs: Iterable[Job], computing: Computing) -> list[Measurement]:
         if isinstance(outcome, CkptAuditError):
             raise outcome
         found += outcome
-    return _in_order(found, jobs)
+    return in_order(found, jobs)
+
+
+def in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]:
+    """Measurements in the order of the jobs and their matrices.
+
+    Which matrix is named where several are equally bad must not depend on what was measured first.
+    """
+    names = {name: i for i, name in enumerate(name for job in jobs for name in job.tensor.matrix_names())}
+    return sorted(found, key=lambda m: names[m.tensor])
 
 
 def outcomes(jobs: Iterable[Job], computing: Computing) -> Iterator[tuple[list[Job], Outcome]]:
@@ -78,35 +86,6 @@ def outcomes(jobs: Iterable[Job], computing: Computing) -> Iterator[tuple[list[J
         for task in small:
             yield from _one_by_one(task, _tried(task.measure, computing), computing)
         yield from _read_ahead(large, computing)
-
-
-def by_unit(
-    jobs: Sequence[Job], computing: Computing
-) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
-    """The same by the units that jobs belong to: how many jobs were just done, and which units are now complete.
-
-    What cannot be measured is there without a value, and with the reason.
-    """
-    jobs_of: dict[Unit, list[Job]] = {}
-    for job in jobs:
-        jobs_of.setdefault(job.unit, []).append(job)
-    missing = Counter(job.unit for job in jobs)
-    found: dict[Unit, list[Measurement]] = {unit: [] for unit in jobs_of}
-    for measured, outcome in outcomes(jobs, computing):
-        if isinstance(outcome, CkptAuditError):
-            outcome = [m for job in measured for m in failed(job, printable(outcome.sentence))]
-        unit_of = {name: job.unit for job in measured for name in job.tensor.matrix_names()}
-        for m in outcome:
-            found[unit_of[m.tensor]].append(m)
-        missing.subtract(job.unit for job in measured)
-        complete = [unit for unit in {job.unit: None for job in measured} if not missing[unit]]
-        yield len(measured), [(unit, _in_order(found.pop(unit), jobs_of[unit])) for unit in complete]
-
-
-def _in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]:
-    # Which matrix is named where several are equally bad must not depend on what was measured first.
-    names = {name: i for i, name in enumerate(name for job in jobs for name in job.tensor.matrix_names())}
-    return sorted(found, key=lambda m: names[m.tensor])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from ckptaudit.errors import CheckDefinitionError, CkptAuditError, nearest, prin
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.rollouts import measure_rollouts
+from ckptaudit.measurement.rounds import by_unit
 from ckptaudit.measurement.run_groups import measure_run_group
-from ckptaudit.measurement.scheduler import by_unit, measure
+from ckptaudit.measurement.scheduler import measure
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import FindingsMetric, Measurement, findings_metric_of, group_metric_of, matrix_metrics
 from ckptaudit.metrics.evidence import ParityEvidence, PlanEvidence, RunEvidence
@@ -84,7 +85,7 @@ class _Executor:
             return  # to hold the threads of BLAS takes a millisecond, and front ends ask for each verdict
         jobs = [job for unit in units for job in self.plan.jobs(unit)]
         done = 0
-        for count, finished in by_unit(jobs, self.plan.effective_computing):
+        for count, finished in by_unit(jobs, self.plan.effective_computing, self.plan.questions):
             for unit, rows in finished:
                 self.store.take(unit, partial(list, rows))
             done += count
@@ -94,7 +95,7 @@ class _Executor:
         """The measurements of one unit."""
         if unit.scope == "matrix":
             jobs = self.plan.jobs(unit)
-            finished = by_unit(jobs, self.plan.effective_computing)
+            finished = by_unit(jobs, self.plan.effective_computing, self.plan.questions)
             return [m for _, units in finished for _, rows in units for m in rows]
         try:
             return self._other(unit)

@@ -94,5 +94,7 @@ def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")
     group.addoption(
-        "--audit-plot", metavar="FILE|DIR", help="draw each metric over the steps: one PNG, or one each in a folder"
+        "--audit-plot",
+        metavar="FILE|DIR",
+        help="draw each metric over the steps with its limits: one PNG or SVG, or one PNG each in a folder",
     )

@@ -195,20 +195,19 @@ def test_the_examples_of_orchestrators_call_the_command(repository: Path, progra
     words = [w.replace("{{inputs.parameters.base}}", "base").replace("{{inputs.parameters.tuned}}", "runs/latest")
              for w in argo["container"]["args"]]  # fmt: skip
     found = [shlex.join(["ckptaudit", "audit", *words])]
-    for name in ("airflow_dag.py", "dagster_job.py"):
-        tree = ast.parse((EXAMPLES / name).read_text())
-        lists = [
-            ast.literal_eval(n)
-            for n in ast.walk(tree)
-            if isinstance(n, ast.List) and all(isinstance(e, ast.Constant) for e in n.elts)
-        ]
-        texts = [
-            n.value
-            for n in ast.walk(tree)
-            if isinstance(n, ast.Constant) and str(n.value).startswith("ckptaudit audit")
-        ]
-        found += [shlex.join(words) for words in lists if words[:1] == ["ckptaudit"]] + texts
+    found += [command for name in ("airflow_dag.py", "dagster_job.py") for command in commands_in(EXAMPLES / name)]
     assert len(found) == 3
     for command in found:
         told = shell(f"{command} -k finite", repository, programs, BASE="base", TUNED="runs/latest")
         assert told.returncode == 0, told.stdout
+
+
+def commands_in(path: Path) -> list[str]:
+    """The commands of this package that a Python file has as a text or as a list of words."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    texts = [
+        str(n.value) for n in nodes if isinstance(n, ast.Constant) and str(n.value).startswith("ckptaudit audit")
+    ]
+    lists = [n.elts for n in nodes if isinstance(n, ast.List)]
+    words = [[str(e.value) for e in elements if isinstance(e, ast.Constant)] for elements in lists]
+    return [*texts, *(shlex.join(one) for one in words if one[:1] == ["ckptaudit"])]
