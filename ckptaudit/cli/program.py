@@ -63,11 +63,8 @@ COMMANDS = {
     "diff": diff,
     "attest": attest,
     "verify": verify,
-<<<<<<< HEAD
     "promote": promote,
-=======
     "measure": measure,
->>>>>>> main
     "collect": collect,
     "rollouts": rollouts,
     "probes": probes,
