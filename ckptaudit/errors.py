@@ -128,6 +128,12 @@ class RolloutError(CkptAuditError):
     """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
 
 
+class ShardError(CkptAuditError):
+    """A plan of what is to be measured, or a share of it, cannot be used: damaged, foreign, or of changed files."""
+
+    page = "docs/scale.md"
+
+
 def ended(text: str) -> str:
     """A sentence with its full stop, unless it ends in a question."""
     return text if text.endswith(("?", ".")) else f"{text}."

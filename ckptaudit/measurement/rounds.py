@@ -7,13 +7,15 @@ matrices are computed follows from the bounds alone, never from what was measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.batches import failed, is_large
 from ckptaudit.measurement.jobs import Computing, Job, Unit
-from ckptaudit.measurement.scheduler import Outcome, in_order, outcomes
+from ckptaudit.measurement.scheduler import in_order, outcomes
+from ckptaudit.measurement.tasks import Outcome
 from ckptaudit.metrics import METRICS, MatrixMetric, Measurement, matrix_metrics
 
 SINGLE = 2
@@ -70,24 +72,37 @@ Questions = Mapping[tuple[Unit, str], Sequence[Asking]]
 """By unit and metric, what the verdicts ask."""
 
 
+Source = Callable[[Sequence[Job]], Iterable[tuple[list[Job], Outcome]]]
+"""Whoever measures jobs, and gives what came of them as it is done."""
+
+
+def first_round(jobs: Sequence[Job], computing: Computing, *, staged: bool = True) -> list[Job]:
+    """The jobs as they are measured first: of large matrices bounds, where bounds may suffice."""
+    if not staged or not computing.sufficient:
+        return list(jobs)
+    return [replace(job, stage="bounds") if is_large(job.tensor) else job for job in jobs]
+
+
 def by_unit(
-    jobs: Sequence[Job], computing: Computing, questions: Questions | None = None
+    jobs: Sequence[Job], computing: Computing, questions: Questions | None = None, source: Source | None = None
 ) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
     """Every wanted metric by units: how many jobs were just done, and which units are now complete.
 
     What cannot be measured is there without a value, and with the reason. Without `questions` every bound that
-    does not suffice gives way to its number.
+    does not suffice gives way to its number. `source` measures in place of this process.
     """
+    measured_by = source or partial(outcomes, computing=computing)
     units: dict[Unit, _Open] = {}
     for job in jobs:
         units.setdefault(job.unit, _Open()).jobs.append(job)
+    position = {(job.unit, job.tensor.name): at for at, job in enumerate(jobs)}
     staged = questions is not None and bool(computing.sufficient)
-    queue = [replace(job, stage="bounds") if staged and is_large(job.tensor) else job for job in jobs]
+    queue = first_round(jobs, computing, staged=staged)
     for number in range(SINGLE + 2):
         later: list[Job] = []
         for job in queue:
             units[job.unit].missing += 1
-        for measured, outcome in outcomes(queue, computing):
+        for measured, outcome in measured_by(queue):
             done, complete = 0, list[tuple[Unit, list[Measurement]]]()
             for unit, rows in _rows(measured, outcome).items():
                 own = [job for job in measured if job.unit == unit]
@@ -101,7 +116,8 @@ def by_unit(
                     done += finished.uncounted
                     complete.append((unit, in_order(list(finished.rows.values()), finished.jobs)))
             yield done, complete
-        queue = later
+        # What shares a batch must not depend on what was measured first.
+        queue = sorted(later, key=lambda job: position[job.unit, job.tensor.name])
 
 
 @dataclass
