@@ -52,6 +52,7 @@ SLOW = (
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "checkpoints/deltas",
     "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
