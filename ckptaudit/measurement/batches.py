@@ -11,6 +11,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.checkpoints import TensorHandle
+from ckptaudit.checkpoints.deltas.entries import PatchedTensor, reads_the_same
 from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
@@ -29,6 +31,12 @@ from ckptaudit.pairing import AlignedTensor
 
 COPIES = 12
 """float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""
+
+SIDE_BY_SIDE = 2
+"""Batches that the memory budget is for: a CPU measures two at once."""
+
+MOST_MATRICES = 512
+"""In a batch. More gain nothing, and what is one batch cannot be spread."""
 
 JOBS_AHEAD = 16
 """Small tensors of both sides that are asked for at once where they lie in a remote store."""
@@ -70,6 +78,18 @@ def read(job: Job) -> tuple[Tensor, Tensor]:
             f"{printable(job.tensor.name)} is stored as {base.dtype} in the base and as {tuned.dtype} in the tuned "
             "checkpoint, which are no numbers to be compared"
         )
+    return _both(base, tuned)
+
+
+def _both(base: TensorHandle, tuned: TensorHandle) -> tuple[Tensor, Tensor]:
+    """Both sides; what a sparse delta left of the base, or of a weight, is read once."""
+    if reads_the_same(tuned, base):
+        one = base.read()
+        return one, one
+    patched = getattr(tuned.load, "__self__", None)
+    if isinstance(patched, PatchedTensor) and reads_the_same(patched.weight, base):
+        one = base.read()
+        return one, patched.over(one)
     return base.read(), tuned.read()
 
 
@@ -147,9 +167,15 @@ def _surviving(
     return [m for part in (chunk[:half], chunk[half:]) for m in _surviving(work, part, metrics, computing)]
 
 
+def matrices_at_once(m: int, n: int, batch_bytes: int) -> int:
+    """How many small matrices of a shape make one batch."""
+    room = batch_bytes // SIDE_BY_SIDE
+    return min(MOST_MATRICES, max(1, room // max(1, COPIES * 8 * m * n)))
+
+
 def measure_alike(group: Sequence[Job], computing: Computing) -> Iterator[Measurement]:
     _, m, n = group[0].tensor.matrix_shape
-    size = max(1, computing.batch_bytes // max(1, COPIES * 8 * m * n))
+    size = matrices_at_once(m, n, computing.batch_bytes)
     known = matrix_metrics()
     metrics = [known[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
     matrices = (x for job in _read_ahead(group) for x in _matrices(job, *read(job)))

@@ -7,13 +7,15 @@ matrices are computed follows from the bounds alone, never from what was measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.batches import failed, is_large
 from ckptaudit.measurement.jobs import Computing, Job, Unit
-from ckptaudit.measurement.scheduler import Outcome, in_order, outcomes
+from ckptaudit.measurement.scheduler import in_order, outcomes
+from ckptaudit.measurement.tasks import Outcome
 from ckptaudit.metrics import METRICS, MatrixMetric, Measurement, matrix_metrics
 
 SINGLE = 2
@@ -28,25 +30,25 @@ less does an update without preference shift the singular values, and the more w
 class Asking:
     """What a verdict asks of a metric in a unit: the limit of each matrix of these tensors.
 
-    With `each` it needs to know of every matrix on which side of its limit it lies.
+    A bound inside `clear` may stand for the number; one between the two decides, and the number is shown. With
+    `each` it must be known of every matrix on which side of its limit it lies.
     """
 
     tensors: frozenset[str]
     limit: Callable[[str], float]
+    clear: Callable[[str], float]
     each: bool = False
 
     def wanted(self, metric: MatrixMetric, rows: Sequence[tuple[str, Measurement]], *, one: bool) -> list[str]:
         """The matrices whose numbers are needed next: the one of the worst bound, or all that are open."""
-        own = [(m, self._holds(metric, m)) for tensor, m in rows if tensor in self.tensors]
-        undecided = [m for m, holds in own if m.kind != "exact" and not holds]
-        if not undecided or (not self.each and any(m.kind == "exact" and not holds for m, holds in own)):
+        own = [m for tensor, m in rows if tensor in self.tensors]
+        if not self.each and any(m.kind == "exact" and not _holds(metric, m, self.limit) for m in own):
             return []
-        if one and not self.each:
-            return [self._likeliest(metric, undecided).tensor]
-        return [m.tensor for m in undecided]
-
-    def _holds(self, metric: MatrixMetric, m: Measurement) -> bool:
-        return m.value is not None and metric.settles(m.value, self.limit(m.tensor))
+        bounds = [m for m in own if m.kind != "exact"]
+        beyond = [m for m in bounds if not _holds(metric, m, self.limit)]
+        if beyond and one and not self.each:
+            return [self._likeliest(metric, beyond).tensor]
+        return [m.tensor for m in bounds if not _holds(metric, m, self.clear)]
 
     def _likeliest(self, metric: MatrixMetric, undecided: Sequence[Measurement]) -> Measurement:
         excess = {m.tensor: self._excess(metric, m) for m in undecided}
@@ -62,28 +64,45 @@ class Asking:
         return beyond if metric.upper_bound else -beyond
 
 
+def _holds(metric: MatrixMetric, m: Measurement, limit: Callable[[str], float]) -> bool:
+    return m.value is not None and metric.settles(m.value, limit(m.tensor))
+
+
 Questions = Mapping[tuple[Unit, str], Sequence[Asking]]
 """By unit and metric, what the verdicts ask."""
 
 
+Source = Callable[[Sequence[Job]], Iterable[tuple[list[Job], Outcome]]]
+"""Whoever measures jobs, and gives what came of them as it is done."""
+
+
+def first_round(jobs: Sequence[Job], computing: Computing, *, staged: bool = True) -> list[Job]:
+    """The jobs as they are measured first: of large matrices bounds, where bounds may suffice."""
+    if not staged or not computing.sufficient:
+        return list(jobs)
+    return [replace(job, stage="bounds") if is_large(job.tensor) else job for job in jobs]
+
+
 def by_unit(
-    jobs: Sequence[Job], computing: Computing, questions: Questions | None = None
+    jobs: Sequence[Job], computing: Computing, questions: Questions | None = None, source: Source | None = None
 ) -> Iterator[tuple[int, list[tuple[Unit, list[Measurement]]]]]:
     """Every wanted metric by units: how many jobs were just done, and which units are now complete.
 
     What cannot be measured is there without a value, and with the reason. Without `questions` every bound that
-    does not suffice gives way to its number.
+    does not suffice gives way to its number. `source` measures in place of this process.
     """
+    measured_by = source or partial(outcomes, computing=computing)
     units: dict[Unit, _Open] = {}
     for job in jobs:
         units.setdefault(job.unit, _Open()).jobs.append(job)
+    position = {(job.unit, job.tensor.name): at for at, job in enumerate(jobs)}
     staged = questions is not None and bool(computing.sufficient)
-    queue = [replace(job, stage="bounds") if staged and is_large(job.tensor) else job for job in jobs]
+    queue = first_round(jobs, computing, staged=staged)
     for number in range(SINGLE + 2):
         later: list[Job] = []
         for job in queue:
             units[job.unit].missing += 1
-        for measured, outcome in outcomes(queue, computing):
+        for measured, outcome in measured_by(queue):
             done, complete = 0, list[tuple[Unit, list[Measurement]]]()
             for unit, rows in _rows(measured, outcome).items():
                 own = [job for job in measured if job.unit == unit]
@@ -97,7 +116,8 @@ def by_unit(
                     done += finished.uncounted
                     complete.append((unit, in_order(list(finished.rows.values()), finished.jobs)))
             yield done, complete
-        queue = later
+        # What shares a batch must not depend on what was measured first.
+        queue = sorted(later, key=lambda job: position[job.unit, job.tensor.name])
 
 
 @dataclass

@@ -102,7 +102,9 @@ def _measured(verdict: Verdict, check: Check | CheckRecord) -> str:
     if scope == "pair":
         return f"{compared(verdict)} ({verdict.metric})"
     if scope == "probes":
-        return f"{compared(verdict)} ({verdict.metric}, of {'each set' if check.per == 'probe_set' else 'all probes'})"
+        return (
+            f"{compared(verdict)} ({verdict.metric}, of {'each set' if check.per == 'probe_set' else 'all probes'})"
+        )
     if scope == "rollouts":
         return f"{compared(verdict)} ({verdict.metric}, of the rollouts per {check.per})"
     if scope == "group":
