@@ -56,7 +56,6 @@ EVERY = [
 ]
 # What compares runs is tried on several of them, in test_run_group_checks.py.
 # Rollouts, probes, conversions and merges are tried in folders of their own, stale parts in test_moved_checks.py.
-# test_moved_checks.py.
 # What asks about the whole plan is tried within its profile, below.
 SCOPES_ELSEWHERE = ("runs", "plan", "rollouts", "probes", "parity", "run")
 CASES = [
