@@ -112,6 +112,12 @@ class CollectionError(CkptAuditError):
     page = "docs/claims.md"
 
 
+class PromotionError(CkptAuditError):
+    """A release cannot be promoted: the gate is closed, or the registry or webhook refuses."""
+
+    page = "docs/ci.md"
+
+
 class AttestationError(CkptAuditError):
     """Evidence cannot be signed or read: no key, no envelope, or a folder that is not what was audited."""
 
@@ -126,6 +132,12 @@ class ProbeError(CollectionError):
 
 class RolloutError(CkptAuditError):
     """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
+
+
+class ShardError(CkptAuditError):
+    """A plan of what is to be measured, or a share of it, cannot be used: damaged, foreign, or of changed files."""
+
+    page = "docs/scale.md"
 
 
 def ended(text: str) -> str:

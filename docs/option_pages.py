@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckptaudit.cli import collect_parts, plan
+from ckptaudit.cli.gate_options import add_options
 from ckptaudit.cli.program import _parser
-from ckptaudit.plugin.options import add_options
 
 INTRO = """# Options
 
@@ -45,7 +46,7 @@ class Recorder:
 def options_page() -> str:
     """The page of every option and command."""
     recorder = Recorder()
-    add_options(recorder)  # type: ignore[arg-type]
+    add_options(recorder)
     parts = [INTRO, "## The gate\n", *TABLE, *recorder.rows, ""]
     for name, command in _commands():
         parts += [
@@ -63,8 +64,26 @@ def _commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     helps = {choice.dest: choice.help for choice in found._choices_actions}
     for name, command in found.choices.items():
         command.description = helps[name]
-        if name != "audit":
+        if name == "plan":
+            yield name, _alone(plan.HELP, _planning)
+        elif name != "audit":
             yield name, command
+        if name == "collect":
+            yield "collect PLAN", _alone(collect_parts.HELP, collect_parts.arguments)
+
+
+def _planning(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `plan` that are not the gate's."""
+    parser.add_argument(
+        "gate", metavar="the gate's options", help="but for its reports, and check files in place of a profile's"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="JSON file to write")
+
+
+def _alone(said: str, declare: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=said)
+    declare(parser)
+    return parser
 
 
 def _arguments(command: argparse.ArgumentParser) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import ckptaudit
+from ckptaudit.cli.gate_spelling import option
 from ckptaudit.damages import damages_of
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Check
@@ -14,7 +15,6 @@ from ckptaudit.judging.profiles import profiles
 from ckptaudit.metrics import MatrixMetric, RunsMetric, of_scope
 from ckptaudit.metrics.metric import Metric, Scope
 from ckptaudit.options import AUXILIARY
-from ckptaudit.plugin.spelling import option
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

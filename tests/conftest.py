@@ -9,6 +9,8 @@ from shutil import which
 from types import ModuleType
 from typing import Literal
 
+# NumPy cannot be imported twice in a process, and pytester forgets what was first imported inside a test.
+import numpy  # noqa: F401
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -51,8 +53,13 @@ SLOW = (
     "checkpoints/test_dcp.py",
     "checkpoints/test_fuzz.py",
     "checkpoints/test_hostile.py::test_no_pickle_grows_or_hangs",
+    "checkpoints/deltas",
+    "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
+    "cli/test_shards.py",
+    "cli/test_probes.py",
+    "docs/test_probes_page.py",
     "docs/test_site.py",
     "end_to_end",
     "families/test_damages.py",
@@ -84,6 +91,7 @@ SLOW = (
     "parity",
     "pipeline/test_audit.py",
     "pipeline/test_named_causes.py",
+    "pipeline/test_shards.py",
     "plugin/test_bad_requests.py",
     "plugin/test_fixtures.py",
     "plugin/test_gate.py",

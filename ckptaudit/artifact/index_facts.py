@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from ckptaudit.artifact.facts import IndexFact
 from ckptaudit.artifact.json_documents import mapping_of, read_json, text_of
 from ckptaudit.artifact.listing import Entry, entries
 from ckptaudit.artifact.places import Places
 from ckptaudit.checkpoints import Checkpoint, safetensors_files
+from ckptaudit.foreign_files.places import Place
 
 INDEX = re.compile(r".+\.(safetensors|bin)\.index\.json")
 SHARD = re.compile(r".+-\d{1,9}-of-\d{1,9}\.(safetensors|bin)")
@@ -34,13 +34,13 @@ def _indexes(listing: Mapping[str, Entry]) -> list[str]:
     return [name for name, entry in listing.items() if entry.kind == "file" and INDEX.fullmatch(name)]
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _weight_map(index: Place) -> dict[str, str]:
     stated = mapping_of(read_json(index, index.name).value.get("weight_map"))
     return {tensor: text_of(shard) for tensor, shard in stated.items()}
 
 
 def _fact(
-    checkpoint: Checkpoint, folder: Path, name: str, shards: Mapping[str, str], listing: Mapping[str, Entry]
+    checkpoint: Checkpoint, folder: Place, name: str, shards: Mapping[str, str], listing: Mapping[str, Entry]
 ) -> IndexFact:
     wanted = sorted(set(shards.values()))
     absent = tuple(shard for shard in wanted if shard not in listing or listing[shard].kind != "file")
@@ -49,7 +49,7 @@ def _fact(
     return IndexFact(name, absent=absent, unlisted=_unlisted(folder, read, shards))
 
 
-def _unlisted(folder: Path, read: list[str], shards: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _unlisted(folder: Place, read: list[str], shards: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (name, shard)
         for shard in read

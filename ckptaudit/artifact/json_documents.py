@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ckptaudit.checkpoints.json_files import MAX_DOCUMENT, clipped, file_size, reason
 from ckptaudit.errors import CheckpointError
+from ckptaudit.foreign_files import read_regular
+from ckptaudit.foreign_files.places import Place
 
 MAX_DEPTH = 100
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -37,7 +38,7 @@ class TextDocument:
     problem: str = ""
 
 
-def read_json(path: Path, name: str) -> JsonDocument:
+def read_json(path: Place, name: str) -> JsonDocument:
     """The JSON object in a file. Bounded in size and depth; every fault ends up in the record."""
     try:
         text = _text(path)
@@ -54,7 +55,7 @@ def read_json(path: Path, name: str) -> JsonDocument:
     return JsonDocument(name, value, "", tuple(sorted(parsed.repeated)), tuple(sorted(parsed.odd)))
 
 
-def read_text(path: Path, name: str) -> TextDocument:
+def read_text(path: Place, name: str) -> TextDocument:
     """The text of a file. Bounded; every fault ends up in the record."""
     try:
         return TextDocument(name, _text(path))
@@ -102,12 +103,11 @@ class _Parser:
         return float(name)
 
 
-def _text(path: Path) -> str:
+def _text(path: Place) -> str:
     size = file_size(path)
     if size > MAX_DOCUMENT:
         raise ValueError(f"{size:,} bytes, more than the {MAX_DOCUMENT:,} that are read")
-    with path.open("rb") as file:
-        raw = file.read(size)
+    raw = read_regular(path, MAX_DOCUMENT)
     if raw.startswith(LFS_POINTER):
         raise ValueError("a Git LFS pointer and not the file itself: run git lfs pull")
     return raw.decode("utf-8")

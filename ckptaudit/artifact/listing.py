@@ -9,8 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from ckptaudit.artifact.known_names import KNOWN
 from ckptaudit.checkpoints.json_files import reason
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files.places import Place, RemotePlace
 
 MAX_ENTRIES = 100_000
 
@@ -25,9 +27,11 @@ class Entry:
     size: int = 0
 
 
-def entries(folder: Path | None) -> Mapping[str, Entry]:
+def entries(folder: Place | None) -> Mapping[str, Entry]:
     """The entries of a folder by name, sorted. Raises CheckpointError if it cannot be listed or never ends."""
     found: dict[str, Entry] = {}
+    if folder is not None and not isinstance(folder, Path):
+        return MappingProxyType(remote_entries(folder))
     try:
         for child in folder.iterdir() if folder is not None else ():
             found[child.name] = _entry(child)
@@ -38,6 +42,17 @@ def entries(folder: Path | None) -> Mapping[str, Entry]:
     except OSError as error:
         raise CheckpointError(f"{printable(folder)}: cannot be listed ({reason(error)}).") from error
     return MappingProxyType(dict(sorted(found.items())))
+
+
+def remote_entries(folder: RemotePlace) -> dict[str, Entry]:
+    """The same of a folder in a store: what it lists; where it lists nothing, the known names that it has."""
+    if folder.lists_nothing:
+        folder.open_all(KNOWN)
+    found = {child.name: child for child in folder.iterdir()}
+    kinds = {
+        name: Entry("file", child.size()) if child.is_file() else Entry("folder") for name, child in found.items()
+    }
+    return dict(sorted(kinds.items()))
 
 
 def _entry(path: Path) -> Entry:

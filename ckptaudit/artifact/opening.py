@@ -16,6 +16,7 @@ from ckptaudit.artifact.json_documents import (
     read_text,
     text_of,
 )
+from ckptaudit.artifact.known_names import JSON_NAMES, TEXT_NAMES
 from ckptaudit.artifact.listing import Entry, entries
 from ckptaudit.artifact.other_weights import other_weights
 from ckptaudit.artifact.places import CONFIG, Places, places
@@ -23,12 +24,8 @@ from ckptaudit.artifact.rank_facts import rank_facts
 from ckptaudit.artifact.stored import head_fact, stored_facts
 from ckptaudit.artifact.tokenizer_facts import tokenizer_fact
 from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.foreign_files.places import Place
 
-JSON_NAMES = (
-    CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "chat_template.json", "adapter_config.json",
-)  # fmt: skip
-TEXT_NAMES = ("chat_template.jinja", "vocab.txt", "merges.txt")
 MORE_TEMPLATES = "additional_chat_templates"
 
 
@@ -47,7 +44,7 @@ def _side(checkpoint: Checkpoint, *, is_tuned: bool) -> Side:
     listing = entries(where.documents)
     documents = _documents(where, listing)
     texts = _texts(where, listing)
-    is_adapter = checkpoint.format == "adapter"
+    is_adapter = checkpoint.is_update
     own = documents.get(CONFIG)
     config = own.value if own is not None and not own.problem else {}
     tensors = stored_facts(checkpoint, config or checkpoint.config)
@@ -82,7 +79,7 @@ def _documents(where: Places, listing: Mapping[str, Entry]) -> dict[str, JsonDoc
     return {n: _read(folder / n, n, listing[n]) for n in JSON_NAMES if n in listing} if folder else {}
 
 
-def _read(path: Path, name: str, entry: Entry) -> JsonDocument:
+def _read(path: Place, name: str, entry: Entry) -> JsonDocument:
     return read_json(path, name) if entry.kind == "file" else JsonDocument(name, problem=_kind(entry))
 
 
@@ -97,7 +94,7 @@ def _texts(where: Places, listing: Mapping[str, Entry]) -> dict[str, TextDocumen
     return {name: _read_text(path, name) for name, path in found.items()}
 
 
-def _read_text(path: Path, name: str) -> TextDocument:
+def _read_text(path: Place, name: str) -> TextDocument:
     is_odd = not path.is_file()
     return TextDocument(name, problem="not a regular file") if is_odd else read_text(path, name)
 

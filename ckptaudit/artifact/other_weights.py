@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ckptaudit.artifact.facts import RELEASES, OtherWeights
+from ckptaudit.artifact.known_names import LOADED
 from ckptaudit.artifact.listing import Entry, entries
 from ckptaudit.artifact.places import Places
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.checkpoints.json_files import clipped, read_document
 from ckptaudit.checkpoints.shards import ShardIndex
 from ckptaudit.errors import CheckpointError
-
-LOADED = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""What transformers looks for in a folder, in its order; the first that is there is loaded."""
+from ckptaudit.foreign_files.places import Place
 
 BUDGET = 2**31
 
@@ -58,7 +55,7 @@ def difference(checkpoint: Checkpoint, other: Checkpoint) -> str:
     return ""
 
 
-def _is_opened(checkpoint: Checkpoint, path: Path, entry: Entry) -> bool:
+def _is_opened(checkpoint: Checkpoint, path: Place, entry: Entry) -> bool:
     files = {handle.file for handle in checkpoint.tensors.values()}
     if entry.kind != "file":
         return False
@@ -71,7 +68,7 @@ def _is_opened(checkpoint: Checkpoint, path: Path, entry: Entry) -> bool:
     return {file.name for file in files} <= shards
 
 
-def _difference(checkpoint: Checkpoint, path: Path) -> str:
+def _difference(checkpoint: Checkpoint, path: Place) -> str:
     try:
         return difference(checkpoint, open_checkpoint(path))
     except CheckpointError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.foreign_files.places import Place
 
 CONFIG = "config.json"
 EXPORT = "huggingface"
@@ -16,14 +17,14 @@ INNER = ("", EXPORT, "actor", f"actor/{EXPORT}", "pytorch_model_fsdp_0")
 class Places:
     """The folder of the documents, the folder of the weights, and the former as seen from the checkpoint."""
 
-    documents: Path | None
-    weights: Path | None
+    documents: Place | None
+    weights: Place | None
     prefix: str = ""
 
 
 def places(checkpoint: Checkpoint) -> Places:
     """Where to read what. A file of weights has a folder only where a config.json lies beside it."""
-    path = Path(checkpoint.path)
+    path = Path(checkpoint.path) if checkpoint.place is None else checkpoint.place
     if path.is_file():
         beside = path.parent if (path.parent / CONFIG).is_file() else None
         return Places(beside, beside)
@@ -33,8 +34,8 @@ def places(checkpoint: Checkpoint) -> Places:
     return Places(path / inner, _weights(path, checkpoint), f"{inner}/" if inner else "")
 
 
-def _weights(path: Path, checkpoint: Checkpoint) -> Path:
-    if checkpoint.format == "adapter" or not checkpoint.tensors:
+def _weights(path: Place, checkpoint: Checkpoint) -> Place:
+    if checkpoint.is_update or not checkpoint.tensors:
         return path
     folder = next(iter(checkpoint.tensors.values())).file.parent
     return folder if folder.is_dir() else path

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from ckptaudit.artifact.facts import HeadFact, StoredFact
 from ckptaudit.checkpoints import Checkpoint, safetensors_files
+from ckptaudit.foreign_files.places import Place
 from ckptaudit.naming import Naming
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"
@@ -16,14 +16,14 @@ OTHER_STACKS = ("vision_tower", "visual", "vision_model", "audio_tower", "talker
 def stored_facts(checkpoint: Checkpoint, config: Mapping[str, object]) -> tuple[StoredFact, ...]:
     """Every tensor with its shape, role, and the type in the file's own header."""
     naming = Naming(config)
-    dtypes = {} if checkpoint.format == "adapter" else header_dtypes(checkpoint)
+    dtypes = {} if checkpoint.is_update else header_dtypes(checkpoint)
     return tuple(
         _fact(naming, name, handle.shape, dtypes.get((handle.file, name), handle.dtype))
         for name, handle in checkpoint.tensors.items()
     )
 
 
-def header_dtypes(checkpoint: Checkpoint) -> dict[tuple[Path, str], str]:
+def header_dtypes(checkpoint: Checkpoint) -> dict[tuple[Place, str], str]:
     """The types that safetensors headers state; readers widen float8 and would hide it."""
     files = {handle.file for handle in checkpoint.tensors.values() if handle.file.suffix == ".safetensors"}
     return {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from io import FileIO
+from typing import cast
 
 from ckptaudit.artifact.facts import TokenizerFact
 from ckptaudit.artifact.json_documents import (
@@ -15,17 +16,18 @@ from ckptaudit.artifact.json_documents import (
     mapping_of,
     text_of,
 )
+from ckptaudit.artifact.known_names import BINARY, BINARY_ENDINGS
 from ckptaudit.artifact.listing import Entry
+from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files.places import Place
 
-BINARY = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm", "tekken.json")
-BINARY_ENDINGS = (".tiktoken",)
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 NOT_SETTINGS = ("vocab", "merges")
 
 
 def tokenizer_fact(
-    folder: Path | None,
+    folder: Place | None,
     documents: Mapping[str, JsonDocument],
     texts: Mapping[str, TextDocument],
     entries: Mapping[str, Entry],
@@ -105,11 +107,11 @@ def _content(token: object) -> str:
     return text_of(token) or text_of(mapping_of(token).get("content"))
 
 
-def _digests(folder: Path | None, entries: Mapping[str, Entry]) -> dict[str, str]:
+def _digests(folder: Place | None, entries: Mapping[str, Entry]) -> dict[str, str]:
     names = [n for n, e in entries.items() if e.kind == "file" and (n in BINARY or n.endswith(BINARY_ENDINGS))]
     return {name: _digest(folder / name) for name in names} if folder is not None else {}
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Place) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(cast(FileIO, file), "sha256").hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ckptaudit.behavior.probe import Probe
 from ckptaudit.behavior.tokenizers import Tokenizer
-from ckptaudit.behavior.written import WrittenText, written_prompt, written_texts
+from ckptaudit.behavior.written import WrittenText, conversations, written_prompt, written_texts
 from ckptaudit.errors import ProbeError, parameter
 
 
@@ -75,6 +75,7 @@ def encode(
 
     Raises ProbeError where a prompt fills `context`, a completion passes it, or a template is missing or fails.
     """
+    _write(probes, tokenizer, template)
     written = [_seamed(text) for probe in probes for text in written_texts(probe, tokenizer, template)]
     fronts = tokenizer.ids([text.prompt for text in written])
     complete = tokenizer.ids([text.prompt + text.scored for text in written])
@@ -105,12 +106,18 @@ def encode_prompts(
 
     Raises ProbeError where a prompt fills `context`, or a template is missing or fails.
     """
+    _write(probes, tokenizer, template)
     written = [written_prompt(p, tokenizer, template, prefill=prefill) for p in probes if p.kind != "text"]
     texts = []
     for text, ids in zip(written, tokenizer.ids([text.prompt for text in written]), strict=True):
         found = _placed(text, ids, ids, tokenizer)
         texts.append(_within(replace(found, scored_from=len(found.ids)), text.probe, context))
     return Encoding(tuple(texts))
+
+
+def _write(probes: Sequence[Probe], tokenizer: Tokenizer, template: str | None) -> None:
+    if template is not None:
+        tokenizer.write(template, (one for probe in probes for one in conversations(probe)))
 
 
 def _seamed(text: WrittenText) -> WrittenText:

@@ -8,6 +8,7 @@ from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.checkpoints.json_files import read_settings
 from ckptaudit.errors import CheckpointError
 from ckptaudit.foreign_files import is_regular
+from ckptaudit.foreign_files.places import Place
 
 GENERATION = "generation_config.json"
 MOST = 64
@@ -26,8 +27,8 @@ def end_tokens(checkpoint: Checkpoint, base: Checkpoint) -> tuple[int, ...]:
     return _tokens((own.config or base.config).get("eos_token_id"))
 
 
-def _folder(checkpoint: Checkpoint) -> Path:
-    path = Path(checkpoint.path)
+def _folder(checkpoint: Checkpoint) -> Place:
+    path = checkpoint.place or Path(checkpoint.path)
     return path.parent if path.is_file() else path
 
 

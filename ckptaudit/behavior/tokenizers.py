@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from ckptaudit.behavior.probe import Message
+from ckptaudit.behavior.rendering import Conversation, rendered
 from ckptaudit.errors import ProbeError, parameter, printable
 from ckptaudit.foreign_files import regular_size
 
@@ -37,6 +37,10 @@ class Tokenizer:
     native: Any
     template: str | None
     opening: tuple[int, ...]
+    written: dict[tuple[str, Conversation], tuple[bool, str]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Conversations that a template has written out already."""
 
     def ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each text, with the special tokens that are written in it and no others."""
@@ -44,18 +48,20 @@ class Tokenizer:
             return []
         return [tuple(ids) for ids in self.native(list(texts), add_special_tokens=False)["input_ids"]]
 
-    def rendered(self, template: str, messages: Sequence[Message], *, opened: bool) -> str:
-        """A conversation as the template writes it, `opened` with the assistant's next turn begun.
+    def write(self, template: str, conversations: Iterable[Conversation]) -> None:
+        """Write out conversations that `conversation` is then asked for, all in one process. Raises ProbeError."""
+        waiting = [one for one in dict.fromkeys(conversations) if (template, one) not in self.written]
+        if waiting:
+            named = {k: str(v) for k, v in self.native.special_tokens_map.items() if not isinstance(v, list | dict)}
+            for one, text in zip(waiting, rendered(template, named, waiting), strict=True):
+                self.written[template, one] = text
 
-        Raises ProbeError where the template refuses it.
-        """
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            text: str = self.native.apply_chat_template(
-                turns, chat_template=template, tokenize=False, add_generation_prompt=opened
-            )
-        except Exception as error:  # a template may raise whatever it likes
-            raise ProbeError(f"the chat template fails ({_short(error)})") from error
+    def conversation(self, template: str, conversation: Conversation) -> str:
+        """A conversation as the template writes it. Raises ProbeError where the template refuses it."""
+        self.write(template, [conversation])
+        fine, text = self.written[template, conversation]
+        if not fine:
+            raise ProbeError(f"the chat template fails ({_short(text)})")
         return text
 
     @property
@@ -118,7 +124,7 @@ def agreement(base: Tokenizer, tuned: Tokenizer) -> Agreement:
     Only then are a token's probabilities by both models about the same token.
     """
     before, after = base.vocabulary, tuned.vocabulary
-    moved = [token for token, id_ in before.items() if after.get(token, id_) != id_]
+    moved = sorted((t for t, id_ in before.items() if after.get(t, id_) != id_), key=before.__getitem__)
     if moved:
         raise _disagree(f"{len(moved):,} tokens have other ids, {_said(moved[0], before, after)}")
     shared = len(before.keys() & after.keys())
@@ -196,5 +202,5 @@ def _said(token: str, before: Mapping[str, int], after: Mapping[str, int]) -> st
     return f"{printable(token)!r} {before[token]:,} in the base and {after[token]:,} in the tuned model"
 
 
-def _short(error: BaseException) -> str:
+def _short(error: BaseException | str) -> str:
     return printable(" ".join(str(error).split()))[:200]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckptaudit.behavior.probe import Message, Probe
+from ckptaudit.behavior.probe import Probe
+from ckptaudit.behavior.rendering import Conversation
 from ckptaudit.behavior.tokenizers import Tokenizer
 from ckptaudit.errors import ProbeError, parameter
 
@@ -42,9 +43,17 @@ def written_texts(probe: Probe, tokenizer: Tokenizer, template: str | None) -> I
             yield WrittenText(probe, name, prompt, completion, *counts, isinstance(probe.prompt, tuple))
             continue
         head = probe.prompt if isinstance(probe.prompt, tuple) else ()
-        all_of_it = _rendered(probe, (*head, *completion), tokenizer, template, opened=False)
+        all_of_it = _rendered(probe, ((*head, *completion), False), tokenizer, template)
         scored = _without_rest(all_of_it.removeprefix(prompt), tokenizer)
         yield WrittenText(probe, name, prompt, scored, *counts, True, all_of_it.startswith(prompt))
+
+
+def conversations(probe: Probe) -> Iterator[Conversation]:
+    """All that a template is asked for in writing out a probe."""
+    head = () if isinstance(probe.prompt, str) else probe.prompt
+    if head:
+        yield head, True
+    yield from (((*head, *c), False) for c in probe.completions if not isinstance(c, str))
 
 
 def written_prompt(
@@ -66,19 +75,17 @@ def _name(probe: Probe, number: int) -> str:
 def _prompt(probe: Probe, tokenizer: Tokenizer, template: str | None) -> str:
     if isinstance(probe.prompt, str):
         return probe.prompt
-    return _rendered(probe, probe.prompt, tokenizer, template, opened=True)
+    return _rendered(probe, (probe.prompt, True), tokenizer, template)
 
 
-def _rendered(
-    probe: Probe, messages: tuple[Message, ...], tokenizer: Tokenizer, template: str | None, *, opened: bool
-) -> str:
+def _rendered(probe: Probe, conversation: Conversation, tokenizer: Tokenizer, template: str | None) -> str:
     if template is None:
         raise ProbeError(
             f"{_where(probe)}: a conversation, and the models bring no chat template; add one to the tokenizer, or "
             "write the probe as text."
         )
     try:
-        return tokenizer.rendered(template, messages, opened=opened)
+        return tokenizer.conversation(template, conversation)
     except ProbeError as error:
         raise ProbeError(f"{_where(probe)}: {error.sentence}.") from error
 

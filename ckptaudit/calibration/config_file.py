@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
 
 from ckptaudit.calibration.learning import Kept, Learned, Settings
 from ckptaudit.calibration.tolerance import confidence_of_largest, tolerance_factor
 from ckptaudit.errors import printable
+from ckptaudit.rollouts.facts import RunFacts
 
 SHOWN = 3
 """How many runs a comment names; the worst ones."""
 
 
-def render(
-    base: str,
-    runs: Mapping[str, str],
-    profile: str,
-    found: Sequence[Learned | Kept],
-    settings: Settings,
-    count: int,
-) -> str:
-    """The file's text, the same for the same runs. `runs` are fingerprints by path, `count` is of training runs."""
-    lines = [*_head(base, runs, settings, count), f"profile = {_quoted(profile)}"]
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What was learned from: the base, fingerprints of runs by path, trainers of logs by path.
+
+    `profile` and `facts`, those of the rollouts, are carried into the configuration; an empty profile is not.
+    """
+
+    base: str
+    runs: Mapping[str, str] = field(default_factory=dict)
+    logs: Mapping[str, str] = field(default_factory=dict)
+    profile: str = ""
+    facts: RunFacts | None = None
+
+
+def render(given: Given, found: Sequence[Learned | Kept], settings: Settings, count: int) -> str:
+    """The file's text, the same for the same runs. `count` is of training runs."""
+    lines = [*_head(given, settings, count)]
+    lines += [f"profile = {_quoted(given.profile)}"] if given.profile else []
+    lines += _facts(given.facts) if given.facts else []
     for item in found:
         lines += ["", *(_table(item, count) if isinstance(item, Learned) else _kept(item))]
     return "\n".join(lines) + "\n"
@@ -52,10 +65,24 @@ def support(settings: Settings, count: int) -> list[str]:
     ]
 
 
-def _head(base: str, runs: Mapping[str, str], settings: Settings, count: int) -> Iterator[str]:
+def _facts(facts: RunFacts) -> Iterator[str]:
+    """The table [rollouts] as it was in force."""
+    declared = {name: value for name, value in msgspec.to_builtins(facts).items() if value not in (None, {})}
+    if declared:
+        yield from ("", "[rollouts]")
+    for name, value in declared.items():
+        if isinstance(value, dict):
+            yield f"{name} = {{{', '.join(f'{_quoted(key)} = {weight!r}' for key, weight in value.items())}}}"
+        else:
+            yield f"{name} = {_quoted(value) if isinstance(value, str) else repr(value)}"
+
+
+def _head(given: Given, settings: Settings, count: int) -> Iterator[str]:
     yield "# Limits that `ckptaudit calibrate` learned from trusted runs. Add yours below: a later table wins."
-    yield f"# base {_comment(base)}"
-    yield from (f"# run {_comment(path)} fingerprint {mark}" for path, mark in runs.items())
+    if given.base:
+        yield f"# base {_comment(given.base)}"
+    yield from (f"# run {_comment(path)} fingerprint {mark}" for path, mark in given.runs.items())
+    yield from (f"# rollouts {_comment(path)} of {_comment(trainer)}" for path, trainer in given.logs.items())
     yield from (f"# {line}" for line in support(settings, count))
 
 

@@ -194,8 +194,11 @@ def _limit(check: Check, scope: Scope, seen: Mapping[str, Seen], settings: Setti
         return _made(check, scope, scale.value(bads[0] * settings.margin), deciding, forced)
     # The margin ends where another kind of training begins.
     needed = min(bads[0] * settings.margin, beyond)
-    logs = [math.log(b) for b in bads]
-    tolerated = upper_tolerance(logs, coverage=settings.coverage, confidence=settings.confidence)
+    if not bads[0] > 0:
+        return Kept(check, f"{_named(scope)}: every run is as good as can be")
+    # What is not bad at all has no logarithm; the worst value with its margin has to do.
+    logs = [math.log(b) for b in bads] if bads[-1] > 0 else []
+    tolerated = upper_tolerance(logs, coverage=settings.coverage, confidence=settings.confidence) if logs else None
     wanted = needed if tolerated is None else max(needed, math.exp(min(tolerated, 600.0)))
     own = scale.of(check.limit)
     if needed <= own <= wanted:

@@ -10,6 +10,7 @@ from ckptaudit.checkpoints.json_files import reason
 from ckptaudit.checkpoints.tensors import Checkpoint
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files.places import RemotePlace
 
 BLOCK = 4096
 BLOCKS = 256
@@ -22,15 +23,27 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     BLAKE2b over names, types and shapes of all tensors, and of each weight file its size, its first and
     last 64 KiB and 256 blocks of 4 KiB spread evenly over it. Sampled: it catches a mix-up of two
     checkpoints, which differ nearly everywhere, and is no proof against a change made on purpose. The
-    same weights in other files have another fingerprint. Raises CheckpointError if a file is gone.
+    same weights in other files have another fingerprint. Of an object of a remote store it takes name, size and
+    ETag or version in place of the samples, and so differs from that of a copy here. Raises CheckpointError if a
+    file is gone.
     """
     digest = blake2b(digest_size=16)
     for name, handle in checkpoint.tensors.items():
         digest.update(repr((name, handle.dtype, handle.shape)).encode())
-    for file in sorted({handle.file for handle in checkpoint.tensors.values()}):
-        for block in _samples(file):
+    if checkpoint.patched_from is not None:
+        digest.update(fingerprint(checkpoint.patched_from).encode())
+    files = {handle.file for handle in checkpoint.tensors.values()} | {p.path for p in checkpoint.patches}
+    for file in sorted(files, key=str):
+        for block in _samples(file) if isinstance(file, Path) else _identity(file):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _identity(file: RemotePlace) -> Iterator[bytes]:
+    try:
+        yield repr((file.name, file.source().stamp)).encode()
+    except OSError as error:
+        raise CheckpointError(f"{printable(file)}: cannot be read any more ({reason(error)}).") from error
 
 
 def _samples(path: Path) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ import msgspec
 
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import NotRegularError, is_regular, read_regular, regular_size
+from ckptaudit.foreign_files.places import Place
 
 MAX_DOCUMENT = 100_000_000  # the limit that the safetensors library sets on its own headers
 MAX_SETTINGS = 16 * 2**20
@@ -17,12 +18,12 @@ MAX_DEPTH = 64
 Document = TypeVar("Document")
 
 
-def read_document(path: Path, shape: type[Document]) -> Document:
+def read_document(path: Place, shape: type[Document]) -> Document:
     """The JSON document decoded as `shape`. Raises CheckpointError, naming the file and the mend."""
     return _decoded(path, shape, MAX_DOCUMENT)
 
 
-def read_settings(path: Path) -> dict[str, object]:
+def read_settings(path: Place) -> dict[str, object]:
     """A configuration: a JSON object of moderate size and depth. Raises CheckpointError as `read_document` does."""
     settings = _decoded(path, dict[str, object], MAX_SETTINGS)
     if _is_deeper(settings, MAX_DEPTH):
@@ -33,7 +34,7 @@ def read_settings(path: Path) -> dict[str, object]:
     return settings
 
 
-def sibling(listing: Path, name: str) -> Path:
+def sibling(listing: Place, name: str) -> Place:
     """The file of that name beside `listing`, which must not be able to point out of its folder.
 
     The file may be a symlink, since the hub cache makes such; the name itself must be a plain one.
@@ -43,7 +44,7 @@ def sibling(listing: Path, name: str) -> Path:
             f"{printable(listing)}: it names the file {clipped(name)!r}, which lies outside the checkpoint's "
             "folder; only files beside it are read."
         )
-    path = listing.parent / name
+    path: Place = listing.parent / name
     if not is_regular(path):
         raise CheckpointError(
             f"{printable(listing)}: shard {clipped(name)} is missing from {printable(listing.parent)}; "
@@ -63,7 +64,7 @@ def reason(error: Exception) -> str:
     return clipped(getattr(error, "strerror", None) or error)
 
 
-def file_size(path: Path) -> int:
+def file_size(path: Place) -> int:
     """Size in bytes of a regular file; a pipe or a device could block or never end, so those are refused."""
     try:
         return regular_size(path)
@@ -73,7 +74,7 @@ def file_size(path: Path) -> int:
         ) from error
 
 
-def _decoded(path: Path, shape: type[Document], limit: int) -> Document:
+def _decoded(path: Place, shape: type[Document], limit: int) -> Document:
     try:
         return msgspec.json.decode(read_regular(path, limit), type=shape)
     except (OSError, RecursionError, ValueError, msgspec.DecodeError) as error:

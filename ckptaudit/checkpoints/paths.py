@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptaudit.checkpoints.json_files import reason
+from ckptaudit.checkpoints.sources import is_url, remote_path
 from ckptaudit.errors import CheckpointError, parameter, printable
+from ckptaudit.foreign_files.places import Place
 
 LATEST = "@latest"
 ALL = "@all"
@@ -18,11 +21,17 @@ STEP_IN_NAME = re.compile(r"(.*?)(?:checkpoint|global_step|step|iter)[-_]?(\d{1,
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 """Files that a pattern may mean; whatever else lies beside the checkpoints is passed over."""
 
-SETTINGS = ("config.json", "adapter_config.json", "*.index.json")
+SETTINGS = (
+    "*.json", "*.jinja", "additional_chat_templates/*.jinja", "merges.txt", "vocab.txt", "*.tiktoken",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
+)  # fmt: skip
+"""What is fetched from the hub beside the weights: configuration, tokenizer and templates, which are judged too."""
 
 
-def locate(text: str) -> Path:
+def locate(text: str) -> Place:
     """The file or folder that is meant. Raises CheckpointError if there is none."""
+    if is_url(text):
+        return _remote(text)
     path = Path(text)
     if path.exists():
         return path
@@ -34,13 +43,30 @@ def locate(text: str) -> Path:
     return _from_hub(text, match[1], match[2])
 
 
-def saves(folder: Path) -> list[Path]:
+def saves(folder: Place) -> list[Place]:
     """The folders of a trainer's saves, oldest step first."""
     found = [(int(match[1]), child) for child in folder.iterdir() if (match := STEP.fullmatch(child.name))]
-    return [child for _, child in sorted(found) if child.is_dir()]
+    return [child for _, child in sorted(found, key=lambda one: (one[0], str(one[1]))) if child.is_dir()]
 
 
-def _latest(folder: Path) -> Path:
+def _remote(text: str) -> Place:
+    """What a URL names. Of the hub a revision may be called anything, and so @latest means that one."""
+    if text.endswith(LATEST) and not text.startswith("hf:"):
+        return _latest(remote_path(text.removesuffix(LATEST)))
+    place = remote_path(text)
+    try:
+        found = place.exists()
+    except OSError as error:
+        raise CheckpointError(
+            f"{printable(place)}: cannot be reached ({reason(error)}); check the address."
+        ) from error
+    if not found:
+        why = "access was refused" if place.was_refused else "nothing is there"
+        raise CheckpointError(f"{printable(place)}: {why}; check address and credentials.")
+    return place
+
+
+def _latest(folder: Place) -> Place:
     if not folder.is_dir():
         raise CheckpointError(f"{printable(folder)}: no such directory; check the path before {LATEST}.")
     found = saves(folder)
@@ -117,6 +143,9 @@ def labels(paths: Sequence[str]) -> list[str]:
 
 
 def _meant(text: str) -> list[str]:
+    if is_url(text):
+        all_saves = text.endswith(ALL) and not text.startswith("hf:")
+        return _all_saves(remote_path(text.removesuffix(ALL))) if all_saves else [text]
     if Path(text).exists():
         return [text]
     if text.endswith(ALL):
@@ -124,7 +153,7 @@ def _meant(text: str) -> list[str]:
     return _matches(text) if any(c in text for c in "*?[") else [text]
 
 
-def _all_saves(folder: Path) -> list[str]:
+def _all_saves(folder: Place) -> list[str]:
     if not folder.is_dir():
         raise CheckpointError(f"{printable(folder)}: no such directory; check the path before {ALL}.")
     found = [str(path) for path in saves(folder)]

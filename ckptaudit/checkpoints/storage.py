@@ -19,6 +19,7 @@ from ckptaudit.checkpoints.json_files import clipped, file_size, reason
 from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import open_regular, stamp
+from ckptaudit.foreign_files.places import Place, Stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +39,13 @@ DTYPES = {
 class StoredTensor:
     """Where a tensor lies: `count` values from byte `start` of a file, seen through shape and stride."""
 
-    file: Path
+    file: Place
     start: int
     count: int
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None = None
-    stamp: tuple[int, int] | None = field(default=None, compare=False)
+    stamp: Stamp | None = field(default=None, compare=False)
     """Size and time of the file when it was opened; another file in its place is not read."""
 
     def load(self) -> Tensor:
@@ -59,7 +60,10 @@ class StoredTensor:
 
     def handle(self, name: str) -> TensorHandle:
         """The tensor as every reader returns it."""
-        return TensorHandle(name=name, shape=self.shape, dtype=self.dtype, file=self.file, load=self.load)
+        extent = (self.start, self.count * itemsize(self.dtype))
+        return TensorHandle(
+            name=name, shape=self.shape, dtype=self.dtype, file=self.file, load=self.load, extent=extent
+        )
 
 
 def itemsize(dtype: str) -> int:
@@ -67,7 +71,7 @@ def itemsize(dtype: str) -> int:
     return int(DTYPES[dtype].itemsize)
 
 
-def read_bytes(path: Path, start: int, length: int, expected: tuple[int, int] | None = None) -> Tensor:
+def read_bytes(path: Place, start: int, length: int, expected: Stamp | None = None) -> Tensor:
     """`length` bytes from `start` as a uint8 tensor. Nothing is allocated for bytes that the file lacks.
 
     Raises CheckpointError also where the file has not the `expected` size and time.
@@ -76,6 +80,10 @@ def read_bytes(path: Path, start: int, length: int, expected: tuple[int, int] | 
         if start < 0 or length < 0 or start + length > file_size(path):
             raise _cut_short(path, start, length)
         buffer = numpy.empty(length, dtype=numpy.uint8)
+        if not isinstance(path, Path):
+            # A source reads the object that was opened, and raises by itself where it changed.
+            path.source().read_range(start, memoryview(buffer.data))
+            return torch.from_numpy(buffer)
         with open_regular(path) as file:
             if expected not in (None, stamp(os.fstat(file.fileno()))):
                 raise CheckpointError(
@@ -93,7 +101,7 @@ MAX_AXES = 64
 MAX_INTEGER = 2**63
 
 
-def checked_sizes(path: Path, name: str, sizes: object) -> tuple[int, ...]:
+def checked_sizes(path: Place, name: str, sizes: object) -> tuple[int, ...]:
     """Sizes, strides or offsets: a short list of whole numbers from 0 that fit 63 bits. Raises CheckpointError."""
     # The length first: one long list may stand in for a thousand tensors, and must not be copied for each.
     if not isinstance(sizes, list | tuple) or len(sizes) > MAX_AXES or not all(map(is_size, sizes)):
@@ -106,7 +114,7 @@ def is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < MAX_INTEGER
 
 
-def checked_shape(path: Path, name: str, shape: object) -> tuple[int, ...]:
+def checked_shape(path: Place, name: str, shape: object) -> tuple[int, ...]:
     """The shape, if it is a short list of sizes whose product a file could hold."""
     sizes = checked_sizes(path, name, shape)
     # Of an empty tensor too: torch multiplies the other sizes to get at its strides.
@@ -121,7 +129,7 @@ def checked_shape(path: Path, name: str, shape: object) -> tuple[int, ...]:
     return sizes
 
 
-def _fill(view: memoryview, readinto, path: Path, start: int) -> None:  # type: ignore[no-untyped-def]
+def _fill(view: memoryview, readinto, path: Place, start: int) -> None:  # type: ignore[no-untyped-def]
     done = 0
     while done < len(view):
         count = readinto(view[done : done + 2**30])
@@ -130,7 +138,7 @@ def _fill(view: memoryview, readinto, path: Path, start: int) -> None:  # type: 
         done += count
 
 
-def _cut_short(path: Path, start: int, length: int) -> CheckpointError:
+def _cut_short(path: Place, start: int, length: int) -> CheckpointError:
     return CheckpointError(
         f"{printable(path)}: {length:,} bytes at {start:,} lie outside the file, which changed or was cut "
         "short; "

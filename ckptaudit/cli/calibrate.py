@@ -10,26 +10,28 @@ from typing import TYPE_CHECKING
 
 from ckptaudit.errors import CalibrationError, printable
 from ckptaudit.judging.profiles import default_profile
+from ckptaudit.options import AUXILIARY
 
 if TYPE_CHECKING:
     from ckptaudit.judging.check_files import CheckFile
     from ckptaudit.measurement.store import MeasurementStore
     from ckptaudit.pipeline import OpenedAudit
+    from ckptaudit.rollouts.facts import RunFacts
 
 HELP = "learn limits from trusted runs and write them as a configuration"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The runs, how sure to be, and where to write."""
-    parser.add_argument("--base", required=True, metavar="PATH", help="checkpoint that the runs started from")
+    parser.add_argument("--base", metavar="PATH", help="checkpoint that the runs started from")
     parser.add_argument(
-        "--tuned",
-        required=True,
-        action="append",
-        metavar="PATH",
-        help="trusted run, pattern, or FOLDER@all; repeat",
+        "--tuned", action="append", metavar="PATH", help="trusted run, pattern, or FOLDER@all; repeat"
     )
-    parser.add_argument("--profile", default=default_profile(), help="whose checks (default: %(default)s)")
+    for name in ("rollouts", "scalars"):
+        parser.add_argument(
+            f"--{name}", action="append", metavar="PATH", help=f"{AUXILIARY[name].help}; one for each run; repeat"
+        )
+    parser.add_argument("--profile", help=f"whose checks (default: {default_profile()}; of rollouts alone: theirs)")
     parser.add_argument(
         "--margin", type=float, default=1.5, help="room over the worst value (default: %(default)s)"
     )
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure exactly, hold the runs against the limits learned, and write the file. Raises CkptAuditError."""
     _refuse(options)
     from ckptaudit.atomic_write import write_text
-    from ckptaudit.calibration.config_file import render, support
+    from ckptaudit.calibration.config_file import Given, render, support
     from ckptaudit.calibration.learning import Learned, Settings, calibrate
     from ckptaudit.checkpoints import fingerprint
     from ckptaudit.judging.config import Config
@@ -58,21 +60,26 @@ def run(options: argparse.Namespace) -> int:
 
     settings = Settings(options.margin, options.coverage, options.confidence, options.force)
     asked = AuditOptions(
-        base=options.base,
-        tuned=tuple(options.tuned),
-        profile=options.profile,
+        base=options.base or "",
+        tuned=tuple(options.tuned or ()),
+        rollouts=tuple(options.rollouts or ()),
+        scalars=tuple(options.scalars or ()),
+        profile=options.profile or (default_profile() if options.base else ""),
         device=options.device,
         exact=True,
         complete=False,
     )
-    opened = open_audit(asked)
+    facts = _facts()
+    opened = open_audit(asked, facts)
     files = [file for file in choose_checks(opened, Config()).files if not _compares_siblings(file)]
     planned = plan(opened, files, Config())
     measurements = execute(planned)
     found = calibrate(planned, measurements, settings)
     count = len({seen.run for item in found if isinstance(item, Learned) for seen in item.deciding})
-    marks = {run.path: fingerprint(run.pair.tuned) for run in opened.runs}
-    text = render(options.base, marks, options.profile, found, settings, count)
+    marks = {run.path: fingerprint(run.pair.tuned) for run in opened.runs if opened.has_pair}
+    logs = {log.path: log.table.trainer for log in opened.logs.values()}
+    given = Given(asked.base, marks, logs, asked.profile, facts if logs else None)
+    text = render(given, found, settings, count)
     _verify(text, options.output.name, opened, files, measurements)
     try:
         write_text(options.output, text)
@@ -83,6 +90,15 @@ def run(options: argparse.Namespace) -> int:
     print(f"{printable(options.output)}: {learned} limits from {count} trusted run{'s' * (count != 1)}.")
     print("\n".join(support(settings, count)))
     return 0
+
+
+def _facts() -> RunFacts:
+    """What the configuration here says of logs of rollouts."""
+    from ckptaudit.judging.config import find_config, load_config
+    from ckptaudit.rollouts.facts import RunFacts
+
+    config = find_config([Path.cwd()])
+    return load_config(config).facts if config else RunFacts()
 
 
 def _compares_siblings(file: CheckFile) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ckptaudit.errors import CollectionError, printable
 
-HELP = "compute per-sample gradients or the Fisher diagonal of a model on probe texts"
+HELP = "gradients or Fisher diagonal of a model on probe texts; `collect PLAN PART...` judges measured shards"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, cast
 
@@ -17,11 +17,16 @@ from ckptaudit.cli import (
     calibrate,
     checks,
     collect,
+    collect_parts,
     diff,
     doctor,
     explain,
     init,
     inspect,
+    measure,
+    plan,
+    probes,
+    promote,
     report,
     rollouts,
     verify,
@@ -58,8 +63,11 @@ COMMANDS = {
     "diff": diff,
     "attest": attest,
     "verify": verify,
+    "promote": promote,
+    "measure": measure,
     "collect": collect,
     "rollouts": rollouts,
+    "probes": probes,
 }
 
 
@@ -71,11 +79,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["audit"]:
         return audit.run(given[1:])
+    if given[:1] == ["plan"]:
+        return _ended("plan", partial(_parsed, plan, _Parser(prog="ckptaudit plan", description=plan.HELP), given))
+    if given[:1] == ["collect"] and collect_parts.is_meant(given[1:]):
+        parser = _Parser(prog="ckptaudit collect", description=collect_parts.HELP)
+        return _ended("collect-parts", partial(_parsed, collect_parts, parser, given))
     options = _parser().parse_args(given)
+    return _ended(options.command, partial(cast(Command, COMMANDS[options.command]).run, options))
+
+
+def _parsed(command: Command, parser: argparse.ArgumentParser, given: Sequence[str]) -> int:
+    """A command whose arguments take time to declare, as they are the gate's, or that shares its name."""
+    command.arguments(parser)
+    return command.run(parser.parse_args(given[1:]))
+
+
+def _ended(command: str, run: Callable[[], int]) -> int:
     try:
-        return cast(Command, COMMANDS[options.command]).run(options)
+        return run()
     except CkptAuditError as error:
-        print(f"ERROR: {error.spelled(partial(option, options.command))}", file=sys.stderr)
+        print(f"ERROR: {error.spelled(partial(option, command))}", file=sys.stderr)
         return CANNOT_BE_JUDGED
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is left in the buffer goes nowhere.
@@ -84,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        print(f"ERROR: ckptaudit {options.command} {_broke_off(error, options.command)}", file=sys.stderr)
+        name = command.removesuffix("-parts")
+        print(f"ERROR: ckptaudit {name} {_broke_off(error, name)}", file=sys.stderr)
         return CANNOT_BE_JUDGED
 
 
@@ -110,4 +134,5 @@ def _parser() -> argparse.ArgumentParser:
         command = cast(Command, module)
         command.arguments(commands.add_parser(name, help=command.HELP))
     commands.add_parser("audit", help=audit.HELP)
+    commands.add_parser("plan", help=plan.HELP)
     return parser

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import structs
 
-from ckptaudit.errors import Spelling, spelled
+from ckptaudit.errors import Spelling, parameter, spelled
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import decided, undecided
@@ -107,6 +107,12 @@ def decide(
         reason = f"{without_value(bad[0], measured)}: {check.metric} of {bad[0].tensor} has no value"
         return undecided(check, subject, tuned, "error", reason, limits, worst=bad[0].tensor)
     ranked = sorted(kept, key=lambda m: _room(check, _number(m), limits.of(m.tensor).value))
+    computed, uncomputed = _computed(check, ranked, limits)
+    if uncomputed and not any(_breaks(check, m, limits) for m in computed):
+        reason = f"the bound on {uncomputed[0].tensor} lies beyond the limit and its number was not computed"
+        return undecided(check, subject, tuned, "error", reason, limits, worst=uncomputed[0].tensor)
+    # A failure rests on a number: what a bound leaves open stands behind all that is known.
+    ranked = [*computed, *uncomputed]
     return decided(
         check,
         subject,
@@ -116,6 +122,7 @@ def decide(
         worst=ranked[0].tensor,
         kind=_kind(ranked, check),
         method=ranked[0].method,
+        reason=_left_open(uncomputed),
         ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured, check, limits)) for m in ranked[:6]),
         moved_limits=_others(limits, ranked),
     )
@@ -170,7 +177,7 @@ def broken_tensors(check: Check, measured: Sequence[Measurement], limits: Limits
     kept, _ = admitted(check, [m for m in measured if m.metric == check.metric], measured)
     if check.judge_by != "worst":
         return frozenset(m.tensor for m in kept)
-    return frozenset(m.tensor for m in kept if not check.margin(_number(m), limits.of(m.tensor).value) >= 0)
+    return frozenset(m.tensor for m in kept if _breaks(check, m, limits))
 
 
 def _compared(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset[str]) -> Verdict:
@@ -225,6 +232,29 @@ def _room(check: Check, value: float, limit: float) -> tuple[float, float]:
     return share, margin
 
 
+def _computed(
+    check: Check, ranked: list[Measurement], limits: Limits
+) -> tuple[list[Measurement], list[Measurement]]:
+    """What is known well enough; and, apart, bounds beyond their limits, without which a number has decided."""
+    if check.judge_by != "worst":
+        return ranked, []
+    is_open = [m.kind != "exact" and _breaks(check, m, limits) for m in ranked]
+    apart = [m for m, is_apart in zip(ranked, is_open, strict=True) if is_apart]
+    return [m for m, is_apart in zip(ranked, is_open, strict=True) if not is_apart], apart
+
+
+def _breaks(check: Check, m: Measurement, limits: Limits) -> bool:
+    return not check.margin(_number(m), limits.of(m.tensor).value) >= 0
+
+
+def _left_open(uncomputed: list[Measurement]) -> str:
+    """That other matrices may be worse, in words."""
+    if not uncomputed:
+        return ""
+    others = "1 other matrix was" if len(uncomputed) == 1 else f"{len(uncomputed)} other matrices were"
+    return f"decided by this number; {others} not computed and may be worse ({parameter('exact')} computes all)"
+
+
 def _number(m: Measurement) -> float:
     assert m.value is not None  # those that could not be computed have been set apart
     return m.value
@@ -261,4 +291,5 @@ def _kind(ranked: list[Measurement], check: Check) -> Kind:
 def _remark(m: Measurement, measured: Sequence[Measurement], check: Check, limits: Limits) -> str:
     own = limits.moved.get(m.tensor)
     said = f"limit {check.sign} {own.value:g} here" if own else ""
-    return "; ".join(filter(None, (said, doubt(m, measured))))
+    bound = {"exact": "", "upper_bound": "at most this", "lower_bound": "at least this"}[m.kind]
+    return "; ".join(filter(None, (said, bound, doubt(m, measured))))

@@ -15,12 +15,18 @@ from ckptaudit.judging.limits import Limits
 from ckptaudit.judging.selection import ROLLOUTS, selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.rounds import Asking
 from ckptaudit.measurement.run_groups import unit_of
 from ckptaudit.metrics import METRICS, FindingsMetric, MatrixMetric, findings_metric_of, matrix_metrics
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
 from ckptaudit.rollouts.run_log import RunLog
+
+CLEARANCE = 2.0
+"""How many times inside its limit a bound has to lie to stand in for a number."""
+
+_NO_LIMIT = {True: math.inf, False: -math.inf}
 
 FINITE = frozenset(("nonfinite_entries", "base_nonfinite_entries"))
 """Counted of every weight that is measured, whatever is asked of it."""
@@ -64,6 +70,22 @@ class PlannedVerdict:
             return limit
         stricter = min if self.check.at_most is not None else max
         return stricter(limit, self.released.allowed)
+
+    @property
+    def needs_each(self) -> bool:
+        """Whether every matrix must be known to hold or to break its limit, not only that one breaks it."""
+        check = self.check
+        return (
+            bool(self.waivers) or self.released is not None or check.per == "matrix" or check.only_where is not None
+        )
+
+    def limit_of(self, matrix: str) -> float:
+        """The limit inside which a bound on this matrix settles it, the released run's figure included."""
+        return self.strictest if self.released is not None else self.limits.of(matrix).value
+
+    def clear_of(self, matrix: str) -> float:
+        """The value inside which a bound on this matrix is far enough from the limit to be shown for the number."""
+        return _clear(self.limit_of(matrix), above=self.check.at_most is not None)
 
     @property
     def name(self) -> str:
@@ -146,6 +168,21 @@ class AuditPlan:
         sufficient = {} if self.exact or drawn else sufficient_bounds(self.verdicts)
         return replace(self.computing, sufficient=sufficient)
 
+    @cached_property
+    def questions(self) -> dict[tuple[Unit, str], list[Asking]]:
+        """By unit and metric, what the verdicts ask: where one number decides, no more is computed."""
+        asking: dict[tuple[Path, str, Unit], PlannedVerdict] = {}
+        for planned in (p for p in self.verdicts if p.check.scope == "matrix"):
+            # Verdicts on single matrices of a unit ask for the same.
+            asking.update({(planned.path, planned.check.id, unit): planned for unit in planned.units})
+        questions: dict[tuple[Unit, str], list[Asking]] = {}
+        for (_, _, unit), planned in asking.items():
+            chosen = selected(planned.check, planned.run.pair, unit.subject)
+            names = frozenset(t.name for t in chosen)
+            asked = Asking(names, planned.limit_of, planned.clear_of, each=planned.needs_each)
+            questions.setdefault((unit, planned.check.metric), []).append(asked)
+        return questions
+
     def rollouts_metrics(self, run: str) -> tuple[str, ...]:
         """What is wanted of a run's rollouts, measured in one pass; all that can be, where `complete`."""
         planned = (p for p in self.verdicts if p.check.scope == "rollouts" and p.units and p.run.path == run)
@@ -213,7 +250,9 @@ def _needed(planned: PlannedVerdict, subject: str) -> Iterator[tuple[AlignedTens
 
 
 def sufficient_bounds(verdicts: Collection[PlannedVerdict]) -> dict[str, float]:
-    """For each metric that a bound may stand in for, the limit within which the bound decides every check.
+    """For each metric that a bound may stand in for, the value within which the bound decides every check.
+
+    A bound nearer to a limit than by the factor `CLEARANCE` decides nothing: a reader would take it for the number.
 
     A metric that no check looks at has an infinite one. One whose values are summed, averaged or used as a
     guard is not there: such a verdict needs the numbers themselves.
@@ -229,5 +268,12 @@ def sufficient_bounds(verdicts: Collection[PlannedVerdict]) -> dict[str, float]:
         plain = all(c.judge_by == "worst" and (c.at_most is not None) is above for c, _ in asking)
         if metric.bound is not None and name not in guards and plain:
             strictest = min if above else max
-            limits[name] = strictest((limit for _, limit in asking), default=math.inf if above else -math.inf)
+            limits[name] = strictest((_clear(limit, above=above) for _, limit in asking), default=_NO_LIMIT[above])
     return limits
+
+
+def _clear(limit: float, *, above: bool) -> float:
+    """The value from which a bound lies clear of a limit; a limit of zero or below has no factor."""
+    if limit <= 0:
+        return limit
+    return limit / CLEARANCE if above else limit * CLEARANCE

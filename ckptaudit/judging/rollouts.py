@@ -9,6 +9,7 @@ from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import outcome_of, undecided
 from ckptaudit.judging.verdict import Outcome, OverSteps, Ranked, Verdict
 from ckptaudit.metrics import Measurement
+from ckptaudit.rollouts.readings import NONE_HERE
 
 RUN = "run"
 """What a reading over all steps is about; every other is about one step."""
@@ -23,15 +24,16 @@ def decide_rollouts(
     """Decide from the readings of a metric, one for each step or one for the run.
 
     A step breaks the limit when its interval from `low` to `high` lies beyond it. Steps without a value are left
-    out. Where no step has one, a check that gates cannot be judged, and one that warns is skipped; where the log
-    could not be read, neither can be judged.
+    out. Where no step has one, a check that gates cannot be judged, and one that warns is skipped; both are where
+    the run has nothing of the kind, such as groups. Where the log could not be read, neither can be judged.
     """
     own = [m for m in measured if (m.tensor == RUN) == (check.per == "run")]
     valued = [m for m in own if m.value is not None]
     if not valued:
         unread = any(m.tensor == subject for m in measured)
-        outcome: Outcome = "error" if unread or check.severity == "gate" else "skipped"
         remark = next((m.remark for m in (*own, *measured) if m.remark), f"the log says nothing of {check.metric}")
+        keeps_shut = check.severity == "gate" and not remark.startswith(NONE_HERE)
+        outcome: Outcome = "error" if unread or keeps_shut else "skipped"
         return undecided(check, subject, tuned, outcome, remark, Limits(limit))
     broken = [m for m in valued if is_broken(check, m, limit.value)]
     ranked = sorted(broken or valued, key=lambda m: _room(check, m, limit.value, broken=bool(broken)))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
@@ -33,24 +34,33 @@ class JudgedMatrix:
     tensor: AlignedTensor
 
 
-def is_about(check: Check, tensor: AlignedTensor) -> bool:
-    """Whether the check's metric means anything for this tensor."""
+def about(check: Check, tensors: Iterable[AlignedTensor]) -> Iterator[AlignedTensor]:
+    """The tensors for which the check's metric means anything."""
     metric = METRICS[check.metric]
     if check.scope == "group" or (isinstance(metric, FindingsMetric) and metric.covers):
-        return counts(tensor)
-    return check.scope in ("matrix", "runs") and applies(check.metric, tensor)
+        return filter(counts, tensors)
+    if check.scope not in ("matrix", "runs"):
+        return iter(())
+    return (tensor for tensor in tensors if applies(check.metric, tensor))
 
 
 def selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
     """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
     chosen = pair.select(check.roles)
     subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(t for tensors in subjects.values() for t in tensors if is_about(check, t))
+    return tuple(about(check, chain.from_iterable(subjects.values())))
 
 
-def subjects(check: Check, pair: ModelPair) -> list[str]:
-    """Whatever the check gives a verdict on; the model, where its roles select nothing."""
-    return list(parts(check, pair)) or [MODEL]
+def subjects(check: Check, pair: ModelPair) -> dict[str, bool]:
+    """Whatever the check gives a verdict on, and whether there is a weight to look at; the keys of `parts`."""
+    if check.counts_findings or check.scope == "rollouts":
+        return dict.fromkeys(parts(check, pair), False)
+    chosen = ((s, tensor) for s, tensors in pair.select(check.roles).items() for tensor in about(check, tensors))
+    if check.per == "model":
+        return {MODEL: next(chosen, None) is not None}
+    if check.per == "layer":
+        return {subject: True for subject, _ in chosen}
+    return {name: True for _, tensor in chosen for name in tensor.matrix_names()}
 
 
 def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
@@ -61,7 +71,7 @@ def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
         return {ROLLOUTS: []}
     found: dict[str, list[JudgedMatrix]] = {MODEL: []} if check.per == "model" else {}
     for subject, tensors in pair.select(check.roles).items():
-        for tensor in (t for t in tensors if is_about(check, t)):
+        for tensor in about(check, tensors):
             for name in tensor.matrix_names():
                 owner = {"model": MODEL, "layer": subject, "matrix": name}[check.per]
                 found.setdefault(owner, []).append(JudgedMatrix(name, tensor))

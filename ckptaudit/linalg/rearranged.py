@@ -86,13 +86,15 @@ def scaled_by(after: Shaped[Tensor, "*s"], before: Shaped[Tensor, "*s"]) -> tupl
 
 def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> tuple[int, int] | None:
     """The one entry that makes up nearly all of the update and is a power 2^(2^j) times or part of what it was."""
-    update = (after.double() - before.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    # Half of a norm is told apart in float32 as well, and this is looked for in every tensor that broke a limit.
+    update = (after.float() - before.float()).abs_().nan_to_num_(nan=math.inf, posinf=math.inf)
     at = int(update.argmax())
     row, column = divmod(at, update.shape[1])
     new, old = abs(float(after[row, column])), abs(float(before[row, column]))
     new = math.inf if math.isnan(new) else new
     update[row, column] = 0.0
-    alone = float(torch.linalg.vector_norm(update)) <= 0.5 * abs(new - old)
+    half = 0.5 * (new - old)
+    alone = float(torch.dot(update.ravel(), update.ravel())) <= half * half
     if not alone or not old > 0:
         return None
     # A flip to the largest exponent is infinity or NaN.

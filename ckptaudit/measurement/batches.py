@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from ckptaudit.checkpoints import TensorHandle
+from ckptaudit.checkpoints.deltas.entries import PatchedTensor, reads_the_same
+from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.errors import MeasurementError, printable
-from ckptaudit.measurement.jobs import Computing, Job, SufficientBounds, applies
+from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
 from ckptaudit.metrics import (
     NARROW,
     SHORT_SIDE,
@@ -27,6 +31,15 @@ from ckptaudit.pairing import AlignedTensor
 
 COPIES = 12
 """float64 arrays of the matrix's size that are alive at once while a batch is measured, factors included."""
+
+SIDE_BY_SIDE = 2
+"""Batches that the memory budget is for: a CPU measures two at once."""
+
+MOST_MATRICES = 512
+"""In a batch. More gain nothing, and what is one batch cannot be spread."""
+
+JOBS_AHEAD = 16
+"""Small tensors of both sides that are asked for at once where they lie in a remote store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,18 @@ def read(job: Job) -> tuple[Tensor, Tensor]:
             f"{printable(job.tensor.name)} is stored as {base.dtype} in the base and as {tuned.dtype} in the tuned "
             "checkpoint, which are no numbers to be compared"
         )
+    return _both(base, tuned)
+
+
+def _both(base: TensorHandle, tuned: TensorHandle) -> tuple[Tensor, Tensor]:
+    """Both sides; what a sparse delta left of the base, or of a weight, is read once."""
+    if reads_the_same(tuned, base):
+        one = base.read()
+        return one, one
+    patched = getattr(tuned.load, "__self__", None)
+    if isinstance(patched, PatchedTensor) and reads_the_same(patched.weight, base):
+        one = base.read()
+        return one, patched.over(one)
     return base.read(), tuned.read()
 
 
@@ -76,12 +101,13 @@ def _number_kind(dtype: str) -> str:
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:
     known = matrix_metrics()
     metrics = [known[name] for name in sorted(job.metrics)]
-    matrices = _matrices(job, *sides)
-    return [m for matrix in matrices for m in _surviving(_measure_one, [matrix], metrics, computing)]
+    matrices = [matrix for matrix in _matrices(job, *sides) if not job.only or matrix.name in job.only]
+    work = partial(_measure_one, stage=job.stage)
+    return [m for matrix in matrices for m in _surviving(work, [matrix], metrics, computing)]
 
 
 def _measure_one(
-    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing
+    chunk: list[StoredMatrix], metrics: list[MatrixMetric], computing: Computing, *, stage: Stage
 ) -> Iterator[Measurement]:
     (matrix,) = chunk
     pair = LargePair(
@@ -95,7 +121,7 @@ def _measure_one(
         return
     if any(_needs_base(metric, computing) for metric in metrics):
         pair.prepare()
-    bounds = {metric.name: value for metric in metrics if (value := _settling(metric, pair, computing)) is not None}
+    bounds = {m.name: value for m in metrics if (value := _bound(m, pair, computing, stage)) is not None}
     for metric in metrics:
         if metric.name in bounds:
             yield _record(matrix, metric.name, Number(bounds[metric.name]), metric.bound_kind)
@@ -109,13 +135,15 @@ def _needs_base(metric: MatrixMetric, computing: Computing) -> bool:
     return metric.cost == "spectrum" and not by_update
 
 
-def _settling(metric: MatrixMetric, pair: LargePair, computing: Computing) -> float | None:
-    """The metric's bound, if that is all that anybody needs to know."""
-    if metric.bound is None or metric.name not in computing.sufficient:
+def _bound(metric: MatrixMetric, pair: LargePair, computing: Computing, stage: Stage) -> float | None:
+    """The metric's bound, if that is all that anybody needs to know, or all that is asked for at this stage."""
+    if stage == "numbers" or metric.bound is None or metric.name not in computing.sufficient:
         return None
     bound = metric.bound(pair)
-    value = None if bound is None else float(bound)
-    return value if value is not None and metric.settles(value, computing.sufficient[metric.name]) else None
+    if bound is None or not bool(bound.isfinite()):
+        return None
+    value = float(bound)
+    return value if stage == "bounds" or metric.settles(value, computing.sufficient[metric.name]) else None
 
 
 def _surviving(
@@ -139,14 +167,28 @@ def _surviving(
     return [m for part in (chunk[:half], chunk[half:]) for m in _surviving(work, part, metrics, computing)]
 
 
+def matrices_at_once(m: int, n: int, batch_bytes: int) -> int:
+    """How many small matrices of a shape make one batch."""
+    room = batch_bytes // SIDE_BY_SIDE
+    return min(MOST_MATRICES, max(1, room // max(1, COPIES * 8 * m * n)))
+
+
 def measure_alike(group: Sequence[Job], computing: Computing) -> Iterator[Measurement]:
     _, m, n = group[0].tensor.matrix_shape
-    size = max(1, computing.batch_bytes // max(1, COPIES * 8 * m * n))
+    size = matrices_at_once(m, n, computing.batch_bytes)
     known = matrix_metrics()
     metrics = [known[name] for name in sorted(group[0].metrics) if applies(name, group[0].tensor)]
-    matrices = (x for job in group for x in _matrices(job, *read(job)))
+    matrices = (x for job in _read_ahead(group) for x in _matrices(job, *read(job)))
     while chunk := list(islice(matrices, size)):
         yield from _surviving(_measure_chunk, chunk, metrics, computing)
+
+
+def _read_ahead(group: Sequence[Job]) -> Iterator[Job]:
+    """The jobs in order; what remote stores hold of the next few is asked for at once."""
+    jobs = iter(group)
+    while some := list(islice(jobs, JOBS_AHEAD)):
+        read_ahead(side for job in some for side in (job.tensor.base, job.tensor.tuned))
+        yield from some
 
 
 def _matrices(job: Job, base: Tensor, tuned: Tensor) -> Iterator[StoredMatrix]:

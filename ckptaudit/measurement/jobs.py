@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import torch
@@ -20,6 +21,10 @@ BATCH_BYTES = parse_size(DEFAULT_MEMORY)
 """Default budget for the float64 copies and factors of one batch of small matrices."""
 
 SufficientBounds = Mapping[str, float]
+
+Stage = Literal["both", "bounds", "numbers"]
+"""What is made of a metric that has a bound: the bound where it suffices and else the number, the bound wherever
+there is one, or the number."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -39,11 +44,13 @@ class Unit(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One tensor and the metrics wanted of it, for a unit of work."""
+    """One tensor and the metrics wanted of it, for a unit of work; of large ones only some matrices, if named."""
 
     tensor: AlignedTensor
     metrics: frozenset[str]
     unit: Unit
+    stage: Stage = "both"
+    only: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

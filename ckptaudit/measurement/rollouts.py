@@ -66,8 +66,9 @@ def _measured(readings: Iterable[Reading], unit: Unit) -> Iterator[Measurement]:
             yield _row(reading.subject, reading.metric, reading.value, unit, **_beside(_facts(0, reading)))
         else:
             series.setdefault(reading.metric, SeriesBuilder()).add(_facts(step, reading))
-    for metric, builder in series.items():
-        yield _row(STEPS, metric, None, unit, series=builder.built())
+    for metric in list(series):
+        # Each is given up as it is built, so that no two copies of all stand side by side.
+        yield _row(STEPS, metric, None, unit, series=series.pop(metric).built())
 
 
 def _facts(step: int, reading: Reading) -> StepValue:

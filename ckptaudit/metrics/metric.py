@@ -10,10 +10,10 @@ Scope = Literal["matrix", "group", "runs", "run", "pair", "parity", "plan", "art
 one run, the headers of the pair, whether each tensor is what other files make of it, which tensors the planned
 checks judge, the files beside the weights, passes on probes, what a trainer logged."""
 
-Scale = Literal["size", "share", "count", "difference", "angle"]
+Scale = Literal["size", "share", "count", "difference", "angle", "factor"]
 """How values compare. A size is multiplied; a share lies between 0 and 1, and its odds are multiplied; a count is
 held to its limit alone; a difference has a sign and is multiplied on the side that counts as worse; an angle is a
-size in degrees that ends at 90."""
+size in degrees that ends at 90; a factor is best at 1, and what it has beyond that is multiplied."""
 
 
 @runtime_checkable

@@ -21,7 +21,8 @@ class Badness:
 
     A size or an angle v with an upper limit is v bad, one with a lower limit 1 / v. A share is bad by its
     odds, v / (1 - v) or the other way round: twice as bad as 0.9, where less is worse, is 0.818, and as 0.02,
-    where more is worse, 0.039. A difference is bad by as much as it has of the worse sign. Nothing counts as
+    where more is worse, 0.039. A difference is bad by as much as it has of the worse sign, a factor by
+    what it has beyond 1. Nothing counts as
     less bad than a hundredth of the limit.
     """
 
@@ -39,6 +40,8 @@ class Badness:
         """The value that is this bad."""
         if self.scale == "difference":
             return badness if self.at_most else -badness
+        if self.scale == "factor":
+            return 1.0 + badness if self.at_most else 1.0 / (1.0 + badness)
         size = badness if self.at_most else 1.0 / max(badness, LEAST)
         if self.scale == "share":
             return 1.0 if math.isinf(size) else size / (1.0 + size)
@@ -51,6 +54,8 @@ class Badness:
     def _raw(self, value: float) -> float:
         if self.scale == "difference":
             return max(value if self.at_most else -value, 0.0)
+        if self.scale == "factor":
+            return max((value if self.at_most else 1.0 / max(value, LEAST)) - 1.0, 0.0)
         size = _odds(value) if self.scale == "share" else max(value, 0.0)
         return size if self.at_most else 1.0 / max(size, LEAST)
 

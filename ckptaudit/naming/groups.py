@@ -17,6 +17,7 @@ GROUPS = tuple(dict.fromkeys(("all", "matrix", "expert", *rules().groups, *rules
 """What a check may select besides roles; a tensor may be in several."""
 
 
+@lru_cache(maxsize=4096)
 def in_groups(role: str, groups: tuple[str, ...], *, is_matrix: bool, in_experts: bool = False) -> bool:
     """Does a tensor of this role belong to any of the groups, role names or role globs?"""
     return any(_in_group(role, group, is_matrix, in_experts) for group in groups)

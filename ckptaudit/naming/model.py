@@ -30,10 +30,15 @@ class Naming:
         self._aliases = tuple(a for family in self._families for a in aliases_of(family.aliases))
         self._roles = tuple(pair for family in self._families for pair in family.roles.items())
         self._splits: dict[str, Split | None] = {}
+        # Pairing asks several times for each of a hundred thousand names.
+        self._places: dict[str, Place] = {}
+        self._layouts: dict[tuple[str, tuple[int, ...]], Layout] = {}
 
     def place(self, name: str) -> Place:
         """Layer, role and stack of a tensor."""
-        return place(self.canonical(name), self._roles)
+        if name not in self._places:
+            self._places[name] = place(self.canonical(name), self._roles)
+        return self._places[name]
 
     def canonical(self, name: str) -> str:
         """The name in the spelling that the rules are written for: one weight, one name, whatever stored it."""
@@ -62,10 +67,15 @@ class Naming:
 
     def layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         """How a tensor of this name and shape becomes matrices."""
+        if (name, shape) not in self._layouts:
+            self._layouts[name, shape] = self._layout(name, shape)
+        return self._layouts[name, shape]
+
+    def _layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         if len(name) > MAX_LENGTH:
             return Layout()
+        where = self.place(name)
         name = self.canonical(name)
-        where = place(name, self._roles)
         stacked = self._is_stacked(name, shape, where)
         axes = len(shape) - stacked
         depthwise = axes == 3 and shape[-2] == 1

@@ -75,6 +75,7 @@ def short_name(place: Place) -> str:
     return f"{stack}{layer}{expert}{place.role}"
 
 
+@lru_cache(maxsize=64)
 def stem_of(name: str) -> str:
     """The last words of a name without layer, expert and `.weight` and the like: what the globs see."""
     words = name.split(".")

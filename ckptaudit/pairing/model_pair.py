@@ -17,7 +17,7 @@ Fault = Literal["only in base", "only in tuned", "shapes differ", "rows beyond t
 FLOATING = ("bfloat16", "float16", "float32", "float64")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AlignedTensor:
     """One weight on both sides, of one shape: a stored tensor, or the share of a fused one.
 
@@ -35,7 +35,7 @@ class AlignedTensor:
         """The weight's shape on either side."""
         return self.base.shape
 
-    @property
+    @cached_property
     def is_matrix(self) -> bool:
         """Whether spectra and subspaces mean anything here: floating point, two or more axes, not empty."""
         floating = self.base.dtype in FLOATING and self.tuned.dtype in FLOATING
@@ -57,7 +57,7 @@ class AlignedTensor:
         """Whether one side went through an eight-bit type and the other did not go through the same."""
         return self.base.quantised != self.tuned.quantised
 
-    @property
+    @cached_property
     def matrix_shape(self) -> tuple[int, int, int]:
         """(count, m, n): how many matrices the weight holds, and their shape.
 

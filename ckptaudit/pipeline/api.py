@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import structs
 
-from ckptaudit.errors import python_spelling
+from ckptaudit.errors import Spelling, python_spelling
+from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.judge import judge, respelled
+from ckptaudit.judging.plan import AuditPlan
+from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.options import FACTOR, AuditOptions, Several
-from ckptaudit.pipeline.assembly import assemble
+from ckptaudit.pipeline.assembly import assemble, curves
 from ckptaudit.pipeline.causes import causes
 from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.execution import execute
-from ckptaudit.pipeline.opening import open_audit
+from ckptaudit.pipeline.opening import OpenedAudit, open_audit
 from ckptaudit.pipeline.planning import baseline_of, choose_checks, plan
+from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.records import AuditResult
 
 
@@ -77,14 +82,50 @@ def _paths(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 def audited(options: AuditOptions, config: str | Path | Config | None = None) -> AuditResult:
     """The whole trip for these options. Raises CkptAuditError."""
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
+    prepared = prepare(options, config)
+    return conclude(prepared, execute(prepared.plan))
+
+
+@dataclass(frozen=True)
+class PreparedAudit:
+    """An audit of which nothing has been measured yet. `profile` is empty where check files were named."""
+
+    opened: OpenedAudit
+    plan: AuditPlan
+    baseline: Baseline | None
+    profile: str = ""
+
+
+def prepare(options: AuditOptions, config: Config, checks: Sequence[Path] = ()) -> PreparedAudit:
+    """Open, choose the checks, those of the profile unless files are named, and plan. Raises CkptAuditError."""
     opened = open_audit(options, config.facts)
     chosen = choose_checks(opened, config)
+    files = tuple(map(load_checks, checks)) or chosen.files
     baseline = baseline_of(opened)
-    planned = plan(opened, chosen.files, config, baseline, known=chosen.known)
-    measurements = execute(planned)
-    excerpts = Excerpts()
+    planned = plan(opened, files, config, baseline, known=chosen.known)
+    return PreparedAudit(opened, planned, baseline, "" if checks else chosen.profile)
+
+
+def conclude(
+    prepared: PreparedAudit,
+    measurements: MeasurementStore,
+    *,
+    spelling: Spelling = python_spelling,
+    with_spectra: bool = False,
+) -> AuditResult:
+    """Judge and assemble; `with_spectra` decomposes the worst matrices in full, for the page."""
+    opened, planned, excerpts = prepared.opened, prepared.plan, Excerpts()
     verdicts = [
-        structs.replace(excerpts.shown(respelled(verdict, python_spelling), planned, measurements), test=given.test)
+        structs.replace(excerpts.shown(respelled(verdict, spelling), planned, measurements), test=given.test)
         for given, verdict in zip(planned.verdicts, causes(opened, judge(planned, measurements)), strict=True)
     ]
-    return assemble(opened, planned, verdicts, measurements, profile=chosen.profile, baseline=baseline)
+    return assemble(
+        opened,
+        planned,
+        verdicts,
+        measurements,
+        profile=prepared.profile,
+        baseline=prepared.baseline,
+        spelling=spelling,
+        spectra=curves(opened, verdicts) if with_spectra else (),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ckptaudit.judging.config import Config, check_files
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.profiles import default_profile, profile_named
-from ckptaudit.judging.selection import parts, selected, subjects
+from ckptaudit.judging.selection import MODEL, selected, subjects
 from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
@@ -138,8 +138,10 @@ def _planned(
         check = effective.effective(written)
         for run in _judged(opened, check):
             limits = effective.limits(written, run.path, file.home(written))
-            incomparable = _incomparable(opened, check, run)
-            for subject in subjects(check, run.pair):
+            judged = subjects(check, run.pair)
+            incomparable = _incomparable(opened, check, run, judged)
+            group = next((g for g in opened.groups if g.over == check.over and run in g.runs), None)
+            for subject in list(judged) or [MODEL]:
                 yield PlannedVerdict(
                     check,
                     run,
@@ -148,7 +150,7 @@ def _planned(
                     waivers=effective.waivers(written, run.path),
                     released=baseline.released(check, subject) if baseline else None,
                     path=file.path,
-                    group=next((g for g in opened.groups if g.over == check.over and run in g.runs), None),
+                    group=group,
                     skip=_lacking(opened, check, run, subject),
                     cannot=incomparable or _rounded_away(check, run, subject),
                 )
@@ -212,11 +214,11 @@ def _refuse_itself(opened: OpenedAudit) -> None:
                 )
 
 
-def _incomparable(opened: OpenedAudit, check: Check, run: Run) -> str:
+def _incomparable(opened: OpenedAudit, check: Check, run: Run, judged: Mapping[str, bool]) -> str:
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
-    if check.counts_findings or check.scope == "rollouts" or check.optional or any(parts(check, run.pair).values()):
+    if check.counts_findings or check.scope == "rollouts" or check.optional or any(judged.values()):
         return ""
     return "the check's roles select nothing here"
 

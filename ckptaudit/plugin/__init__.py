@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptaudit.cli.gate_options import add_options
+from ckptaudit.cli.gate_spelling import option
 from ckptaudit.cli.pytest_words import is_audit
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.foreign_files.toml import glance
 from ckptaudit.plugin.fixtures import audited_run, layer, measure, model_pair, parametrize_layers
-from ckptaudit.plugin.options import add_options
 from ckptaudit.plugin.root import take_root_from_where_pytest_started
-from ckptaudit.plugin.spelling import option
 
 if TYPE_CHECKING:
     from ckptaudit.plugin.gate import Gate
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
         logging.getLogger("ckptaudit").addHandler(logging.StreamHandler())
         logging.getLogger("ckptaudit").setLevel(logging.DEBUG)
     try:
-        gate = _open_gate(config, base or "", tuned or [])
+        gate = _open_gate(config)
     except CkptAuditError as error:
         raise pytest.UsageError(error.spelled(option)) from None
     config.pluginmanager.register(gate, "ckptaudit-gate")
@@ -81,18 +81,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize_layers(metafunc, metafunc.config.pluginmanager.get_plugin("ckptaudit-gate"))
 
 
-def _open_gate(config: pytest.Config, base: str, tuned: list[str]) -> Gate:
+def _open_gate(config: pytest.Config) -> Gate:
     _share_the_machine()
     # Imported late: these pull in torch, and most pytest runs on a machine audit nothing.
     if "torch" in sys.modules:
         from ckptaudit.plugin.gate import Gate
     else:
-        from ckptaudit.plugin.loading import without_garbage_collection
+        from ckptaudit.cli.loading import without_garbage_collection
 
         with without_garbage_collection():
             from ckptaudit.plugin.gate import Gate
 
-    return Gate(config, base, tuned)
+    return Gate(config)
 
 
 def _share_the_machine() -> None:

@@ -16,6 +16,9 @@ import pytest
 from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
+from ckptaudit.cli.gate_outputs import Outputs
+from ckptaudit.cli.gate_request import audit_options, resolved
+from ckptaudit.cli.gate_spelling import option
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.judge import respelled, verdict_of
@@ -30,11 +33,9 @@ from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
-from ckptaudit.plugin.outputs import Outputs
 from ckptaudit.plugin.progress import progress_of
-from ckptaudit.plugin.request import audit_options, named_check_files, names_files, node_id, resolved
+from ckptaudit.plugin.request import named_check_files, names_files, node_id
 from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
-from ckptaudit.plugin.spelling import option
 from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
@@ -51,16 +52,23 @@ CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 class Gate:
     """Raises CkptAuditError while being built if the request cannot be judged."""
 
-    def __init__(self, config: pytest.Config, base: str, tuned: list[str]) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.outputs = Outputs(config)
+        self.outputs = Outputs(config.getoption)
         self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
         self.opened = open_audit(
-            audit_options(config, base, tuned, complete=reported and by_profile), self.settings.facts
+            audit_options(
+                config.getoption,
+                complete=reported and by_profile,
+                # What pytest calls an expected failure is a waived one here, and --runxfail wants none.
+                waivers=not config.getoption("runxfail", default=False),
+                command=("pytest", *map(str, config.invocation_params.args)),
+            ),
+            self.settings.facts,
         )
         refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
         refuse_settings_of_logs(config, self.settings, [log.path for log in self.opened.logs.values()])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckptaudit.checkpoints import Checkpoint
-from ckptaudit.errors import ConfigError, parameter, printable
+from ckptaudit.cli.gate_settings import refuse_beside_weights, refuse_within_logs
 from ckptaudit.judging.config import Config, find_config, load_config
 from ckptaudit.plugin.root import FOUND_AT_FIRST
 
@@ -29,30 +29,13 @@ def settings_of(config: pytest.Config) -> Config:
 def refuse_settings_of_checkpoints(
     config: pytest.Config, settings: Config, checkpoints: Sequence[Checkpoint]
 ) -> None:
-    """Raise ConfigError if settings come from a folder that an opened checkpoint lies in.
-
-    Whoever wrote the weights has no say in how they are judged. A configuration named on the command line is the
-    user's own, wherever it lies.
-    """
-    for path in _found(config, settings):
-        for checkpoint in checkpoints:
-            if path.resolve().parent in _folders(checkpoint) or _is_inside(path, checkpoint):
-                raise ConfigError(
-                    f"{printable(path)}: lies beside the weights of {printable(checkpoint.path)}, and a checkpoint "
-                    "may not say how it is judged; start elsewhere, or name your own with "
-                    f"{parameter('config')} or -c."
-                )
+    """Raise ConfigError if settings that nobody named come from a folder that an opened checkpoint lies in."""
+    refuse_beside_weights(_found(config, settings), checkpoints)
 
 
 def refuse_settings_of_logs(config: pytest.Config, settings: Config, logs: Sequence[str]) -> None:
-    """Raise ConfigError if settings come from within a log of rollouts, for the same reason."""
-    for path in _found(config, settings):
-        for log in map(Path, logs):
-            if log.is_dir() and path.resolve().is_relative_to(log.resolve()):
-                raise ConfigError(
-                    f"{printable(path)}: lies within the log {printable(log)}, and a log may not say how it is "
-                    f"judged; start elsewhere, or name your own with {parameter('config')} or -c."
-                )
+    """Raise ConfigError if settings that nobody named come from within a log of rollouts."""
+    refuse_within_logs(_found(config, settings), logs)
 
 
 def _found(config: pytest.Config, settings: Config) -> list[Path]:
@@ -62,12 +45,3 @@ def _found(config: pytest.Config, settings: Config) -> list[Path]:
     if not config.getoption("inifilename", None):
         found += [config.inipath, config.stash.get(FOUND_AT_FIRST, None)]
     return [path for path in found if path is not None]
-
-
-def _folders(checkpoint: Checkpoint) -> set[Path]:
-    return {handle.file.resolve().parent for handle in checkpoint.tensors.values()}
-
-
-def _is_inside(path: Path, checkpoint: Checkpoint) -> bool:
-    folder = Path(checkpoint.path)
-    return folder.is_dir() and path.resolve().is_relative_to(folder.resolve())

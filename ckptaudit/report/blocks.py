@@ -200,11 +200,16 @@ def _rows(block: Block, names: dict[str, str], width: int) -> list[tuple[str, ..
     first = block.verdicts[0]
     if len(block.verdicts) == 1 and first.findings:
         return [("", "", "", "", *_finding(finding)) for finding in first.findings]
-    if len(block.verdicts) == 1 and len(first.ranking) > 1:
+    if len(block.verdicts) == 1 and len(first.ranking) > 1 and not names and _is_one_of_many(block):
         told = [r for r in first.ranking if not (is_count(first.metric) and r.value == 0)]
         return [_ranked_row(first, r, width, at_top=r is told[0]) for r in told]
     limits = {v.effective_limit for v in block.verdicts} | ({block.check.limit} if block.check else set())
     return [_row(v, names, width, limit=len(limits) > 1) for v in block.verdicts]
+
+
+def _is_one_of_many(block: Block) -> bool:
+    """Whether the value is that of one weight, or a count of them: then those behind it are worth a row."""
+    return block.check is None or block.check.judge_by in ("worst", "sum")
 
 
 def _finding(finding: Finding) -> tuple[str, str]:

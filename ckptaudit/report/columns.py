@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ckptaudit.report.appearance import shortened
 
 GAP = 2
-LEAST = 12
+LEAST = 8
 """The narrowest last column worth having."""
 
 LEAST_FOR_SENTENCE = 40

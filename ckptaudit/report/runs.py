@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.report.appearance import beyond
+from ckptaudit.report.appearance import beyond, margin_of
 from ckptaudit.report.columns import Column, aligned
 from ckptaudit.results.gate import answer, gravest, gravity
 from ckptaudit.results.records import AuditResult
@@ -71,8 +71,13 @@ def first_closed(result: AuditResult) -> str:
     return f"{closed[0].label}{more}"
 
 
+def first_shown(result: AuditResult) -> str:
+    """The path of the run to be looked at first: the gravest."""
+    return min(run_rows(result), key=_gravity).path
+
+
 def _row(path: str, label: str, verdicts: Sequence[Verdict]) -> RunRow:
-    judged = [v for v in verdicts if v.outcome != "skipped"]
+    judged = [v for v in verdicts if v.outcome != "skipped" and (v.closes or _has_room(v))]
     return RunRow(
         path=path,
         label=label,
@@ -81,6 +86,11 @@ def _row(path: str, label: str, verdicts: Sequence[Verdict]) -> RunRow:
         checks=len({v.check for v in verdicts}),
         worst=gravest(judged) if judged else None,
     )
+
+
+def _has_room(verdict: Verdict) -> bool:
+    """Whether it tells how near to its limit a run is: notes do not, nor do counts of what was not found."""
+    return verdict.severity != "info" and bool(margin_of(verdict))
 
 
 def _gravity(row: RunRow) -> tuple[object, ...]:

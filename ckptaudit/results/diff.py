@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import median
 from typing import Literal
 
 import msgspec
 
+from ckptaudit.judging.rollouts import RUN
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
 from ckptaudit.results.records import AuditResult
@@ -84,9 +86,9 @@ def compare(
 
 def _matched(a: AuditResult, b: AuditResult) -> dict[str, str]:
     """Runs of `a` with those of `b` they are held against."""
-    same = {run: run for run in a.tuned if run in b.tuned}
-    if not same and len(a.tuned) == len(b.tuned):
-        return dict(zip(a.tuned, b.tuned, strict=True))
+    same = {run: run for run in a.runs if run in b.runs}
+    if not same and len(a.runs) == len(b.runs):
+        return dict(zip(a.runs, b.runs, strict=True))
     return same
 
 
@@ -96,12 +98,14 @@ def _remarks(a: AuditResult, b: AuditResult, runs: Mapping[str, str]) -> Iterato
     if all(bases) and bases[0] != bases[1]:
         both = f"{a.base}: {bases[0]}, {b.base}: {bases[1]}"
         yield f"the bases differ ({both}): the numbers are about different updates"
-    elif not all(bases):
+    elif a.has_pair != b.has_pair:
+        yield f"only the {'first' if a.has_pair else 'second'} is about weights: of the other only rollouts compare"
+    elif a.has_pair and not all(bases):
         yield "one of the files does not tell its base's fingerprint: whether the bases are one is not known"
     if not runs:
-        yield f"no run of {', '.join(a.tuned)} is among {', '.join(b.tuned)}: nothing is compared"
+        yield f"no run of {', '.join(a.runs)} is among {', '.join(b.runs)}: nothing is compared"
     for side, result in (("first", a), ("second", b)):
-        alone = [r for r in result.tuned if r not in (runs if result is a else runs.values())]
+        alone = [r for r in result.runs if r not in (runs if result is a else runs.values())]
         if runs and alone:
             yield f"only in the {side}: {', '.join(alone)}"
     profiles = [r.about.profile if r.about else "" for r in (a, b)]
@@ -143,8 +147,8 @@ def _turn(was: str, now: str) -> Turn:
 
 
 def _moved(a: AuditResult, b: AuditResult, runs: Mapping[str, str], factor: float) -> Iterator[Moved]:
-    before = {(runs[m.tuned], m.tensor, m.metric): m.value for m in _exact(a.measurements) if m.tuned in runs}
-    for m in _exact(b.measurements):
+    before = {(runs[m.tuned], m.tensor, m.metric): m.value for m in _exact(_numbers(a)) if m.tuned in runs}
+    for m in _exact(_numbers(b)):
         was = before.get((m.tuned, m.tensor, m.metric))
         if was is None or m.value is None or was == m.value:
             continue
@@ -153,7 +157,19 @@ def _moved(a: AuditResult, b: AuditResult, runs: Mapping[str, str], factor: floa
             yield Moved(metric=m.metric, tensor=m.tensor, run=m.tuned, was=was, now=m.value, factor=grown)
 
 
-def _exact(rows: Sequence[Measurement]) -> Iterator[Measurement]:
+def _numbers(result: AuditResult) -> Iterator[Measurement]:
+    """Of weights every number, of rollouts those of the run and each metric's median over the steps."""
+    yield from result.measurements
+    for log in result.rollouts:
+        for own in log.over_run:
+            yield Measurement(RUN, None, "", (), own.metric, own.value, "exact", tuned=log.tuned)
+        for curve in log.curves:
+            known = [value for value in curve.values if value is not None]
+            middle = median(known) if known else None
+            yield Measurement("median of steps", None, "", (), curve.metric, middle, "exact", tuned=log.tuned)
+
+
+def _exact(rows: Iterable[Measurement]) -> Iterator[Measurement]:
     return (m for m in rows if m.kind == "exact" and m.value is not None)
 
 

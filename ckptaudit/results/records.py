@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -250,7 +251,7 @@ def checkpoint_record(
 
     Raises CheckpointError if a file is gone, and for a digest of what is no one file or folder.
     """
-    files = _file_digests(checkpoint) if digest else ()
+    files = _file_digests(side, checkpoint) if digest else ()
     return CheckpointRecord(
         side=side,
         path=checkpoint.path,
@@ -264,8 +265,16 @@ def checkpoint_record(
     )
 
 
-def _file_digests(checkpoint: Checkpoint) -> tuple[FileDigest, ...]:
+def _file_digests(side: Literal["base", "tuned"], checkpoint: Checkpoint) -> tuple[FileDigest, ...]:
+    """Those of a local checkpoint; none of a base in a store, whose name and ETag the fingerprint has."""
     try:
-        return file_digests(locate(checkpoint.path))
+        place = locate(checkpoint.path)
+        if isinstance(place, Path):
+            return file_digests(place)
     except CheckpointError as error:
         raise CheckpointError(f"{parameter('digest')} {printable(checkpoint.path)}: {error.sentence}") from error
+    if side == "base":
+        return ()
+    raise CheckpointError(
+        f"{parameter('digest')} {printable(checkpoint.path)}: a digest is taken of local files; download it first."
+    )

@@ -15,7 +15,7 @@ from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.prefetch import read_ahead
 from ckptaudit.rollouts.quantities import StepState, families, metrics
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
-from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
+from ckptaudit.rollouts.readings import NONE_HERE, Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
 
 WORKERS = 2
@@ -88,6 +88,8 @@ def measure(
         checkpoint_steps=checkpoint_steps,
         wanted=able,
         kept=_steps_behind(able) | {name for name in needed if "run" in metrics()[name].per},
+        pooled=frozenset(name for name in needed if metrics()[name].pooled),
+        in_detail=frozenset(name for name in needed if metrics()[name].in_detail),
     )
     yield from (unjudged(metrics()[name], "run", reason) for name, reason in lacking.items())
     for step, reading in _steps(table, facts, needed, run):
@@ -98,9 +100,15 @@ def measure(
         run.take(step, reading)
         if reading.metric in able:
             yield reading
+    given: set[str] = set()
     for family in families():
         if hasattr(family, "run_readings") and any(metric.name in able for metric in family.METRICS):
-            yield from family.run_readings(run)
+            for reading in family.run_readings(run):
+                given.add(reading.metric)
+                yield reading
+    for metric in (metrics()[name] for name in sorted(able - given - run.seen)):
+        if metric.of_what:
+            yield unjudged(metric, "run", f"{NONE_HERE}{metric.of_what}")
 
 
 def not_measurable(

@@ -7,12 +7,18 @@ from typing import Literal
 
 import msgspec
 
-Scale = Literal["size", "share", "count", "difference", "angle"]
+Scale = Literal["size", "share", "count", "difference", "angle", "factor"]
 Per = Literal["step", "run"]
 
 MIN_TOKENS = 2_000
 MIN_SEQUENCES = 30
 """Below these, an estimate over tokens is not judged; the limits are ours."""
+
+
+NONE_HERE = "this run has no "
+"""How a remark begins where a run has nothing that a quantity could be of: no fault, and nothing to be judged."""
+
+NO_GROUPS = f"{NONE_HERE}group of several samples"
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +39,12 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     rests_on: tuple[str, ...] = ()
     deviations: float = 2.0
     declared: tuple[str, ...] = ()
+    of_what: str = ""
+    """What a run without any reading has none of, in words."""
+    pooled: bool = False
+    """Whether the run's value is made of the parts of all steps, pooled."""
+    in_detail: bool = False
+    """Whether readings of the run need those of the steps with their parts and names."""
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -6,13 +6,16 @@ import json
 import re
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckptaudit.artifact.known_names import BINARY, JSON_NAMES, TEXT_NAMES
 from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.checkpoints.paths import SETTINGS
 from ckptaudit.errors import CheckpointError
 
 
@@ -107,7 +110,14 @@ def test_downloads_ask_for_weights_and_settings_alone(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["gone", "/gone/model", "./gone/model", "a/b/c", "org/", "../org/x", "a b/c", "s3://org/x"]
+    "name", [*JSON_NAMES, *TEXT_NAMES, *BINARY, "qwen.tiktoken", "model.safetensors.index.json"]
+)
+def test_downloads_ask_for_every_file_that_the_artifact_checks_judge(name):
+    assert any(fnmatchcase(name, pattern) for pattern in SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "text", ["gone", "/gone/model", "./gone/model", "a/b/c", "org/", "../org/x", "a b/c", "s3:/org/x"]
 )
 def test_what_is_no_hub_id_never_asks_the_hub(text, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))

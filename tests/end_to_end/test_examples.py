@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,53 @@ def test_the_hook_lets_branches_pass_and_keeps_a_tag_behind_a_closed_gate(projec
     git("config", "ckptaudit.tuned", "base")
     assert git("push", "-q", "origin", "v1").returncode == 0
     assert (project / ".git" / "audit.json").is_file()
+
+
+def shared_out(project: Path, measure: Callable[[int], tuple[list[str], dict[str, str]]]) -> dict[str, Any]:
+    """The result of an audit whose two shards are measured by two processes at once, as an example says."""
+    plan = ["ckptaudit", "plan", "--base", "base", "--tuned", "runs/latest", "-o", "plan.json"]
+    assert run(plan, project).returncode == 0
+    processes = [
+        subprocess.Popen(command, cwd=project, env=os.environ | WHERE | more)
+        for command, more in map(measure, range(2))
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    parts = sorted(map(str, project.rglob("part-*.parquet")))
+    ended = run(["ckptaudit", "collect", "plan.json", *parts, "--audit-json", "audit.json"], project)
+    assert ended.returncode == 1, ended.stderr
+    return dict(json.loads((project / "audit.json").read_text())["summary"])
+
+
+def test_the_slurm_array_measures_one_shard_in_each_task(project: Path) -> None:
+    script = (EXAMPLES / "slurm-array.sh").read_text().replace("shards=8", "shards=2")
+    (project / "array.sh").write_text(script)
+
+    def task(index: int) -> tuple[list[str], dict[str, str]]:
+        return ["bash", "array.sh", "plan.json"], {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_CPUS_PER_TASK": "1"}
+
+    summary = shared_out(project, task)
+    assert summary["errors"] == 0
+    assert summary["failed"] > 0
+
+
+def test_the_slurm_array_has_as_many_tasks_as_shards() -> None:
+    script = (EXAMPLES / "slurm-array.sh").read_text()
+    assert "#SBATCH --array=0-7\n" in script
+    assert "\nshards=8 " in script
+
+
+def test_the_kubernetes_job_measures_one_shard_in_each_pod(project: Path) -> None:
+    job = loaded("kubernetes-job.yaml")["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert (job["completionMode"], job["completions"]) == ("Indexed", 8)
+    command, (script,) = container["command"], container["args"]
+    assert '"$JOB_COMPLETION_INDEX/8"' in script
+    script = script.replace("/8", "/2").replace("/audit/", f"{project}/")
+    fixed = {entry["name"]: "1" for entry in container["env"]}
+
+    def pod(index: int) -> tuple[list[str], dict[str, str]]:
+        return [*command, script], {"JOB_COMPLETION_INDEX": str(index), **fixed}
+
+    summary = shared_out(project, pod)
+    assert summary["errors"] == 0
+    assert summary["failed"] > 0

@@ -15,7 +15,8 @@ from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, MeasurementError
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.jobs import Computing, Job, Unit, batch_budget, pick_device
-from ckptaudit.measurement.scheduler import by_unit, measure
+from ckptaudit.measurement.rounds import by_unit
+from ckptaudit.measurement.scheduler import measure
 from ckptaudit.metrics import Measurement, PairBatch, matrix_metrics
 from ckptaudit.pairing import AlignedTensor, pair_checkpoints
 

@@ -17,7 +17,7 @@ from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Guard
 from ckptaudit.judging.config import Config
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.plan import AuditPlan, PlannedVerdict, sufficient_bounds
+from ckptaudit.judging.plan import CLEARANCE, AuditPlan, PlannedVerdict, sufficient_bounds
 from ckptaudit.judging.profiles import bundled_checks
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline import assemble, execute, open_audit, plan
@@ -148,7 +148,7 @@ def drift_with(planned: AuditPlan, **changed: object) -> PlannedVerdict:
 def test_the_strictest_check_says_how_good_a_bound_must_be(planned: AuditPlan) -> None:
     strict, lenient = (drift_with(planned, at_most=limit) for limit in (1e-4, 1e-2))
     limits = sufficient_bounds([lenient, strict])
-    assert limits["normalized_spectral_shift"] == 1e-4
+    assert limits["normalized_spectral_shift"] == 1e-4 / CLEARANCE
     assert limits["principal_rotation_left"] == math.inf
     assert limits["update_hill_alpha"] == -math.inf
     assert "relative_update_norm" not in limits

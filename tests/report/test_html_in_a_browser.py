@@ -6,6 +6,7 @@ import base64
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
@@ -159,7 +160,7 @@ def test_only_the_layers_that_do_not_hold_can_be_shown(page: Chrome) -> None:
 
 def test_another_run_is_chosen_with_all_that_belongs_to_it(page: Chrome) -> None:
     Select(one(page, "#run")).select_by_index(1)
-    assert "verdicts hold" in one(page, ".run:not([hidden]) .sentence").text
+    assert "results passed" in one(page, ".run:not([hidden]) .sentence").text
     assert many(page, "#grid td.beyond") == []
 
 
@@ -218,3 +219,37 @@ def test_a_picture_is_kept(page: Chrome) -> None:
     picture = ARTEFACTS / "report.png"
     assert page.save_screenshot(str(picture))
     assert picture.stat().st_size > 20_000
+
+
+def test_a_bound_is_drawn_as_a_range_and_not_as_a_number(
+    browser: Chrome, small_result: AuditResult, tmp_path: Path
+) -> None:
+    def points(kind: str) -> int:
+        rows = tuple(
+            msgspec.structs.replace(m, kind=kind) if m.metric == "normalized_spectral_shift" else m
+            for m in small_result.measurements
+        )
+        write_html(msgspec.structs.replace(small_result, measurements=rows), tmp_path / f"{kind}.html")
+        browser.get((tmp_path / f"{kind}.html").as_uri())
+        series = browser.execute_script("return drawn.get('published-chart').getOption().series.map((s) => s.type)")
+        return sum(kind == "scatter" for kind in series)
+
+    assert points("exact") - points("upper_bound") == 1
+
+
+def test_on_a_phone_every_number_of_a_check_is_in_sight(
+    browser: Chrome, small_result: AuditResult, tmp_path: Path
+) -> None:
+    write_html(small_result, tmp_path / "phone.html")
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get((tmp_path / "phone.html").as_uri())
+        right = browser.execute_script(
+            "return Math.max(...[...document.querySelectorAll('.run:not([hidden]) .checks td')]"
+            ".map((cell) => cell.getBoundingClientRect().right))"
+        )
+        assert right <= 390
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

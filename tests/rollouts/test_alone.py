@@ -75,7 +75,7 @@ def test_several_logs_are_a_run_each(pytester: pytest.Pytester) -> None:
     names = ("healthy", "mixed-groups")
     result = pytester.runpytest(*(f"--audit-rollouts={RUNS / name}" for name in names), "-k", "one-prompt")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*FAILED rollouts.toml::groups-of-one-prompt[[]mixed-groups:rollouts]*"])
+    result.stdout.fnmatch_lines(["gate CLOSED for mixed-groups, worst: groups-of-one-prompt at rollouts*"])
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
         tensors=dict(sorted(tensors.items())),
         config={**base.config, **tuned.config},
         merged_from=(base, tuned),
+        place=tuned.place,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import sqrt
-from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -14,6 +13,7 @@ from ckptaudit.checkpoints.adapters.patterns import Patterns, UnreadPatternError
 from ckptaudit.checkpoints.json_files import clipped, read_settings
 from ckptaudit.checkpoints.tensors import Adapter, Factors, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files.places import Place
 
 CONFIG = "adapter_config.json"
 MERGE_FIRST = "merge it with peft's merge_and_unload and audit the result"
@@ -45,7 +45,7 @@ class _Config(msgspec.Struct):
     base_model_name_or_path: str | None = None
 
 
-def open_adapter(folder: Path, tensors: dict[str, TensorHandle]) -> Adapter:
+def open_adapter(folder: Place, tensors: dict[str, TensorHandle]) -> Adapter:
     """The adapter that a folder's configuration and tensors describe. Raises CheckpointError."""
     path = folder / CONFIG
     config = _checked_config(path)
@@ -66,7 +66,7 @@ def open_adapter(folder: Path, tensors: dict[str, TensorHandle]) -> Adapter:
     )
 
 
-def _checked_config(path: Path) -> _Config:
+def _checked_config(path: Place) -> _Config:
     raw = read_settings(path)
     kind = raw.get("peft_type")
     odd = [name for name in _VARIANTS if raw.get(name)]
@@ -98,7 +98,7 @@ def _base_name(name: str) -> str:
 
 
 def _sort(
-    path: Path,
+    path: Place,
     name: str,
     handle: TensorHandle,
     parts: dict[str, dict[str, TensorHandle]],
@@ -149,13 +149,13 @@ def _fit(down: TensorHandle, up: TensorHandle, *, embedding: bool) -> bool:
 class _Scales:
     """What the configuration says of ranks and scales, its patterns compiled."""
 
-    path: Path
+    path: Place
     config: _Config
     ranks: Patterns
     alphas: Patterns
 
     @classmethod
-    def of(cls, path: Path, config: _Config) -> _Scales:
+    def of(cls, path: Place, config: _Config) -> _Scales:
         try:
             ranks, alphas = compiled(config.rank_pattern or {}), compiled(config.alpha_pattern or {})
         except UnreadPatternError as error:

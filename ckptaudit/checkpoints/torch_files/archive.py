@@ -10,7 +10,6 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from ckptaudit.checkpoints.json_files import clipped, file_size, reason
@@ -20,13 +19,14 @@ from ckptaudit.checkpoints.torch_files.records import ALLOWED, Archive, damaged,
 from ckptaudit.checkpoints.torch_files.unpickle import Call, External, pickle_of, read_pickle
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import open_regular, stamp_of
+from ckptaudit.foreign_files.places import Place
 
 MAX_DIRECTORY = 32 * 2**20  # some 500,000 storages
 _ZIP_MAGIC = b"PK\3\4"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def open_archive(path: Path, start: int = 0, length: int | None = None) -> Archive:
+def open_archive(path: Place, start: int = 0, length: int | None = None) -> Archive:
     """Read the pickle of what `torch.save` wrote to a file, or to a byte range of it."""
     end = file_size(path) if length is None else start + length
     try:
@@ -78,7 +78,7 @@ class _Section(io.RawIOBase):
         return count
 
 
-def _zip_archive(path: Path, file: IO[bytes], start: int) -> Archive:
+def _zip_archive(path: Place, file: IO[bytes], start: int) -> Archive:
     _refuse_huge_directory(path, file)
     with zipfile.ZipFile(file) as archive:
         entries = _entries(path, archive)
@@ -102,14 +102,14 @@ def _zip_archive(path: Path, file: IO[bytes], start: int) -> Archive:
     return Archive(path, contents, storage, stamp_of(path))
 
 
-def _refuse_huge_directory(path: Path, file: IO[bytes]) -> None:
+def _refuse_huge_directory(path: Place, file: IO[bytes]) -> None:
     # zipfile reads the directory in one piece, of whatever size the end record claims.
     record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if record is None or record[5] > MAX_DIRECTORY:
         raise damaged(path, "its zip directory is unreadable or larger than is read")
 
 
-def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _entries(path: Place, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
         raise damaged(path, "it holds two records of the same name")
@@ -119,14 +119,14 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return entries
 
 
-def _prefix(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
+def _prefix(path: Place, entries: dict[str, zipfile.ZipInfo]) -> str:
     roots = [name.removesuffix("data.pkl") for name in entries if name.rpartition("/")[2] == "data.pkl"]
     if len(roots) != 1:
         raise CheckpointError(f"{printable(path)}: a zip file, but none that torch.save wrote; pass the weights.")
     return roots[0]
 
 
-def _record(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
+def _record(path: Place, file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
     start = _data_start(path, file, entry)
     if entry.file_size > min(MAX_PICKLE, file.seek(0, io.SEEK_END) - start):
         raise damaged(path, f"record {clipped(entry.filename)} ends beyond the file, or is larger than is read")
@@ -134,7 +134,7 @@ def _record(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> bytes:
     return file.read(entry.file_size)
 
 
-def _data_start(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
+def _data_start(path: Place, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     file.seek(entry.header_offset)
     header = file.read(30)
     if header[:4] != _ZIP_MAGIC:
@@ -143,7 +143,7 @@ def _data_start(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     return int(entry.header_offset + 30 + name_length + extra_length)
 
 
-def _legacy(path: Path, file: IO[bytes], start: int, end: int) -> Archive:
+def _legacy(path: Place, file: IO[bytes], start: int, end: int) -> Archive:
     file.seek(0)
     if read_pickle(file, path, ()) != _LEGACY_MAGIC:
         raise CheckpointError(f"{printable(path)}: not a file that torch.save wrote; pass the file of the weights.")
@@ -156,7 +156,7 @@ def _legacy(path: Path, file: IO[bytes], start: int, end: int) -> Archive:
 
 
 def _legacy_storages(
-    path: Path, file: IO[bytes], keys: Any, widths: dict[str, int], start: int, end: int
+    path: Place, file: IO[bytes], keys: Any, widths: dict[str, int], start: int, end: int
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise damaged(path, "its list of storages is missing")

@@ -20,6 +20,7 @@ from ckptaudit.checkpoints.torch_files.archive import open_archive
 from ckptaudit.checkpoints.torch_files.unpickle import Call, Symbol, read_pickle
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import open_regular, stamp_of
+from ckptaudit.foreign_files.places import Place, Stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +54,10 @@ class Chunk:
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
-    file: Path
+    file: Place
     start: int
     length: int
-    stamp: tuple[int, int]
+    stamp: Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Blocks:
         return stored
 
 
-def read_folder(folder: Path) -> dict[str, TensorHandle]:
+def read_folder(folder: Place) -> dict[str, TensorHandle]:
     """Handles of the model's tensors; optimizer state is left out. Raises CheckpointError."""
     path = folder / METADATA
     file_size(path)
@@ -115,11 +116,11 @@ def read_folder(folder: Path) -> dict[str, TensorHandle]:
 class _Catalog:
     """Where the chunks lie, by tensor and offsets; and the size of each file, asked for once."""
 
-    path: Path
+    path: Place
     places: dict[tuple[str, str], dict[str, Any]]
-    files: dict[str, tuple[Path, tuple[int, int]]] = field(default_factory=dict)
+    files: dict[str, tuple[Place, Stamp]] = field(default_factory=dict)
 
-    def file(self, name: str) -> tuple[Path, tuple[int, int]]:
+    def file(self, name: str) -> tuple[Place, Stamp]:
         if not isinstance(name, str):
             raise TypeError("a file's name is no text")
         if name not in self.files:
@@ -133,7 +134,7 @@ def _handle(name: str, blocks: Blocks) -> TensorHandle:
     return TensorHandle(name=name, shape=blocks.shape, dtype=blocks.dtype, file=file, load=blocks.load)
 
 
-def _by_name(path: Path, metadata: dict[str, Any]) -> dict[str, Blocks]:
+def _by_name(path: Place, metadata: dict[str, Any]) -> dict[str, Blocks]:
     catalog = _Catalog(
         path, {_place_key(path, index.state): info.state for index, info in metadata["storage_data"].items()}
     )
@@ -153,14 +154,14 @@ def _by_name(path: Path, metadata: dict[str, Any]) -> dict[str, Blocks]:
     return found
 
 
-def _refuse_shared_chunks(path: Path, tensors: dict[str, Any], places: int) -> None:
+def _refuse_shared_chunks(path: Place, tensors: dict[str, Any], places: int) -> None:
     # One list of chunks may stand under any number of names, and would be gone through for each of them.
     listed = (facts.state for facts in tensors.values() if facts.name.endswith(".TensorStorageMetadata"))
     if sum(len(state["chunks"]) for state in listed) > places:
         raise _damaged(path, "it lists more chunks of tensors than it has places for")
 
 
-def _place_key(path: Path, index: dict[str, Any]) -> tuple[str, str]:
+def _place_key(path: Place, index: dict[str, Any]) -> tuple[str, str]:
     name = index["fqn"]
     if not isinstance(name, str):
         raise TypeError("a tensor's name is no text")
@@ -220,7 +221,7 @@ def _chunk(catalog: _Catalog, key: str, facts: dict[str, Any], width: int) -> Ch
     return Chunk(offsets, sizes, file, start, length, seen)
 
 
-def _dtype(path: Path, key: str, properties: Call) -> str:
+def _dtype(path: Place, key: str, properties: Call) -> str:
     state = properties.state
     symbol = state[0] if isinstance(state, tuple) else state["dtype"]
     dtype = symbol.name.removeprefix("torch.") if isinstance(symbol, Symbol) else ""
@@ -229,7 +230,7 @@ def _dtype(path: Path, key: str, properties: Call) -> str:
     return dtype
 
 
-def _refuse_shared_bytes(path: Path, tensors: Any) -> None:
+def _refuse_shared_bytes(path: Place, tensors: Any) -> None:
     # A small file could otherwise claim any amount of memory by naming the same bytes again and again.
     ranges = sorted((str(c.file), c.start, c.length) for tensor in tensors for c in tensor.chunks)
     for (file, start, length), (other, after, _) in pairwise(ranges):
@@ -237,5 +238,5 @@ def _refuse_shared_bytes(path: Path, tensors: Any) -> None:
             raise _damaged(path, f"two chunks share bytes of {clipped(Path(file).name)}")
 
 
-def _damaged(path: Path, what: str) -> CheckpointError:
+def _damaged(path: Place, what: str) -> CheckpointError:
     return CheckpointError(f"{printable(path)}: {what}; save the checkpoint again.")

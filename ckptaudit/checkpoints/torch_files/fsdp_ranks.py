@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints.json_files import clipped
@@ -20,6 +19,7 @@ from ckptaudit.checkpoints.torch_files.records import ShardedTensor
 from ckptaudit.checkpoints.torch_files.unpickle import Call
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import is_regular
+from ckptaudit.foreign_files.places import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,12 +78,12 @@ class Parts:
         return torch.cat([shard.load() for shard in self.shards], dim=self.axis)
 
 
-def is_rank_folder(folder: Path) -> bool:
+def is_rank_folder(folder: Place) -> bool:
     """Whether any rank's file is here."""
     return any(RANK_FILE.fullmatch(file.name) for file in folder.glob("model_world_size_*_rank_*.pt"))
 
 
-def read_ranks(folder: Path) -> dict[str, TensorHandle]:
+def read_ranks(folder: Place) -> dict[str, TensorHandle]:
     """Handles of the merged tensors. Raises CheckpointError if a rank is missing or the ranks disagree."""
     ranks = [_rank(path) for path in _rank_paths(folder)]
     names = sorted(ranks[0])
@@ -96,7 +96,7 @@ def read_ranks(folder: Path) -> dict[str, TensorHandle]:
     return merged
 
 
-def _rank_paths(folder: Path) -> list[Path]:
+def _rank_paths(folder: Place) -> list[Place]:
     found = {}
     for path in folder.glob("model_world_size_*_rank_*.pt"):
         match = RANK_FILE.fullmatch(path.name)
@@ -118,7 +118,7 @@ def _rank_paths(folder: Path) -> list[Path]:
     return [found[worlds[0], rank] for rank in range(worlds[0])]
 
 
-def _rank(path: Path) -> dict[str, Shard]:
+def _rank(path: Place) -> dict[str, Shard]:
     archive = open_archive(path)
     if not isinstance(archive.contents, dict):
         raise CheckpointError(f"{printable(path)}: holds no state dict; pass the folder of the model's rank files.")
@@ -133,7 +133,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(first, second)
 
 
-def _merged(folder: Path, name: str, shards: list[Shard]) -> TensorHandle:
+def _merged(folder: Place, name: str, shards: list[Shard]) -> TensorHandle:
     parts = [shard for shard in shards if isinstance(shard, ShardedTensor)]
     if not parts:
         return _unsharded(folder, name, [shard for shard in shards if isinstance(shard, StoredTensor)])
@@ -152,7 +152,7 @@ def _merged(folder: Path, name: str, shards: list[Shard]) -> TensorHandle:
 
 
 def _unsharded(
-    folder: Path, name: str, copies: list[StoredTensor], shape: tuple[int, ...] | None = None
+    folder: Place, name: str, copies: list[StoredTensor], shape: tuple[int, ...] | None = None
 ) -> TensorHandle:
     first = copies[0]
     wanted = first.shape if shape is None else shape
@@ -196,7 +196,7 @@ def _ordered(name: str, parts: list[ShardedTensor]) -> tuple[int | None, list[Re
     return axis, [Replicas(name, tuple(pieces[i])) for i in sorted(pieces)]
 
 
-def _check_cover(folder: Path, name: str, shape: tuple[int, ...], axis: int, shards: list[Replicas]) -> None:
+def _check_cover(folder: Place, name: str, shape: tuple[int, ...], axis: int, shards: list[Replicas]) -> None:
     total = sum(shard.shape[axis] if axis < len(shard.shape) else -1 for shard in shards)
     others = all(_without(copy.shape, axis) == _without(shape, axis) for s in shards for copy in s.copies)
     same = all(copy.shape == shard.shape for shard in shards for copy in shard.copies)
@@ -220,14 +220,14 @@ def _kind(placement: Call) -> str:
     return placement.name.rpartition(".")[2]
 
 
-def _disagree(folder: Path, name: str) -> CheckpointError:
+def _disagree(folder: Place, name: str) -> CheckpointError:
     return CheckpointError(
         f"{printable(folder)}: the ranks' shards of {clipped(name)} do not make up the whole tensor; "
         "save the checkpoint again, or merge it with the trainer's own script."
     )
 
 
-def replicas(folder: Path) -> dict[str, tuple[StoredTensor, ...]]:
+def replicas(folder: Place) -> dict[str, tuple[StoredTensor, ...]]:
     """Tensors that each rank stores complete, one copy per rank in the ranks' order; they should be equal.
 
     Raises CheckpointError as `read_ranks` does.

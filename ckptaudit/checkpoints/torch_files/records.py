@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from ckptaudit.checkpoints.json_files import clipped, file_size
@@ -23,6 +22,7 @@ from ckptaudit.checkpoints.storage import (
 )
 from ckptaudit.checkpoints.torch_files.unpickle import Call, External, Symbol
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files.places import Place, Stamp
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -98,10 +98,10 @@ class ShardedTensor:
 class Archive:
     """The saved object as plain values and `Call`s, and the way from such a `Call` to a tensor."""
 
-    file: Path
+    file: Place
     contents: Any
     storages: Callable[[str], tuple[int, int]]  # key -> first byte, number of bytes
-    stamp: tuple[int, int]
+    stamp: Stamp
 
     def tensors(self, state: Mapping[Any, object]) -> dict[str, StoredTensor | ShardedTensor]:
         """The tensors of a state dict by name. Raises CheckpointError if they claim far more than it holds."""
@@ -214,6 +214,6 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def damaged(path: Path, what: str) -> CheckpointError:
+def damaged(path: Place, what: str) -> CheckpointError:
     """The error for a file that contradicts itself."""
     return CheckpointError(f"{printable(path)}: {what}; the file is damaged, so save or download it again.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ckptaudit.checkpoints.json_files import clipped
@@ -11,11 +10,12 @@ from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.checkpoints.torch_files.archive import open_archive
 from ckptaudit.checkpoints.torch_files.records import Archive
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files.places import Place
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
-def read_file(path: Path) -> dict[str, TensorHandle]:
+def read_file(path: Place) -> dict[str, TensorHandle]:
     """Handles of one file: a state dict, or a training state that holds one under a usual key."""
     archive = open_archive(path)
     weights = _weights(archive, archive.contents)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.torch_files.opcodes import MalformedError, Source, steps
 from ckptaudit.errors import CheckpointError, printable
+from ckptaudit.foreign_files.places import Place
 
 MAX_KEY_PARTS = 16
 
@@ -45,7 +45,7 @@ class External:
     key: Any
 
 
-def read_pickle(stream: IO[bytes], path: Path, allowed: Collection[str]) -> Any:
+def read_pickle(stream: IO[bytes], path: Place, allowed: Collection[str]) -> Any:
     """The next pickle of the stream, as plain values, `Symbol`s, `Call`s and `External`s.
 
     `collections.OrderedDict` becomes a dict and `torch.Size` a tuple. Raises CheckpointError if a name
@@ -258,6 +258,6 @@ for _codes, _action in {
         _ACTIONS[_code] = _action
 
 
-def pickle_of(data: bytes, path: Path, allowed: Collection[str]) -> Any:
+def pickle_of(data: bytes, path: Place, allowed: Collection[str]) -> Any:
     """As `read_pickle`, of bytes in memory."""
     return read_pickle(io.BytesIO(data), path, allowed)

@@ -99,7 +99,7 @@ function drawGrid() {
   const head = table.createTHead().insertRow();
   head.append(element("th", "layer", { scope: "col" }));
   for (const role of columns) head.append(element("th", roles[role], { scope: "col", class: "n" }));
-  for (const check of checks) head.append(element("th", check, { scope: "col" }));
+  for (const check of checks) head.append(element("th", check, { scope: "col", class: "verdict" }));
   const body = table.createTBody();
   for (const i of rowsOf(grid, checks, columns)) {
     const row = body.insertRow();
@@ -134,7 +134,7 @@ function verdictCell(verdict) {
 function describe(grid) {
   const many = grid.cells.some((cell) => cell[COUNT] > 1);
   const which = many ? ` A cell shows the ${grid.largest ? "largest" : "smallest"} of its tensors.` : "";
-  document.getElementById("meaning").textContent = `${grid.meaning} Unit: ${grid.unit}.${which}`;
+  document.getElementById("meaning").textContent = `${grid.meaning} Unit: ${grid.unit === "1" ? "dimensionless" : grid.unit}.${which}`;
   const limits = grid.limits.map((l) => `${l.check}: limit ${l.sign === "<=" ? "≤" : "≥"} ${short(l.limit)}`);
   const signs = ["beyond", "excused", "blind", "unjudged"].filter((kind) => document.querySelector(`#grid td.${kind}`));
   const key = signs.map((kind) => `${SIGNS[kind]}${MEANINGS[kind]}`);

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
-from ckptaudit.report.appearance import WORDS, beyond, bound_mark, first_few, margin_of, number, word
+from ckptaudit.report.appearance import beyond, bound_mark, first_few, margin_of, number, word
 from ckptaudit.results.gate import GRAVITY, NOTHING_JUDGED, answer, gravest, gravity
 from ckptaudit.results.records import AuditResult, CheckRecord
 
 DRAWN = 10.0
-"""A bar of the strip is full at this many times over the limit, and gone at as many inside."""
+"""A bar is gone at this many times inside the limit, and full at as many beyond it, or at the farthest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class Bar:
     """One subject in the strip of a check; `height` is 0 to 1, half at the limit."""
 
     subject: str
-    outcome: Outcome
+    look: str
+    word: str
     height: float
 
 
@@ -43,6 +44,17 @@ class Line:
     def outcome(self) -> Outcome:
         """The gravest outcome."""
         return self.worst.outcome
+
+    @property
+    def look(self) -> str:
+        """The outcome as it is drawn: `noted` for a broken claim that does not close the gate."""
+        return _look(self.worst)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing was found where nothing may be, or nothing is there: worth a short row."""
+        nothing = all(v.outcome == "passed" and v.value == v.limit == 0 for v in self.verdicts)
+        return nothing or all(v.outcome == "skipped" for v in self.verdicts)
 
     @property
     def closes(self) -> bool:
@@ -89,13 +101,16 @@ class Line:
     @property
     def bars(self) -> tuple[Bar, ...]:
         """The strip, subject by subject in the order of the model."""
-        return tuple(Bar(printable(v.subject), v.outcome, _height(v)) for v in self.verdicts)
+        full = max((_times(v) for v in self.verdicts if math.isfinite(_times(v))), default=DRAWN)
+        return tuple(
+            Bar(printable(v.subject), _look(v), word(v), _height(v, max(full, DRAWN))) for v in self.verdicts
+        )
 
     @property
     def strip_text(self) -> str:
         """The strip in words."""
-        counts = Counter(v.outcome for v in self.verdicts)
-        said = ", ".join(f"{counts[o]} {WORDS[o]}" for o in GRAVITY if counts[o])
+        counts = Counter(map(word, sorted(self.verdicts, key=lambda v: GRAVITY.index(v.outcome))))
+        said = ", ".join(f"{count} {end}" for end, count in counts.items())
         broken = [printable(v.subject) for v in self.verdicts if v.outcome in ("failed", "error")]
         return f"{len(self.verdicts)} subjects: {said}" + (f"; {first_few(broken)}" if broken else "")
 
@@ -159,13 +174,22 @@ def _only_warns(verdict: Verdict) -> bool:
     return verdict.outcome == "failed" and verdict.severity == "warn"
 
 
-def _height(verdict: Verdict) -> float:
+def _look(verdict: Verdict) -> str:
+    return "noted" if verdict.outcome == "failed" and not verdict.closes else verdict.outcome
+
+
+def _times(verdict: Verdict) -> float:
+    return times_over(verdict.value or 0.0, verdict.effective_limit, verdict.sign)
+
+
+def _height(verdict: Verdict, full: float) -> float:
+    """From 0 to 1, half at the limit; logarithmic, and full for the farthest beyond it."""
     if verdict.value is None:
         return 0.5 if verdict.outcome == "error" else 0.0
-    over = times_over(verdict.value, verdict.effective_limit, verdict.sign)
+    over = _times(verdict)
     if over <= 0 or math.isinf(over):
         return 0.04 if over <= 0 else 1.0
-    return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(DRAWN)))
+    return min(1.0, max(0.04, 0.5 + 0.5 * math.log(over) / math.log(full if over > 1 else DRAWN)))
 
 
 def _check(count: int) -> str:

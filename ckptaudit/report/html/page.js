@@ -32,6 +32,7 @@ function drawCharts() {
     drawMatrix(chosen);
   }
   drawPublished();
+  drawSteps();
 }
 
 document.getElementById("metric").addEventListener("change", (event) => showMetric(event.target.value));
@@ -53,8 +54,15 @@ for (const button of document.querySelectorAll("button.show")) {
     document.querySelector("#grid td[tabindex='0']")?.focus({ preventScroll: true });
   });
 }
+for (const button of document.querySelectorAll("button.show-run")) {
+  button.addEventListener("click", () => {
+    document.getElementById("run").value = button.dataset.run;
+    showRun(Number(button.dataset.run));
+  });
+}
 dark.addEventListener("change", drawCharts);
 window.addEventListener("resize", () => { drawn.forEach((chart) => chart.resize()); drawPublished(); });
 window.addEventListener("beforeprint", () => { printing = true; drawCharts(); });
 window.addEventListener("afterprint", () => { printing = false; drawCharts(); });
-showRun(0);
+showRun(audit.first);
+if (document.getElementById("run")) document.getElementById("run").value = String(audit.first);

@@ -14,13 +14,15 @@ from markupsafe import Markup, escape
 
 from ckptaudit.atomic_write import write_text
 from ckptaudit.errors import printable
-from ckptaudit.report.appearance import SYMBOLS, WORDS, margin_of, number
+from ckptaudit.report.appearance import SYMBOLS, WORDS, beyond, margin_of, number
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import block
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
 from ckptaudit.report.html.rollouts import log_views
+from ckptaudit.report.runs import RunRow, first_shown, run_rows
+from ckptaudit.report.steps import step_curves
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
 
@@ -42,6 +44,7 @@ class RunView:
     lines: tuple[Line, ...]
     placed: tuple[Placed, ...]
     likeness: Likeness
+    row: RunRow
 
 
 def write_html(result: AuditResult, path: Path) -> None:
@@ -66,6 +69,8 @@ def render_html(result: AuditResult) -> str:
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
             counts=counts(result),
+            order=[result.runs.index(row.path) for row in run_rows(result)],
+            trajectories=[row for row in result.trajectories if step_curves(result, row)],
             coverage=list(coverage_lines(result)),
             logs=log_views(result),
             data=_embedded(_data(result, runs)),
@@ -80,7 +85,8 @@ def render_html(result: AuditResult) -> str:
 def _run_view(result: AuditResult, run: str) -> RunView:
     lines, rows = lines_of(result, run), placed(result, run)
     verdicts = [v for v in result.verdicts if v.tuned == run]
-    return RunView(printable(run), answer(verdicts).is_open, sentence(lines), lines, rows, likeness(rows))
+    row = next(row for row in run_rows(result) if row.path == run)
+    return RunView(printable(run), answer(verdicts).is_open, sentence(lines), lines, rows, likeness(rows), row)
 
 
 def _environment() -> Environment:
@@ -92,7 +98,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_seen,
     )
-    environment.filters |= {"printable": printable, "number": number, "margin": margin_of, "breakable": _breakable}
+    environment.filters |= {
+        "printable": printable,
+        "number": number,
+        "margin": margin_of,
+        "breakable": _breakable,
+        "beyond": beyond,
+    }
     environment.globals |= {"symbols": SYMBOLS, "words": WORDS}
     return environment
 
@@ -133,7 +145,25 @@ def _data(result: AuditResult, runs: tuple[RunView, ...]) -> dict[str, object]:
         for run, view in zip(result.runs, runs, strict=True)
     ]
     checks = {row.id: _check(row) for row in result.checks}
-    return {"runs": views, "names": names.listed(), "checks": checks, "symbols": SYMBOLS, "words": WORDS}
+    return {
+        "runs": views,
+        "names": names.listed(),
+        "checks": checks,
+        "symbols": SYMBOLS,
+        "words": WORDS,
+        "steps": _steps(result),
+        "first": _first(result),
+    }
+
+
+def _first(result: AuditResult) -> int:
+    """The run that is shown at first: the gravest for which the gate is closed."""
+    return result.runs.index(first_shown(result)) if result.runs else 0
+
+
+def _steps(result: AuditResult) -> list[dict[str, object]]:
+    found = [(row, step_curves(result, row)) for row in result.trajectories]
+    return [{"name": row.name, "counted": row.counted, "curves": curves} for row, curves in found if curves]
 
 
 def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object, ...]]]:

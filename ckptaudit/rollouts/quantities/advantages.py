@@ -11,8 +11,7 @@ from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIAT
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
 from ckptaudit.rollouts.moments import Furthest
-from ckptaudit.rollouts.readings import Metric, Part, Per, Reading, Scale, exact, step_subject, unjudged
-from ckptaudit.rollouts.run import RunSoFar
+from ckptaudit.rollouts.readings import NO_GROUPS, Metric, Part, Per, Reading, Scale, exact, step_subject, unjudged
 
 if TYPE_CHECKING:
     from ckptaudit.rollouts.batches import StepRows
@@ -22,9 +21,16 @@ NEEDS = ("group_id", "reward", "advantage")
 
 
 def _metric(
-    name: str, formula: str, source: str, scale: Scale = "difference", per: tuple[Per, ...] = ("step",)
+    name: str,
+    formula: str,
+    source: str,
+    scale: Scale = "difference",
+    per: tuple[Per, ...] = ("step",),
+    of_what: str = "",
 ) -> Metric:
-    return Metric(name=name, unit="1", formula=formula, source=source, scale=scale, per=per, needs=NEEDS)
+    return Metric(
+        name=name, unit="1", formula=formula, source=source, scale=scale, per=per, needs=NEEDS, of_what=of_what
+    )
 
 
 ERROR = _metric(
@@ -44,16 +50,19 @@ BOUND = _metric(
     "max abs(advantage) / ((n - 1) / sqrt n) over groups of n",
     "the largest z-score of n values with deviation over n - 1",
     "size",
+    of_what="advantage that its group's deviation scales, as the bound needs",
 )
 SUM = _metric(
     "advantage_group_sum",
     "max over groups of abs(sum of advantages) / (n max(1, max abs(advantage)))",
     "Group-relative REINFORCE (arXiv:2509.24203): centred advantages",
+    of_what="advantage that is centred on its group's mean",
 )
 REFERENCE = _metric(
     "reference_advantage_error",
     "advantage_error over the samples whose stop_reason is reference",
     "GRAO (arXiv:2508.07750): the reference answer is a member of the group",
+    of_what="sample whose stop_reason is reference",
 )
 METRICS = (ERROR, SIGNS, BOUND, SUM, REFERENCE)
 
@@ -151,7 +160,7 @@ def _bound(subject: str, table: GroupTable) -> Reading:
     sizes = table.members
     several = sizes > 1
     if not several.any():
-        return unjudged(BOUND, subject, "every group has one sample", len(sizes))
+        return unjudged(BOUND, subject, NO_GROUPS, len(sizes))
     share = np.abs(table.values["advantage"]) / np.maximum((sizes - 1) / np.sqrt(sizes), 0.5)
     share = np.where(several & np.isfinite(share), share, 0.0)
     worst = Furthest()
@@ -164,21 +173,10 @@ def _sum(subject: str, table: GroupTable, convention: str) -> Reading:
     _, largest = table.extremes(np.abs(advantages))
     filled = table.sizes > 1
     if not filled.any():
-        return unjudged(SUM, subject, "every group has one sample", len(advantages))
+        return unjudged(SUM, subject, NO_GROUPS, len(advantages))
     beyond = np.maximum(np.abs(table.sums(advantages)) - table.sums(rounding(table, convention)), 0.0)
     off = beyond / np.maximum(table.sizes * np.maximum(largest, 1.0), 1.0)
     off = np.where(filled, off, 0.0)
     worst = Furthest()
     worst.add(np.where(off > 1e-4, off, 0.0), np.asarray(table.names, dtype=object))
     return exact(SUM, subject, float(off.max()), int(filled.sum()), worst.names)
-
-
-def convention_that_fits(run: RunSoFar) -> tuple[str, float] | None:
-    """The convention with the smallest error at the worst step, where none was declared; None without readings."""
-    parts = [
-        reading.parts for _, reading in run.series.get(ERROR.name, ()) if len(reading.parts) == len(CONVENTIONS)
-    ]
-    if not parts:
-        return None
-    largest = [max(part.value for part in column) for column in zip(*parts, strict=True)]
-    return min(zip(CONVENTIONS, largest, strict=True), key=lambda pair: pair[1])

@@ -14,6 +14,7 @@ import numpy as np
 
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.moments import Array, ClusteredMean, Furthest, enough
+from ckptaudit.rollouts.pooling import PooledParts, score
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL, PAIR
 from ckptaudit.rollouts.readings import (
     MIN_SEQUENCES,
@@ -53,6 +54,7 @@ def _bias(name: str, formula: str, source: str = _IDENTITY) -> Metric:
         needs=PAIR,
         rests_on=(name,),
         deviations=4.0,
+        pooled=True,
     )
 
 
@@ -74,6 +76,7 @@ DRIFT = Metric(
     needs=PAIR,
     rests_on=("prefix_drift",),
     deviations=4.0,
+    pooled=True,
 )
 SURPRISAL = Metric(
     name="surprisal_gap",
@@ -85,6 +88,7 @@ SURPRISAL = Metric(
     needs=("logp_train", "entropy"),
     rests_on=("surprisal_gap",),
     deviations=4.0,
+    pooled=True,
 )
 METRICS = (RATIO, FIRST, POSITION, DRIFT, SURPRISAL)
 
@@ -175,24 +179,19 @@ def _part(mean: ClusteredMean) -> Part:
     return Part(mean.mean, mean.standard_error, int(mean.count))
 
 
-def _score(part: Part) -> float:
-    """How many standard errors a mean lies from 0."""
-    return abs(part.value) / part.standard_error if part.standard_error > 0 else 0.0
-
-
 def _furthest_part(
     metric: Metric, subject: str, parts: list[Part], lacking: str, worst: tuple[str, ...] = ()
 ) -> Reading:
     """The distance from 0 of the mean that is most standard errors away; not judged if something is lacking."""
     # A bin of few sequences has an error that is itself uncertain.
     place = max(
-        range(len(parts)), key=lambda place: _score(parts[place]) if parts[place].samples >= MIN_SEQUENCES else 0.0
+        range(len(parts)), key=lambda place: score(parts[place]) if parts[place].samples >= MIN_SEQUENCES else 0.0
     )
     part = parts[place]
     if lacking or not math.isfinite(part.standard_error):
         return unjudged(metric, subject, lacking or "too few samples for a standard error", part.samples, parts)
     side = "above" if part.value > 0 else "below"
-    remark = f"{_score(part):.0f} standard errors {side} the identity"
+    remark = f"{score(part):.0f} standard errors {side} the identity"
     if len(parts) == len(FIRST_POSITIONS):
         remark = f"at the tokens from place {FIRST_POSITIONS[place]} on, counted from 0, {remark}"
     return estimate(metric, subject, abs(part.value), part.standard_error, part.samples, worst, remark, parts)
@@ -210,27 +209,16 @@ def _drift(subject: str, slope: Part, k3: Part, lacking: str) -> Reading:
 def run_readings(run: RunSoFar) -> Iterator[Reading]:
     """Each identity over all steps together, weighted by their tokens."""
     for metric in (RATIO, FIRST, POSITION, SURPRISAL, DRIFT):
-        readings = [reading for _, reading in run.series.get(metric.name, ()) if reading.parts]
-        if metric.name in run.wanted and readings:
-            yield _pooled(metric, readings)
+        pool = run.pools.get(metric.name)
+        if metric.name in run.wanted and pool is not None:
+            yield _pooled(metric, pool)
 
 
-def _pooled(metric: Metric, readings: list[Reading]) -> Reading:
-    parts = [_pooled_part(place) for place in zip(*(reading.parts for reading in readings), strict=True)]
+def _pooled(metric: Metric, pool: PooledParts) -> Reading:
+    parts = pool.parts
     tokens = parts[0].samples if metric is DRIFT else sum(part.samples for part in parts)
     # The first token of each response is one a sequence; what counts there is the number of sequences.
     lacking = "" if tokens >= (MIN_SEQUENCES if metric is FIRST else MIN_TOKENS) else f"{tokens:,} tokens in all"
     if metric is DRIFT:
         return _drift("run", parts[0], parts[1], lacking)
-    worst = max(readings, key=lambda reading: max(map(_score, reading.parts))).subject
-    return _furthest_part(metric, "run", parts, lacking, (worst,))
-
-
-def _pooled_part(parts: tuple[Part, ...]) -> Part:
-    known = [part for part in parts if part.samples and math.isfinite(part.standard_error)]
-    samples = sum(part.samples for part in known)
-    if not samples:
-        return Part(math.nan, math.nan, 0)
-    mean = sum(part.value * part.samples for part in known) / samples
-    error = math.sqrt(sum((part.standard_error * part.samples) ** 2 for part in known)) / samples
-    return Part(mean, error, samples)
+    return _furthest_part(metric, "run", parts, lacking, (pool.worst,))

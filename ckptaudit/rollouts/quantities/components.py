@@ -22,6 +22,7 @@ MEANS = Metric(
     scale="count",
     per=("step",),
     needs=("rewards",),
+    in_detail=True,
 )
 DIVERGENCE = Metric(
     name="component_divergence",

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 
+from ckptaudit.errors import parameter
 from ckptaudit.rollouts.readings import Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
 
@@ -24,6 +25,7 @@ UNSUPPORTED = Metric(
     source="each checkpoint is to have rollouts that it was learnt from",
     scale="count",
     per=("run",),
+    of_what=f"checkpoints whose steps are known: give several of it as {parameter('tuned')}",
 )
 METRICS = (MISSING, UNSUPPORTED)
 

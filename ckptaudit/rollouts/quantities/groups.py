@@ -10,7 +10,17 @@ import numpy as np
 
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
-from ckptaudit.rollouts.readings import Metric, Per, Reading, Scale, estimate, exact, step_subject, unjudged
+from ckptaudit.rollouts.readings import (
+    NO_GROUPS,
+    Metric,
+    Per,
+    Reading,
+    Scale,
+    estimate,
+    exact,
+    step_subject,
+    unjudged,
+)
 from ckptaudit.rollouts.run import RunSoFar, tenths
 
 if TYPE_CHECKING:
@@ -134,7 +144,7 @@ def _zero_variance(subject: str, table: GroupTable) -> Reading:
     low, high = table.extremes(table.values["reward"])
     several = table.sizes > 1
     if not several.any():
-        return unjudged(ZERO_VARIANCE, subject, "every group has one sample", len(several))
+        return unjudged(ZERO_VARIANCE, subject, NO_GROUPS, len(several))
     return _share(ZERO_VARIANCE, subject, (low == high)[several].astype(float))
 
 
@@ -153,7 +163,7 @@ def _duplicates(subject: str, table: GroupTable) -> Reading:
     distinct = np.bincount(group[new], minlength=len(table.names))
     several = table.sizes > 1
     if not several.any():
-        return unjudged(DUPLICATES, subject, "every group has one sample", len(several))
+        return unjudged(DUPLICATES, subject, NO_GROUPS, len(several))
     return _share(DUPLICATES, subject, ((table.sizes - distinct) / np.maximum(table.sizes - 1, 1))[several])
 
 

@@ -20,6 +20,7 @@ from ckptaudit.rollouts.readings import (
     MIN_TOKENS,
     Metric,
     Reading,
+    Scale,
     estimate,
     exact,
     step_subject,
@@ -37,17 +38,17 @@ IDENTICAL = (
 )
 
 
-def _metric(name: str, formula: str, source: str, unit: str = "nat") -> Metric:
-    return Metric(name=name, unit=unit, formula=formula, source=source, scale="size", per=("step",), needs=PAIR)
+def _metric(name: str, formula: str, source: str, unit: str = "nat", scale: Scale = "size") -> Metric:
+    return Metric(name=name, unit=unit, formula=formula, source=source, scale=scale, per=("step",), needs=PAIR)
 
 
-def _median(name: str, of: str, unit: str = "nat") -> Metric:
+def _median(name: str, of: str, unit: str = "nat", scale: Scale = "size") -> Metric:
     return Metric(
         name=name,
         unit=unit,
         formula=f"median of {of} over steps",
         source="NeMo-RL release gates (median over steps)",
-        scale="size",
+        scale=scale,
         per=("run",),
         needs=PAIR,
         rests_on=(of,),
@@ -69,7 +70,7 @@ K3 = _metric(
     "Schulman, Approximating KL divergence (2020); NeMo-RL gen_kl_error",
 )
 ABSOLUTE = _metric("mismatch_abs", "mean(abs(l))", "slime train_rollout_logprob_abs_diff; TRL, SkyRL")
-MULTIPLICATIVE = _metric("mismatch_mult", "mean(exp(abs(l)))", "NeMo-RL token_mult_prob_error", "1")
+MULTIPLICATIVE = _metric("mismatch_mult", "mean(exp(abs(l)))", "NeMo-RL token_mult_prob_error", "1", "factor")
 PROBABILITY = _metric(
     "probability_difference", "mean(abs(pi_old - mu))", "verl training/rollout_probs_diff_mean", "1"
 )
@@ -83,8 +84,18 @@ CORRELATION = Metric(
     needs=PAIR,
 )
 K3_MEDIAN = _median("mismatch_k3_median", "mismatch_k3")
-MULT_MEDIAN = _median("mismatch_mult_median", "mismatch_mult", "1")
-METRICS = (K1, K3, ABSOLUTE, MULTIPLICATIVE, PROBABILITY, CORRELATION, K3_MEDIAN, MULT_MEDIAN)
+MULT_MEDIAN = _median("mismatch_mult_median", "mismatch_mult", "1", "factor")
+K3_MEAN = Metric(
+    name="mismatch_k3_mean",
+    unit="nat",
+    formula="mean of mismatch_k3 over steps",
+    source="NeMo-RL release gates: mean of gen_kl_error",
+    scale="size",
+    per=("run",),
+    needs=PAIR,
+    rests_on=(K3.name,),
+)
+METRICS = (K1, K3, ABSOLUTE, MULTIPLICATIVE, PROBABILITY, CORRELATION, K3_MEAN, K3_MEDIAN, MULT_MEDIAN)
 
 _VALUES = {
     K1.name: lambda tokens: -tokens.log_ratio,
@@ -173,10 +184,23 @@ class Correlation:
 
 
 def run_readings(run: RunSoFar) -> Iterator[Reading]:
-    """Medians over the steps that have a value."""
+    """Mean and medians over the steps that have a value."""
+    if K3_MEAN.name in run.wanted:
+        yield mean_over_steps(K3_MEAN, run)
     for metric in (K3_MEDIAN, MULT_MEDIAN):
         if metric.name in run.wanted:
             yield median_over_steps(metric, run)
+
+
+def mean_over_steps(metric: Metric, run: RunSoFar) -> Reading:
+    """The mean of the steps' values, its standard error that of a mean of independent steps."""
+    judged = run.judged(metric.rests_on[0])
+    if not judged:
+        return unjudged(metric, "run", _why_none(run, metric.rests_on[0]))
+    values = run.values(metric.rests_on[0])
+    error = math.sqrt(sum((reading.standard_error or 0.0) ** 2 for _, reading in judged)) / len(judged)
+    worst = max(judged, key=lambda pair: pair[1].value or 0.0)[1].subject
+    return estimate(metric, "run", math.fsum(values) / len(values), error, len(values), (worst,))
 
 
 def median_over_steps(metric: Metric, run: RunSoFar) -> Reading:
@@ -193,5 +217,5 @@ def median_over_steps(metric: Metric, run: RunSoFar) -> Reading:
 
 
 def _why_none(run: RunSoFar, metric: str) -> str:
-    remarks = [reading.remark for _, reading in run.series.get(metric, ())]
-    return f"no step has a value: {remarks[0]}" if remarks else "no step has a value"
+    why = run.why_none(metric)
+    return f"no step has a value: {why}" if why else "no step has a value"

@@ -51,9 +51,9 @@ METRICS = (GROWTH, SPIKE, ENTROPY)
 def run_readings(run: RunSoFar) -> Iterator[Reading]:
     """The wanted trends."""
     judged = run.judged(K3.name)
-    if GROWTH.name in run.wanted and run.series.get(K3.name):
+    if GROWTH.name in run.wanted and K3.name in run.seen:
         yield _growth(judged)
-    if SPIKE.name in run.wanted and run.series.get(K3.name):
+    if SPIKE.name in run.wanted and K3.name in run.seen:
         yield _spike(judged)
     if ENTROPY.name in run.wanted:
         yield _entropy(run)

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import pytest
-
+from ckptaudit.cli.gate_spelling import option
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
-from ckptaudit.plugin.spelling import option
 from ckptaudit.report.files import need
 from ckptaudit.results.records import AuditResult
 
@@ -53,8 +52,8 @@ KINDS = (
 class Outputs:
     """Raises CkptAuditError while being built if one of them could not be written in the end."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._asked = [(kind, _writable(given, kind)) for kind in KINDS if (given := config.getoption(kind.option))]
+    def __init__(self, option: Callable[[str], Any]) -> None:
+        self._asked = [(kind, _writable(given, kind)) for kind in KINDS if (given := option(kind.option))]
         self._missing: set[Path] = set()
         _refuse_one_name_for_two([path for _, path in self._asked])
         for kind, _ in self._asked:

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any, Protocol
 
+from ckptaudit.cli.gate_spelling import option
 from ckptaudit.judging.profiles import default_profile, profiles
 from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, FACTOR, SEVERAL
-from ckptaudit.plugin.spelling import option
 
 
-def add_options(parser: pytest.Parser) -> None:
+class OptionGroup(Protocol):
+    """Whatever takes options as a group of pytest's does."""
+
+    def addoption(self, *names: str, **words: Any) -> None:
+        """Declare an option."""
+
+
+class OptionParser(Protocol):
+    """Whatever makes groups of options as pytest's parser does."""
+
+    def getgroup(self, name: str, description: str, /) -> OptionGroup:
+        """A group of options."""
+
+
+def add_options(parser: OptionParser) -> None:
     """Declare all of them."""
     group = parser.getgroup("ckptaudit", "checkpoint audit")
-    for add in (_pair, _checks, _inputs, _computing, _reports):
+    add_request(group)
+    add_reports(group)
+
+
+def add_request(group: OptionGroup) -> None:
+    """What is judged, by what, and how it is measured."""
+    for add in (_pair, _checks, _inputs, _computing):
         add(group)
 
 
-def _pair(group: pytest.OptionGroup) -> None:
+def _pair(group: OptionGroup) -> None:
     group.addoption("--base", metavar="PATH", help="checkpoint that the run started from")
     group.addoption(
         "--tuned", metavar="PATH", action="append", help="checkpoint to judge, a pattern, or FOLDER@all; repeatable"
@@ -38,7 +58,7 @@ def _pair(group: pytest.OptionGroup) -> None:
     )
 
 
-def _checks(group: pytest.OptionGroup) -> None:
+def _checks(group: OptionGroup) -> None:
     group.addoption(
         "--audit-profile",
         metavar="NAME",
@@ -54,7 +74,7 @@ def _checks(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-strict", action="store_true", help="checks that only warn close the gate as well")
 
 
-def _inputs(group: pytest.OptionGroup) -> None:
+def _inputs(group: OptionGroup) -> None:
     for kind in AUXILIARY.values():
         said, action = f"{kind.help}; for the checks that need it", "store"
         if kind.layout == "log":
@@ -62,7 +82,7 @@ def _inputs(group: pytest.OptionGroup) -> None:
         group.addoption(option(kind.name), metavar=kind.metavar, help=said, action=action)
 
 
-def _computing(group: pytest.OptionGroup) -> None:
+def _computing(group: OptionGroup) -> None:
     group.addoption(
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
@@ -84,7 +104,8 @@ def _computing(group: pytest.OptionGroup) -> None:
     )
 
 
-def _reports(group: pytest.OptionGroup) -> None:
+def add_reports(group: OptionGroup) -> None:
+    """Files to write."""
     group.addoption(
         "--audit-digest",
         action="store_true",
@@ -94,5 +115,7 @@ def _reports(group: pytest.OptionGroup) -> None:
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")
     group.addoption(
-        "--audit-plot", metavar="FILE|DIR", help="draw each metric over the steps: one PNG, or one each in a folder"
+        "--audit-plot",
+        metavar="FILE|DIR",
+        help="draw each metric over the steps with its limits: one PNG or SVG, or one PNG each in a folder",
     )

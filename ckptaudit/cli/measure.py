@@ -1,0 +1,47 @@
+"""`ckptaudit measure`: one share of a planned audit, on whatever machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HELP = "measure one share of a plan and write it as a part file"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The plan, which share of how many, and where to write."""
+    parser.add_argument("plan", type=Path, help="a file that `ckptaudit plan` wrote")
+    parser.add_argument("--shard", required=True, metavar="I/N", help="share I of N, counted from 0")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help="part file to write, in Parquet"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and write. Raises CkptAuditError, also where a side has changed since the plan was made."""
+    from ckptaudit.errors import printable
+    from ckptaudit.measurement.shard_plan import read_plan
+    from ckptaudit.measurement.shards import parse_shard
+    from ckptaudit.pipeline.shard_plans import folder_of, open_planned
+    from ckptaudit.pipeline.shards import measure_shard
+
+    shard, plan, output = parse_shard(options.shard), read_plan(options.plan), options.output.absolute()
+    with folder_of(plan):
+        work = open_planned(plan)
+        with _progress() as watch:
+            rows = measure_shard(work, shard, output, watch)
+    print(f"{printable(options.output)}: shard {shard}, {len(work.share(shard)):,} tasks, {rows:,} measurements")
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
