@@ -3,9 +3,10 @@
     python -m benchmarks.rollouts [--steps 40] [--rounds 3]
 
 It makes up a log, measures all metrics, then k3, mean ratio and mean abs(log-ratio) by step alone, with ours,
-DuckDB and Polars in turn on two threads each, and prints tokens per second and the ratios within each round: of time
-that passed, and of processor time, which a busy machine changes less. The figures of the three are compared
-before anything is timed. Ours keeps to the loss mask and takes standard errors by sequence, which the others leave out.
+DuckDB and Polars in turn on two threads each, and prints tokens per second and the ratios within each round: of
+time that passed, and of processor time, which a busy machine changes less. The figures of the three are compared
+before anything is timed. Ours keeps to the loss mask and takes standard errors by sequence, which the others leave
+out.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def by_duckdb(path: Path) -> Aggregates:
             SELECT step, unnest(logp_train)::DOUBLE - unnest(logp_rollout)::DOUBLE AS l FROM read_parquet('{path}')
         ) GROUP BY step"""
     with duckdb.connect(config={"threads": THREADS}) as connection:
-        return {step: tuple(values) for step, *values in connection.execute(query).fetchall()}  # type: ignore[misc]
+        return {step: tuple(values) for step, *values in connection.execute(query).fetchall()}
 
 
 def by_polars(path: Path) -> Aggregates:
