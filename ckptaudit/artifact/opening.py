@@ -44,7 +44,7 @@ def _side(checkpoint: Checkpoint, *, is_tuned: bool) -> Side:
     listing = entries(where.documents)
     documents = _documents(where, listing)
     texts = _texts(where, listing)
-    is_adapter = checkpoint.format == "adapter"
+    is_adapter = checkpoint.is_update
     own = documents.get(CONFIG)
     config = own.value if own is not None and not own.problem else {}
     tensors = stored_facts(checkpoint, config or checkpoint.config)

@@ -35,7 +35,7 @@ def places(checkpoint: Checkpoint) -> Places:
 
 
 def _weights(path: Place, checkpoint: Checkpoint) -> Place:
-    if checkpoint.format == "adapter" or not checkpoint.tensors:
+    if checkpoint.is_update or not checkpoint.tensors:
         return path
     folder = next(iter(checkpoint.tensors.values())).file.parent
     return folder if folder.is_dir() else path

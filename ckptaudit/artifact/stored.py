@@ -16,7 +16,7 @@ OTHER_STACKS = ("vision_tower", "visual", "vision_model", "audio_tower", "talker
 def stored_facts(checkpoint: Checkpoint, config: Mapping[str, object]) -> tuple[StoredFact, ...]:
     """Every tensor with its shape, role, and the type in the file's own header."""
     naming = Naming(config)
-    dtypes = {} if checkpoint.format == "adapter" else header_dtypes(checkpoint)
+    dtypes = {} if checkpoint.is_update else header_dtypes(checkpoint)
     return tuple(
         _fact(naming, name, handle.shape, dtypes.get((handle.file, name), handle.dtype))
         for name, handle in checkpoint.tensors.items()

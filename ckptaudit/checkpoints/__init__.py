@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from math import prod
 from pathlib import Path
 
@@ -35,12 +36,21 @@ def open_checkpoint(path: str | Place) -> Checkpoint:
 
 
 def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
-    """The tuned side as full weights: an adapter merged into `base`, anything else as it is.
+    """The tuned side as full weights: an adapter or sparse deltas merged into `base`, anything else as it is.
 
     Nothing is read yet; each tensor is merged when it is read, to the bits that peft's own
-    `merge_and_unload` gives in the base's dtype. `initial` is the adapter before training, which one begun
-    by a randomised PiSSA cannot be merged without. Raises CheckpointError if they do not fit.
+    `merge_and_unload` gives in the base's dtype; the entries of sparse deltas replace the base's. `initial` is
+    the adapter before training, which one begun by a randomised PiSSA cannot be merged without. Raises
+    CheckpointError if they do not fit.
     """
+    if _is_delta_alone(base):
+        raise CheckpointError(
+            f"{printable(base.path)}: a sparse delta alone cannot be the base; pass WEIGHTS+DELTA."
+        )
+    if _is_delta_alone(tuned):
+        from ckptaudit.checkpoints.deltas.patching import apply_patches
+
+        return apply_patches(base, tuned)
     if tuned.adapter is None and base.adapter is None:
         return tuned
     from ckptaudit.checkpoints.adapters import merge
@@ -51,11 +61,36 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
 def _open(text: str) -> Checkpoint:
     from ckptaudit.checkpoints.paths import locate
 
-    base, plus, adapter = text.rpartition("+")
-    if plus and base and _is_there(base) and not _is_there(text):
-        return merge_adapter(_open(base), _open(adapter))
+    parts = _parts(text)
+    if len(parts) > 1:
+        return reduce(_joined, map(_open, parts))
     place = locate(text)
     return _read(place, text if isinstance(place, Path) and Path(text) == place else str(place))
+
+
+def _parts(text: str) -> list[str]:
+    """The checkpoints that a text joins by plus signs; a file may have such a sign in its own name."""
+    before, plus, last = text.rpartition("+")
+    if not plus or not before or _is_there(text):
+        return [text]
+    more = _parts(before)
+    return [*more, last] if len(more) > 1 or _is_there(before) else [text]
+
+
+def _joined(first: Checkpoint, second: Checkpoint) -> Checkpoint:
+    if _is_delta_alone(first) and _is_delta_alone(second):
+        from ckptaudit.checkpoints.deltas.patching import several
+
+        return several(first, second)
+    if first.merged_from is not None and second.adapter is not None:
+        raise CheckpointError(
+            f"{printable(second.path)}: a second adapter on top of another; merge the first, and pass the result."
+        )
+    return merge_adapter(first, second)
+
+
+def _is_delta_alone(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.patches) and checkpoint.patched_from is None
 
 
 def _is_there(text: str) -> bool:
@@ -84,6 +119,7 @@ def _read(place: Place, text: str) -> Checkpoint:
         tensors=widen(place, contents.tensors, contents.config),
         config=contents.config,
         adapter=contents.adapter,
+        patches=() if contents.patch is None else (contents.patch,),
         place=place,
     )
 

@@ -30,7 +30,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest = blake2b(digest_size=16)
     for name, handle in checkpoint.tensors.items():
         digest.update(repr((name, handle.dtype, handle.shape)).encode())
-    for file in sorted({handle.file for handle in checkpoint.tensors.values()}, key=str):
+    if checkpoint.patched_from is not None:
+        digest.update(fingerprint(checkpoint.patched_from).encode())
+    files = {handle.file for handle in checkpoint.tensors.values()} | {p.path for p in checkpoint.patches}
+    for file in sorted(files, key=str):
         for block in _samples(file) if isinstance(file, Path) else _identity(file):
             digest.update(block)
     return digest.hexdigest()

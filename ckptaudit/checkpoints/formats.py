@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptaudit.checkpoints import paths, safetensors_files
 from ckptaudit.checkpoints.adapters import peft
+from ckptaudit.checkpoints.deltas import patch_files
 from ckptaudit.checkpoints.json_files import read_settings
 from ckptaudit.checkpoints.shards import read_shards
 from ckptaudit.checkpoints.tensor_names import refuse_strange_names
-from ckptaudit.checkpoints.tensors import Adapter, TensorHandle
+from ckptaudit.checkpoints.tensors import Adapter, SparsePatch, TensorHandle
 from ckptaudit.checkpoints.torch_files import dcp, fsdp_ranks, state_dicts
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import open_regular, regular_size
@@ -42,6 +43,7 @@ class Contents:
     tensors: dict[str, TensorHandle]
     config: dict[str, object] = field(default_factory=dict)
     adapter: Adapter | None = None
+    patch: SparsePatch | None = None
 
 
 def read_contents(path: Place) -> Contents:
@@ -55,7 +57,10 @@ def _file(path: Place) -> Contents:
     _refuse_known(path.parent, [path.name])
     for ending, (label, reader) in _FILES.items():
         if path.name.endswith(ending):
-            return Contents(label, reader(path))
+            tensors = reader(path)
+            if label == "safetensors" and patch_files.is_patch(tensors):
+                return Contents("sparse delta", tensors, patch=patch_files.open_patch(path, tensors))
+            return Contents(label, tensors)
     raise CheckpointError(
         f"{printable(path)}: not a file of weights by its name; pass a .safetensors, .bin, .pt, .pth or .ckpt "
         "file, "
@@ -103,7 +108,7 @@ def _with_config(folder: Place, contents: Contents) -> Contents:
     for path in (folder / "config.json", folder / "huggingface" / "config.json"):
         if path.is_file():
             config = read_settings(path)
-            return Contents(contents.format, contents.tensors, config, contents.adapter)
+            return replace(contents, config=config)
     return contents
 
 
@@ -213,6 +218,7 @@ _KNOWN = (
         "consolidate it with `python zero_to_fp32.py . OUTPUT --safe_serialization` in the folder above "
         "global_step*, then pass OUTPUT",
     ),
+    ((".safetensors.zst",), "a compressed sparse delta; unpack it with `zstd -d` and pass what comes out"),
     ((".gguf",), "a GGUF model, whose weights are quantised; audit the weights that it was converted from"),
     (
         (".h5", ".msgpack", ".ckpt.index"),

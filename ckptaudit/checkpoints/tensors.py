@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptaudit.foreign_files.places import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+IndexEncoding = Literal["raw", "gap_delta"]
+"""Indices as they are, or as the number of entries passed over since the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,37 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedEntries:
+    """Where the indices and the new values of one weight lie in a sparse delta file."""
+
+    path: Place
+    name: str
+    indices: TensorHandle
+    values: TensorHandle
+    encoding: IndexEncoding
+
+    @property
+    def count(self) -> int:
+        """How many entries are changed."""
+        return self.indices.parameters
+
+
+@dataclass(frozen=True, slots=True)
+class SparsePatch:
+    """What a sparse delta file changes: by weight, the positions of some entries and their new values.
+
+    `version` counts the deltas of a run; `covered` is the number of entries of all weights that it names, changed
+    or not; `shapes` are theirs. Each is there where the file says so.
+    """
+
+    path: Place
+    entries: Mapping[str, ChangedEntries]
+    version: int | None = None
+    covered: int | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint's tensors by name, in sorted order, and its model configuration if it has one.
 
@@ -124,6 +158,9 @@ class Checkpoint:
     config: Mapping[str, object] = field(default_factory=dict)
     adapter: Adapter | None = None
     merged_from: tuple[Checkpoint, Checkpoint] | None = field(default=None, repr=False, compare=False)
+    patches: tuple[SparsePatch, ...] = field(default=(), repr=False, compare=False)
+    """Sparse deltas, in order; still without their base where `patched_from` is None."""
+    patched_from: Checkpoint | None = field(default=None, repr=False, compare=False)
     place: Place | None = field(default=None, repr=False, compare=False)
     """Where `path` leads: a path here, or one in an object store."""
 
@@ -131,6 +168,11 @@ class Checkpoint:
     def parameters(self) -> int:
         """Number of entries over all tensors."""
         return sum(handle.parameters for handle in self.tensors.values())
+
+    @property
+    def is_update(self) -> bool:
+        """Whether its files hold the change of a base, and no model of their own."""
+        return self.format in ("adapter", "sparse delta")
 
     @property
     def ties_embeddings(self) -> bool:

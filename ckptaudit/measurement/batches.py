@@ -11,6 +11,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.checkpoints import TensorHandle
+from ckptaudit.checkpoints.deltas.entries import PatchedTensor, reads_the_same
 from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
@@ -76,6 +78,18 @@ def read(job: Job) -> tuple[Tensor, Tensor]:
             f"{printable(job.tensor.name)} is stored as {base.dtype} in the base and as {tuned.dtype} in the tuned "
             "checkpoint, which are no numbers to be compared"
         )
+    return _both(base, tuned)
+
+
+def _both(base: TensorHandle, tuned: TensorHandle) -> tuple[Tensor, Tensor]:
+    """Both sides; what a sparse delta left of the base, or of a weight, is read once."""
+    if reads_the_same(tuned, base):
+        one = base.read()
+        return one, one
+    patched = getattr(tuned.load, "__self__", None)
+    if isinstance(patched, PatchedTensor) and reads_the_same(patched.weight, base):
+        one = base.read()
+        return one, patched.over(one)
     return base.read(), tuned.read()
 
 

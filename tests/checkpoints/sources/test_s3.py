@@ -18,6 +18,7 @@ from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult, checkpoint_record
+from tests.checkpoints.deltas.write_deltas import trl_delta
 from tests.checkpoints.sources import servers
 from tests.checkpoints.sources.conftest import Bucket
 from tests.checkpoints.sources.servers import Request
@@ -63,6 +64,13 @@ def test_an_adapter_in_a_bucket_merges_into_a_base_here(bucket: Bucket) -> None:
     name = next(n for n, h in here.tensors.items() if h.low_rank is not None)
     for other in (both, mixed):
         assert torch.equal(other.tensors[name].read(), here.tensors[name].read())
+
+
+def test_a_sparse_delta_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    before, after = (load_file(FIXTURES / side / WEIGHTS) for side in ("base", "rlvr"))
+    path = trl_delta(tmp_path / "delta.safetensors", before, after)
+    opened = open_checkpoint(f"s3://bucket/base+{bucket.put('deltas/1.safetensors', path.read_bytes())}")
+    assert all(torch.equal(opened.tensors[name].read(), tensor) for name, tensor in after.items())
 
 
 def test_inspect_reads_the_header_and_nothing_else(bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
