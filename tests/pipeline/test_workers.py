@@ -28,7 +28,7 @@ from tests.conftest import FIXTURES, package
 from tests.pipeline.moe import write_pair
 from tests.pipeline.test_shards import comparable, measured, planned
 
-SMALL = {"profile": "integrity", "complete": False, "cache": "off"}
+SMALL: dict[str, Any] = {"profile": "integrity", "complete": False, "cache": "off"}
 
 
 def pair(tuned: str = "sft", **more: Any) -> AuditOptions:
