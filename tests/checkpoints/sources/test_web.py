@@ -164,18 +164,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=loopback"]
     made += ["-addext", "subjectAltName=IP:127.0.0.1"]
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=loopback",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-    ]
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
     subprocess.run([program("openssl"), *made, *files], check=True, capture_output=True)
     both = folder / "both.pem"
