@@ -112,6 +112,12 @@ class CollectionError(CkptAuditError):
     page = "docs/claims.md"
 
 
+class PromotionError(CkptAuditError):
+    """A release cannot be promoted: the gate is closed, or the registry or webhook refuses."""
+
+    page = "docs/ci.md"
+
+
 class AttestationError(CkptAuditError):
     """Evidence cannot be signed or read: no key, no envelope, or a folder that is not what was audited."""
 

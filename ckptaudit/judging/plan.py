@@ -83,6 +83,10 @@ class PlannedVerdict:
         """The limit inside which a bound on this matrix settles it, the released run's figure included."""
         return self.strictest if self.released is not None else self.limits.of(matrix).value
 
+    def clear_of(self, matrix: str) -> float:
+        """The value inside which a bound on this matrix is far enough from the limit to be shown for the number."""
+        return _clear(self.limit_of(matrix), above=self.check.at_most is not None)
+
     @property
     def name(self) -> str:
         """`spectral-drift[layers.3]`, with the run where there are several; control characters are escaped."""
@@ -174,7 +178,8 @@ class AuditPlan:
         questions: dict[tuple[Unit, str], list[Asking]] = {}
         for (_, _, unit), planned in asking.items():
             chosen = selected(planned.check, planned.run.pair, unit.subject)
-            asked = Asking(frozenset(t.name for t in chosen), planned.limit_of, each=planned.needs_each)
+            names = frozenset(t.name for t in chosen)
+            asked = Asking(names, planned.limit_of, planned.clear_of, each=planned.needs_each)
             questions.setdefault((unit, planned.check.metric), []).append(asked)
         return questions
 

@@ -19,8 +19,9 @@ from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.coverage import coverage_of
-from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, Summary, check_record
+from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
+from ckptaudit.results.summary import Summary
 from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
 from ckptaudit.rollouts.distributions import Distributions, distributions
 

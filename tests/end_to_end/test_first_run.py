@@ -12,17 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.alone import ROOT, package_alone
+from tests.end_to_end.alone import ROOT
 
 pytestmark = pytest.mark.slow
 
 PAIR = "--base=fixtures/base --tuned=fixtures/rlvr-gentle"
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has the package alone."""
-    return package_alone(tmp_path_factory.mktemp("alone") / "env")
 
 
 @pytest.fixture(scope="module")
