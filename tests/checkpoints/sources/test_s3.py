@@ -157,8 +157,8 @@ def test_a_changed_object_is_an_error_of_the_audit_and_never_green(bucket: Bucke
     assert not any(v.outcome == "passed" for v in result.verdicts if v.check == "finite" and "layers" in v.subject)
 
 
-def test_a_digest_is_taken_of_files_here(bucket: Bucket) -> None:
-    with pytest.raises(CheckpointError, match="a digest is taken of files here alone"):
+def test_a_digest_is_taken_of_local_files(bucket: Bucket) -> None:
+    with pytest.raises(CheckpointError, match="a digest is taken of local files"):
         checkpoint_record("tuned", open_checkpoint("s3://bucket/rlvr"), digest=True)
 
 
