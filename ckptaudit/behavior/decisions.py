@@ -55,7 +55,7 @@ def decide(
 
 
 def _more(estimate: Estimate, limit: float, tolerance: float | None) -> int | None:
-    """Intervals narrow with the root of the number of probes, n' = n (width / tolerance)^2.
+    """Intervals narrow at least with the root of the number of probes, n' = n (width / tolerance)^2.
 
     Without a tolerance the interval must clear the limit, n' = n (half width / distance)^2, if the value stays.
     """
