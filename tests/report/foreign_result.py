@@ -71,7 +71,8 @@ def _stepwise(run: str) -> dict[str, Any]:
     """A broken check of rollouts, with samples."""
     return {
         "tuned": run, "check": "steps", "subject": "rollouts", "outcome": "failed", "limit": 0.015,
-        "worst": "step 2", "value": 0.5, "kind": "exact", "source": "ours", "metric": "mismatch_k3", "sign": "<=", "severity": "warn",
+        "worst": "step 2", "value": 0.5,
+        "kind": "exact", "source": "ours", "metric": "mismatch_k3", "sign": "<=", "severity": "warn",
         "reason": "first at step 2", "ranking": [{"tensor": "step 2", "value": 0.5, "remark": "of 9"}],
         "over_steps": {"judged": 2, "broken": 1, "first_broken": "step 2"},
         "samples": [{"step": 2, "sample": "a", "group": "g", "reward": 1.0, "prompt": "why", "response": "so"}],
