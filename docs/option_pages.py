@@ -14,9 +14,10 @@ from ckptaudit.cli.program import _parser
 INTRO = """# Options
 
 The gate's options are pytest's: `pytest --base=BASE --tuned=TUNED`, beside every option that pytest has itself.
-`ckptaudit audit` takes the same ones. The commands of `ckptaudit` follow below. `pip install 'ckptaudit[completion]'` and
-`eval "$(register-python-argcomplete ckptaudit)"` complete commands and options in a shell, with `pytest` in place of `ckptaudit` those
-of the gate behind pytest.
+`ckptaudit audit` takes the same ones. The commands of `ckptaudit` follow below.
+
+`pip install 'ckptaudit[completion]'` and `eval "$(register-python-argcomplete ckptaudit)"` complete commands and
+options in a shell; with `pytest` in place of `ckptaudit`, those of the gate behind pytest.
 """
 
 VARIABLES = """## Environment variables
