@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ckptaudit.cli.gate_spelling import option
 from ckptaudit.judging.profiles import default_profile, profiles
-from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, FACTOR, SEVERAL
+from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, DTYPES, FACTOR, SEVERAL
 
 
 class OptionGroup(Protocol):
@@ -97,7 +97,19 @@ def _computing(group: OptionGroup) -> None:
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
     group.addoption(
+        "--audit-dtype",
+        metavar="DTYPE",
+        choices=DTYPES,
+        default="float32",
+        help=f"precision in which models are run on probes: {', '.join(DTYPES)} (default: float32)",
+    )
+    group.addoption(
         "--audit-exact", action="store_true", help="compute every number, let no bound stand in for one"
+    )
+    group.addoption(
+        "--audit-workers",
+        metavar="N|ray[:ADDRESS]",
+        help="processes that measure: N of this machine, or actors of a Ray cluster (default: this process alone)",
     )
     group.addoption(
         "--audit-cache",
