@@ -52,7 +52,7 @@ class ShownProbe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PositionCurve(msgspec.Struct, frozen=True):
-    """Mean KL(t, b) at each position of a probe set's texts, from the first scored token on, and how many reach it."""
+    """Mean KL(t, b) at each position of a set's texts, from the first scored token on, and how many reach it."""
 
     set: str
     of_answers: bool
