@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.crew import parse_workers
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
@@ -61,6 +63,17 @@ class OpenedAudit:
         return (self.base, *(pair.tuned for pair in pairs), *beside)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the inputs and of where the checkpoints lie."""
+        places = dict.fromkeys(one.place for one in self.everything if one.place is not None)
+        unlisted = (place for place in places if not isinstance(place, Path) and place.lists_nothing)
+        seen = (
+            f"{printable(place)}: its server lists no files, so those under unusual names were not seen"
+            for place in unlisted
+        )
+        return (*self.auxiliary.notes, *seen)
+
+    @property
     def compares(self) -> frozenset[Over]:
         """What the runs are to each other."""
         return frozenset(group.over for group in self.groups)
@@ -101,6 +114,8 @@ def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAu
 def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
     started = datetime.now(UTC)
     device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
+    if options.workers:
+        parse_workers(options.workers)
     logs = open_run_logs(*options.logs, facts) if any(options.logs) else ()
     base, runs, groups = _checkpoints(options, logs)
     return OpenedAudit(
