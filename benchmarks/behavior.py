@@ -1,4 +1,4 @@
-"""How fast texts are scored beside lm-eval's Hugging Face loglikelihood on the same model, texts, dtype and threads.
+"""How fast texts are scored beside lm-eval's Hugging Face loglikelihood: same model, texts, dtype and threads.
 
     python -m benchmarks.behavior [--texts 256] [--rounds 3] [--words 100 32000]
 

@@ -58,7 +58,8 @@ def score(
 ) -> list[ScoredText]:
     """Score every text, in the given order.
 
-    Distributions in the precision of the logits, float32 at least. With `alike` no text is padded. `done` is told the tokens of each text that is finished. Raises MeasurementError.
+    Distributions in the precision of the logits, float32 at least. With `alike` no text is padded.
+    `done` is told the tokens of each text that is finished. Raises MeasurementError.
     """
     batches = by_length([text.ids for text in texts], alike=alike)
     found: dict[int, ScoredText] = {}
