@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ckptaudit.cli.gate_spelling import option
 from ckptaudit.judging.profiles import default_profile, profiles
-from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, FACTOR, SEVERAL
+from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, DTYPES, FACTOR, SEVERAL
 
 
 class OptionGroup(Protocol):
@@ -24,10 +25,19 @@ class OptionParser(Protocol):
 
 
 def add_options(parser: OptionParser) -> None:
-    """Declare all of them."""
-    group = parser.getgroup("ckptaudit", "checkpoint audit")
-    add_request(group)
-    add_reports(group)
+    """Declare all of them, in groups as help shows them."""
+    for name, title, add in _groups():
+        add(parser.getgroup(f"ckptaudit-{name}", f"checkpoint audit: {title}"))
+
+
+def _groups() -> tuple[tuple[str, str, Callable[[OptionGroup], None]], ...]:
+    return (
+        ("pair", "what is judged", _pair),
+        ("checks", "by which checks", _checks),
+        ("inputs", "what some checks need beside the pair", _inputs),
+        ("computing", "how it is computed", _computing),
+        ("reports", "files to write", add_reports),
+    )
 
 
 def add_request(group: OptionGroup) -> None:
@@ -87,7 +97,19 @@ def _computing(group: OptionGroup) -> None:
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
     group.addoption(
+        "--audit-dtype",
+        metavar="DTYPE",
+        choices=DTYPES,
+        default="float32",
+        help=f"precision in which models are run on probes: {', '.join(DTYPES)} (default: float32)",
+    )
+    group.addoption(
         "--audit-exact", action="store_true", help="compute every number, let no bound stand in for one"
+    )
+    group.addoption(
+        "--audit-workers",
+        metavar="N|ray[:ADDRESS]",
+        help="processes that measure: N of this machine, or actors of a Ray cluster (default: this process alone)",
     )
     group.addoption(
         "--audit-cache",

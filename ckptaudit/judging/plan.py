@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.selection import ROLLOUTS, selected
+from ckptaudit.judging.selection import PROBES, ROLLOUTS, selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.rounds import Asking
@@ -115,6 +116,8 @@ class PlannedVerdict:
             return tuple(unit_of(self.group, subject) for subject in self.owners) if self.group else ()
         if scope == "rollouts":
             return (Unit(run, ROLLOUTS, scope),)
+        if scope == "probes":
+            return (Unit(run, PROBES, scope),)
         own = Unit(run, self.subject, scope, self.check.metric, self.check.roles if scope == "group" else ())
         # What all tensors show together rests on their own measurements.
         return (*(Unit(run, subject) for subject in self.owners), own) if scope == "run" else (own,)
@@ -148,6 +151,7 @@ class AuditPlan:
     complete: bool = False
     logs: Mapping[str, RunLog] = field(default_factory=dict)
     checkpoint_steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    probes: ProbeSet | None = None
 
     def only(self, ids: Collection[str]) -> AuditPlan:
         """The plan of the verdicts with these ids; where others are left out, only what these need is measured."""
@@ -191,6 +195,12 @@ class AuditPlan:
             known = (name for name, metric in METRICS.items() if metric.scope == "rollouts")
             wanted |= dict.fromkeys(name for name in known if not self.logs[run].lacking(name))
         return tuple(wanted)
+
+    @property
+    def probes_metrics(self) -> tuple[tuple[str, str], ...]:
+        """What is wanted of the probes, from the same passes: metrics, and of what each."""
+        planned = (p for p in self.verdicts if p.check.scope == "probes" and p.units)
+        return tuple(dict.fromkeys((p.check.metric, p.check.per) for p in planned))
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:
         """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""

@@ -22,6 +22,9 @@ MODEL = "model"
 ROLLOUTS = "rollouts"
 """The subject of a check of rollouts; its steps are to it what tensors are to a layer."""
 
+PROBES = "probes"
+"""The subject of a check of behavior; its probe sets are to it what tensors are to a layer."""
+
 SHOWN = 5
 """How many names a sentence offers."""
 
@@ -53,7 +56,7 @@ def selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor
 
 def subjects(check: Check, pair: ModelPair) -> dict[str, bool]:
     """Whatever the check gives a verdict on, and whether there is a weight to look at; the keys of `parts`."""
-    if check.counts_findings or check.scope == "rollouts":
+    if check.counts_findings or check.scope in ("rollouts", "probes"):
         return dict.fromkeys(parts(check, pair), False)
     chosen = ((s, tensor) for s, tensors in pair.select(check.roles).items() for tensor in about(check, tensors))
     if check.per == "model":
@@ -69,6 +72,8 @@ def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
         return {MODEL: []}
     if check.scope == "rollouts":
         return {ROLLOUTS: []}
+    if check.scope == "probes":
+        return {PROBES: []}
     found: dict[str, list[JudgedMatrix]] = {MODEL: []} if check.per == "model" else {}
     for subject, tensors in pair.select(check.roles).items():
         for tensor in about(check, tensors):

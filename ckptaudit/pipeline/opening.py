@@ -7,17 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.crew import parse_workers
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
+from ckptaudit.pipeline.probes import open_probes
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.run_log import RunLog, open_run_logs
@@ -42,6 +46,7 @@ class OpenedAudit:
     batch_bytes: int
     cache: FactorCache | None
     logs: Mapping[str, RunLog] = field(default_factory=dict)
+    probes: ProbeSet | None = None
 
     @property
     def has_pair(self) -> bool:
@@ -56,6 +61,17 @@ class OpenedAudit:
         pairs = (run.pair for run in self.runs)
         beside = (one.opened for one in self.auxiliary.given.values() if one.opened is not None)
         return (self.base, *(pair.tuned for pair in pairs), *beside)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the inputs and of where the checkpoints lie."""
+        places = dict.fromkeys(one.place for one in self.everything if one.place is not None)
+        unlisted = (place for place in places if not isinstance(place, Path) and place.lists_nothing)
+        seen = (
+            f"{printable(place)}: its server lists no files, so those under unusual names were not seen"
+            for place in unlisted
+        )
+        return (*self.auxiliary.notes, *seen)
 
     @property
     def compares(self) -> frozenset[Over]:
@@ -98,6 +114,8 @@ def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAu
 def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
     started = datetime.now(UTC)
     device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
+    if options.workers:
+        parse_workers(options.workers)
     logs = open_run_logs(*options.logs, facts) if any(options.logs) else ()
     base, runs, groups = _checkpoints(options, logs)
     return OpenedAudit(
@@ -111,6 +129,7 @@ def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
         batch_bytes=batch_bytes,
         cache=open_cache(options.cache),
         logs=logs_of_runs(logs, runs, groups),
+        probes=open_probes(options),
     )
 
 
