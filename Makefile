@@ -15,7 +15,7 @@ BUILT_FROM = pyproject.toml constraints.txt hatch_build.py
 LOWEST_TESTS = tests/calibration tests/linalg tests/measurement tests/naming tests/results tests/test_atomic_write.py \
 	tests/test_sizes.py $(addprefix tests/judging/test_,check_files.py config.py effective_config.py judge.py waivers.py)
 
-.PHONY: audit test test-fast test-lowest check lint docs reference fuzz bench clean
+.PHONY: audit test test-fast test-lowest check lint docs reference fuzz bench mutations clean
 
 audit: $(READY_AUDIT)  ## gate the bundled pair, in an environment that holds the package alone
 	$(VENV_AUDIT)/bin/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
@@ -67,6 +67,9 @@ $(READY_LOWEST): $(BUILT_FROM) constraints-lowest.txt
 
 bench: $(READY)  ## time complete processes against each other; `make bench BENCH=--quick` for a first look
 	$(BIN)/python -m benchmarks $(BENCH)
+
+mutations: $(READY)  ## try every damage of the catalogue, and keep the tables of docs/mutations.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutations --write
 
 clean:  ## remove the environments and everything that was built
 	rm -rf $(VENV) $(VENV_AUDIT) $(VENV_LOWEST) audit.json audit.xml build dist site

@@ -12,10 +12,13 @@ SEVERAL: tuple[Several, ...] = ("auto", "steps", "siblings", "apart")
 
 DEFAULT_MEMORY = "256MiB"
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""Precisions in which models are run on probes."""
+
 FACTOR = 2.0
 """How many times worse than a released run is a failure, unless the user says otherwise."""
 
-Layout = Literal["samples", "weights", "adapter", "checkpoints", "file", "log"]
+Layout = Literal["samples", "weights", "adapter", "checkpoints", "model", "file", "log"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class AuxiliaryKind:
     "samples": for each weight a stack `[samples, *shape]`; "weights": a tensor of the weight's own shape;
     "adapter": an adapter, whose product stands for each weight that it changes;
     "checkpoints": checkpoints separated by commas, each paired with the base;
+    "model": a checkpoint that is run and not paired;
     "file": a file that its metric reads by itself; "log": a file or folder that a trainer logged to.
     """
 
@@ -53,6 +57,7 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
         AuxiliaryKind(
             "parents", "checkpoints", "A,B,...", "the checkpoints that were merged, in the order of their weights"
         ),
+        AuxiliaryKind("weak", "model", "PATH", "a weaker model whose judgement training relied on"),
         AuxiliaryKind(
             "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"
         ),
@@ -73,8 +78,8 @@ class AuditOptions:
     `auxiliary` gives by name what some claims need beside the pair. `complete` measures every standing metric of
     every matrix, not only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers`
     none holds. `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for
-    the default place. `digest` takes the SHA-256 of every file of both sides. `command` is what the result reports
-    as the command line.
+    the default place. `digest` takes the SHA-256 of every file of both sides. `dtype` is the precision in which
+    models are run on probes. `command` is what the result reports as the command line.
     """
 
     base: str = ""
@@ -89,6 +94,7 @@ class AuditOptions:
     waivers: bool = True
     cache: str | None = None
     memory: str = DEFAULT_MEMORY
+    dtype: str = "float32"
     several: Several = "auto"
     auxiliary: Mapping[str, str] = field(default_factory=dict)
     against: str | None = None

@@ -51,6 +51,12 @@ Of each step, or of the run, as [Rollouts](rollouts.md) explains. `l` is the log
 token over the engine's.
 """
 
+PROBES_INTRO = """# Probes
+
+Of each probe set, or of all probes together, as [Behavior](behavior.md) explains. `t` is the tuned model and `b` the base,
+both after the same tokens; `L(y|x)` is the sum of log-probabilities in nats, `l` the same per token.
+"""
+
 SECTIONS = {
     "matrix": METRICS_INTRO,
     "group": GROUPS_INTRO,
@@ -60,6 +66,7 @@ SECTIONS = {
     "artifact": "# The files beside the weights\n",
     "plan": "# The audit itself\n",
     "rollouts": ROLLOUTS_INTRO,
+    "probes": PROBES_INTRO,
 }
 """How the metrics of a scope are introduced, in the order of the page; others follow under their scope's name."""
 

@@ -45,6 +45,7 @@ SLOW = (
     "artifact/test_damaged_releases.py",
     "artifact/test_hostile_documents.py",
     "behavior",
+    "benchmarks/test_mutations.py",
     "calibration/test_calibration.py::test_real_runs",
     "checkpoints/test_adapters.py",
     "checkpoints/test_audit_formats.py",

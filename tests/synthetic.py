@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
-from ckptaudit.results.records import AuditResult, CheckRecord, Summary
+from ckptaudit.results.records import AuditResult, CheckRecord
+from ckptaudit.results.summary import Summary
 
 ROLES = ("q_proj", "k_proj", "v_proj", "o_proj")
 METRIC = "normalized_spectral_shift"

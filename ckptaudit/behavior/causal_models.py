@@ -118,7 +118,7 @@ def open_model(
     return CausalModel(
         path=checkpoint.path,
         network=network,
-        context=_context(config),
+        context=context_of(config),
         vocabulary=int(network.get_output_embeddings().weight.shape[0]),
         end_tokens=end_tokens(checkpoint, base),
         head_apart=_head_apart(network),
@@ -148,6 +148,18 @@ def model_config(checkpoint: Checkpoint, base: Checkpoint) -> Any:
         return AutoConfig.for_model(**stored)
     except Exception as error:
         raise _unbuilt(checkpoint, error) from error
+
+
+def context_of(config: Any) -> int:
+    """The tokens that a model is made for."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else 2048
+
+
+def words_of(config: Any) -> int:
+    """How many ids the model has probabilities for, as its configuration says."""
+    words = getattr(config.get_text_config(), "vocab_size", None)
+    return words if isinstance(words, int) and words > 0 else 2**31
 
 
 def refuse_unbuildable(checkpoint: Checkpoint, base: Checkpoint) -> None:
@@ -188,11 +200,6 @@ def _digest(state: Mapping[str, Tensor], dtype: str) -> str:
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _context(config: Any) -> int:
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else 2048
 
 
 def _head_apart(network: Any) -> bool:

@@ -32,7 +32,7 @@ class Setting:
 
 
 GREEDY = Setting("greedy")
-SAMPLED = Setting("temperature 1", temperature=1.0)
+SAMPLED = Setting("sampled", temperature=1.0)
 
 
 @dataclass(frozen=True)

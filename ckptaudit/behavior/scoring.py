@@ -18,7 +18,7 @@ from ckptaudit.behavior.causal_models import CausalModel
 CHUNK_BYTES = 64 * 2**20
 """Bytes of the logits that stand at once."""
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ def ratio(
     student = float(stats.t.isf(tail, count - 1))
     below, above, method = -student, student, "Student"
     if count <= MOST_RESAMPLED and error > 0:
-        found = np.quantile(_resampled(a, d, value, seed), (tail, 1 - tail))
+        with np.errstate(invalid="ignore"):  # between two infinite draws lies nothing
+            found = np.quantile(_resampled(a, d, value, seed), (tail, 1 - tail))
         if bool(np.isfinite(found).all()):
             below, above, method = float(found[0]), float(found[1]), "bootstrap"
     return Estimate(value, value - above * error, value - below * error, count, method, level)

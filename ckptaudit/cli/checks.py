@@ -38,9 +38,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.prove:
         print("\n".join(_lines(options.file)))
         return 0
-    if not (options.file and options.base and options.tuned):
+    if not (options.file and (options.rollouts or (options.base and options.tuned))):
         raise CheckDefinitionError(
-            "proving needs check files, and a pair they hold on: --base PATH and --tuned PATH."
+            "proving needs check files, and a pair they hold on, --base PATH and --tuned PATH, or --rollouts PATH."
         )
     return _prove(options)
 
@@ -56,9 +56,11 @@ def _prove(options: argparse.Namespace) -> int:
     facts = load_config(config).facts if config else None
     given = {name: path for name in AUXILIARY if (path := getattr(options, name)) is not None}
     opened = open_audit(
-        AuditOptions(base=options.base, tuned=tuple(options.tuned), auxiliary=given, complete=False), facts
+        AuditOptions(base=options.base or "", tuned=tuple(options.tuned or ()), auxiliary=given, complete=False),
+        facts,
     )
-    proofs = [prove(opened, check, file) for file in map(load_checks, options.file) for check in file.checks]
+    files = list(map(load_checks, options.file))
+    proofs = [prove(opened, check, file) for file in files for check in file.checks]
     print("\n".join(line for proof in proofs for line in _proof_lines(proof)))
     return 0 if all(proof.breaks or proof.needs for proof in proofs) else BROKEN_PROOF
 

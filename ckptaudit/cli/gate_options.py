@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ckptaudit.cli.gate_spelling import option
 from ckptaudit.judging.profiles import default_profile, profiles
-from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, FACTOR, SEVERAL
+from ckptaudit.options import AUXILIARY, DEFAULT_MEMORY, DTYPES, FACTOR, SEVERAL
 
 
 class OptionGroup(Protocol):
@@ -85,6 +85,13 @@ def _inputs(group: OptionGroup) -> None:
 def _computing(group: OptionGroup) -> None:
     group.addoption(
         "--audit-device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+    group.addoption(
+        "--audit-dtype",
+        metavar="DTYPE",
+        choices=DTYPES,
+        default="float32",
+        help=f"precision in which models are run on probes: {', '.join(DTYPES)} (default: float32)",
     )
     group.addoption(
         "--audit-exact", action="store_true", help="compute every number, let no bound stand in for one"

@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptaudit.cli.gate_spelling import option
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
-from ckptaudit.report.files import need
+from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult
 
 logger = logging.getLogger(__name__)

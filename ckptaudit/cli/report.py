@@ -26,6 +26,8 @@ WRITERS = {
     "parquet": "parquet.write_parquet",
     "tensorboard": "tensorboard.log_to_tensorboard",
     "mlflow": "mlflow.log_to_mlflow",
+    "wandb": "wandb.log_to_wandb",
+    "trackio": "trackio.log_to_trackio",
 }
 """By option, the function of ckptaudit.report that takes the result and the option's value."""
 
@@ -46,7 +48,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--parquet", metavar="FILE", type=Path, help="the measurements as a table")
     add("--github", action="store_true", help="annotations, and the step summary where GITHUB_STEP_SUMMARY is set")
     add("--tensorboard", metavar="DIR", type=Path, help="event files for TensorBoard")
-    add("--mlflow", metavar="STORE", nargs="?", const="mlruns", help="MLflow runs: a folder or a URI (mlruns)")
+    add(
+        "--mlflow",
+        metavar="STORE",
+        nargs="?",
+        const="",
+        help="MLflow runs: a URI or a folder (default: $MLFLOW_TRACKING_URI, else mlflow.db here)",
+    )
+    add("--wandb", metavar="PROJECT", nargs="?", const="ckptaudit", help="a W&B project (default: ckptaudit)")
+    add("--trackio", metavar="PROJECT", nargs="?", const="ckptaudit", help="a Trackio project (default: ckptaudit)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ recorder = OpenRlhfRecorder("runs/42/rollouts").attach(trainer.experience_maker)
 trainer.fit()
 recorder.close()
 
-Written against the Experience of OpenRLHF 0.11.2 and tried with objects of its fields, not with a training.
+Tried on the RemoteExperienceMaker and Experience of OpenRLHF 0.11.2, with stand-ins for its models.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ recorder = VerlRecorder("runs/42/rollouts").attach(trainer)
 trainer.fit()
 recorder.close()
 
-Tried with the batches (DataProto) and advantage functions of verl 0.9.1, not with a training on GPUs.
+Tried on the RayPPOTrainer, batches (DataProto) and advantages of verl 0.9.1, with stand-ins for its workers.
 """
 
 from __future__ import annotations

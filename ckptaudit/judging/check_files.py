@@ -15,7 +15,16 @@ from ckptaudit.damages import damages_of
 from ckptaudit.errors import CheckDefinitionError, nearest, printable
 from ckptaudit.foreign_files.toml import glance, read_toml
 from ckptaudit.judging.checks import CHOICES, Check, Guard, Separation
-from ckptaudit.metrics import METRICS, FindingsMetric, GroupMetric, Metric, RolloutsMetric, Scope, matrix_metrics
+from ckptaudit.metrics import (
+    METRICS,
+    FindingsMetric,
+    GroupMetric,
+    Metric,
+    ProbesMetric,
+    RolloutsMetric,
+    Scope,
+    matrix_metrics,
+)
 
 FILE_KEYS = ("check", "include", "exclude")
 
@@ -166,14 +175,14 @@ def _metric_problems(check: Check) -> Iterable[str]:
 
 
 def _per_problems(check: Check, metric: Metric) -> Iterable[str]:
-    if isinstance(metric, RolloutsMetric):
+    if isinstance(metric, RolloutsMetric | ProbesMetric):
         if check.per not in metric.per:
             yield f"key per: {check.metric} is a quantity of a {' or '.join(metric.per)}"
         for key, given in (("judge_by", check.judge_by != "worst"), ("only_where", check.only_where is not None)):
             if given:
-                yield f"key {key}: {check.metric} is of rollouts, and every step counts; leave the key out"
-    elif check.per in ("step", "run"):
-        yield f"key per: {check.metric} is of weights; step and run are of rollouts"
+                yield f"key {key}: {check.metric} is of {metric.scope}, and every one counts; leave the key out"
+    elif check.per in ("step", "run", "probe_set", "probes"):
+        yield f"key per: {check.metric} is of weights; step and run are of rollouts, probe_set and probes of probes"
     elif isinstance(metric, FindingsMetric) and check.per != "model":
         yield f"key per: {check.metric} counts findings of the pair, so only model is allowed"
 

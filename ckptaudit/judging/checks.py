@@ -9,12 +9,12 @@ import msgspec
 from ckptaudit.metrics import METRICS, FindingsMetric, RunsMetric, Scope
 from ckptaudit.pairing.runs import Over
 
-Per = Literal["matrix", "layer", "model", "step", "run"]
+Per = Literal["matrix", "layer", "model", "step", "run", "probe_set", "probes"]
 JudgeBy = Literal["worst", "mean", "weighted_mean", "sum"]
 Severity = Literal["gate", "warn", "info"]
 
 CHOICES = {
-    "per": ("matrix", "layer", "model", "step", "run"),
+    "per": ("matrix", "layer", "model", "step", "run", "probe_set", "probes"),
     "judge_by": ("worst", "mean", "weighted_mean", "sum"),
     "severity": ("gate", "warn", "info"),
 }
@@ -55,6 +55,10 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     never_beyond: Separation | None = None
     optional: bool = False
     """Whether a model without such weights skips the check; else it cannot be judged."""
+    sets: tuple[str, ...] = ()
+    """Globs of the probe sets that it is about, all where none is given; with `!` in front they are left out."""
+    tolerance: float | None = None
+    """How wide an interval across the limit may be for the claim to be judged; half the limit if not stated."""
 
     @property
     def limit(self) -> float:

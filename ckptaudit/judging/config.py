@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ckptaudit.behavior.facts import ProbeFacts, probe_facts
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
 from ckptaudit.foreign_files import is_regular
 from ckptaudit.foreign_files.toml import glance, read_toml
@@ -20,7 +21,7 @@ from ckptaudit.judging.profiles import default_profile, profile_named, profiles
 from ckptaudit.rollouts.facts import RunFacts, facts_of
 
 FILE_NAME = "ckptaudit.toml"
-KEYS = ("profile", "checks", "frozen", "rollouts", "override", "waiver")
+KEYS = ("profile", "checks", "frozen", "rollouts", "probes", "override", "waiver")
 
 Origin = Literal["override", "calibration"]
 
@@ -79,7 +80,7 @@ class Config:
     """A configuration that has been read; without a `path` it is the empty one.
 
     `frozen` holds roles and globs of tensor names that training left alone on purpose; `facts` what a log of
-    rollouts does not say of its run.
+    rollouts does not say of its run, `probes` how probes are run.
     """
 
     path: Path | None = None
@@ -89,6 +90,7 @@ class Config:
     overrides: tuple[Override, ...] = ()
     waivers: tuple[Waiver, ...] = ()
     facts: RunFacts = field(default_factory=RunFacts)
+    probes: ProbeFacts = field(default_factory=ProbeFacts)
 
 
 def find_config(folders: Iterable[Path]) -> Path | None:
@@ -121,7 +123,8 @@ def load_config(path: Path) -> Config:
     waivers = found.tables(content, "waiver", Waiver, path.name)
     if problems:
         raise ConfigError(ended(f"{name}: {'; '.join(problems)}"))
-    return Config(path, profile, checks, frozen, overrides, waivers, facts_of(content, path))
+    facts, probes = facts_of(content, path), probe_facts(content, path)
+    return Config(path, profile, checks, frozen, overrides, waivers, facts, probes)
 
 
 def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:

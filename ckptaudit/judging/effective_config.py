@@ -168,8 +168,8 @@ def _problems(override: Override, check: Check, owned: Sequence[Owned]) -> Itera
         yield f"key at_most: {check.id} has at_least; move that"
     if override.is_narrow and check.counts_findings:
         yield f"{check.id} judges the pair as one; leave out roles, layers and tensors"
-    elif override.is_narrow and check.scope == "rollouts":
-        yield f"{check.id} judges rollouts, not weights; leave out roles, layers and tensors"
+    elif override.is_narrow and check.scope in ("rollouts", "probes"):
+        yield f"{check.id} judges {check.scope}, not weights; leave out roles, layers and tensors"
     elif override.is_narrow and owned:
         yield from selects_nothing(override, list(chain(*chain(*(o.values() for o in owned)))))
         yield from _splits(override, check, owned)

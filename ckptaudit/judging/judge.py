@@ -13,6 +13,7 @@ from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import decided, undecided
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
+from ckptaudit.judging.probes import broken_sets, decide_probes
 from ckptaudit.judging.reasons import damaged_base, doubt, guarded, without_value
 from ckptaudit.judging.rollouts import broken_steps, decide_rollouts
 from ckptaudit.judging.selection import selected
@@ -192,6 +193,8 @@ def _compared(planned: PlannedVerdict, rows: list[Measurement], excluded: frozen
         return beside
     if planned.check.scope == "rollouts" and not broken_steps(planned.check, rows, Limit(released.allowed)):
         return beside
+    if planned.check.scope == "probes" and not broken_sets(planned.check, rows, Limit(released.allowed)):
+        return beside
     reason = f"worse than the released {released.value:.4g} by more than {released.factor:g} times"
     return structs.replace(beside, outcome="failed", reason=reason)
 
@@ -206,6 +209,8 @@ def _alone(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset
         return decide_findings(*about, rows[0], limits, excluded)
     if check.scope == "rollouts":
         return decide_rollouts(*about, [m for m in rows if m.tensor not in excluded], limits.usual)
+    if check.scope == "probes":
+        return decide_probes(*about, [m for m in rows if m.tensor not in excluded], limits.usual)
     if check.scope == "group":
         tensors = selected(check, planned.run.pair, planned.subject)
         # No override names only some of these weights: any of them has the limit of all.
@@ -220,6 +225,8 @@ def _broken(planned: PlannedVerdict, rows: list[Measurement]) -> frozenset[str]:
         return frozenset(finding.tensor for m in rows for finding in m.findings)
     if planned.check.scope == "rollouts":
         return broken_steps(planned.check, rows, planned.limits.usual)
+    if planned.check.scope == "probes":
+        return broken_sets(planned.check, rows, planned.limits.usual)
     if planned.check.scope == "group":
         return NOTHING
     return broken_tensors(planned.check, rows, planned.limits)

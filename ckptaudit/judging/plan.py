@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.selection import ROLLOUTS, selected
+from ckptaudit.judging.selection import PROBES, ROLLOUTS, selected
 from ckptaudit.judging.waivers import AppliedWaiver
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
 from ckptaudit.measurement.rounds import Asking
@@ -83,6 +84,10 @@ class PlannedVerdict:
         """The limit inside which a bound on this matrix settles it, the released run's figure included."""
         return self.strictest if self.released is not None else self.limits.of(matrix).value
 
+    def clear_of(self, matrix: str) -> float:
+        """The value inside which a bound on this matrix is far enough from the limit to be shown for the number."""
+        return _clear(self.limit_of(matrix), above=self.check.at_most is not None)
+
     @property
     def name(self) -> str:
         """`spectral-drift[layers.3]`, with the run where there are several; control characters are escaped."""
@@ -111,6 +116,8 @@ class PlannedVerdict:
             return tuple(unit_of(self.group, subject) for subject in self.owners) if self.group else ()
         if scope == "rollouts":
             return (Unit(run, ROLLOUTS, scope),)
+        if scope == "probes":
+            return (Unit(run, PROBES, scope),)
         own = Unit(run, self.subject, scope, self.check.metric, self.check.roles if scope == "group" else ())
         # What all tensors show together rests on their own measurements.
         return (*(Unit(run, subject) for subject in self.owners), own) if scope == "run" else (own,)
@@ -144,6 +151,7 @@ class AuditPlan:
     complete: bool = False
     logs: Mapping[str, RunLog] = field(default_factory=dict)
     checkpoint_steps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    probes: ProbeSet | None = None
 
     def only(self, ids: Collection[str]) -> AuditPlan:
         """The plan of the verdicts with these ids; where others are left out, only what these need is measured."""
@@ -174,7 +182,8 @@ class AuditPlan:
         questions: dict[tuple[Unit, str], list[Asking]] = {}
         for (_, _, unit), planned in asking.items():
             chosen = selected(planned.check, planned.run.pair, unit.subject)
-            asked = Asking(frozenset(t.name for t in chosen), planned.limit_of, each=planned.needs_each)
+            names = frozenset(t.name for t in chosen)
+            asked = Asking(names, planned.limit_of, planned.clear_of, each=planned.needs_each)
             questions.setdefault((unit, planned.check.metric), []).append(asked)
         return questions
 
@@ -186,6 +195,12 @@ class AuditPlan:
             known = (name for name, metric in METRICS.items() if metric.scope == "rollouts")
             wanted |= dict.fromkeys(name for name in known if not self.logs[run].lacking(name))
         return tuple(wanted)
+
+    @property
+    def probes_metrics(self) -> tuple[tuple[str, str], ...]:
+        """What is wanted of the probes, from the same passes: metrics, and of what each."""
+        planned = (p for p in self.verdicts if p.check.scope == "probes" and p.units)
+        return tuple(dict.fromkeys((p.check.metric, p.check.per) for p in planned))
 
     def jobs(self, unit: Unit) -> tuple[Job, ...]:
         """The tensors to measure for a unit of scope "matrix", and the metrics wanted of each."""

@@ -16,7 +16,8 @@ TABLE = "profiles.toml"
 class Profile:
     """The check files of a profile; `steps` and `siblings` join where the runs are such to each other.
 
-    `rollouts` join where the rollouts of the run are given, `reference` where a run to compare with is.
+    `rollouts` join where the rollouts of the run are given, `reference` where a run to compare with is,
+    `probes` where probes are.
     """
 
     name: str
@@ -24,12 +25,13 @@ class Profile:
     steps: tuple[Path, ...] = ()
     siblings: tuple[Path, ...] = ()
     rollouts: tuple[Path, ...] = ()
+    probes: tuple[Path, ...] = ()
     reference: tuple[Path, ...] = ()
 
     @property
     def companions(self) -> dict[str, tuple[Path, ...]]:
         """The files that may join: by what the runs then are to each other, or by what is then given."""
-        given = {"rollouts": self.rollouts, "reference": self.reference}
+        given = {"rollouts": self.rollouts, "reference": self.reference, "probes": self.probes}
         return {"steps": self.steps, "siblings": self.siblings, **given}
 
 

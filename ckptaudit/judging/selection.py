@@ -22,6 +22,9 @@ MODEL = "model"
 ROLLOUTS = "rollouts"
 """The subject of a check of rollouts; its steps are to it what tensors are to a layer."""
 
+PROBES = "probes"
+"""The subject of a check of behavior; its probe sets are to it what tensors are to a layer."""
+
 SHOWN = 5
 """How many names a sentence offers."""
 
@@ -69,6 +72,8 @@ def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
         return {MODEL: []}
     if check.scope == "rollouts":
         return {ROLLOUTS: []}
+    if check.scope == "probes":
+        return {PROBES: []}
     found: dict[str, list[JudgedMatrix]] = {MODEL: []} if check.per == "model" else {}
     for subject, tensors in pair.select(check.roles).items():
         for tensor in about(check, tensors):

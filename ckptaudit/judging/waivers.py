@@ -11,7 +11,7 @@ import msgspec
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Waiver
-from ckptaudit.judging.selection import MODEL, ROLLOUTS, JudgedMatrix, fits, near, parts
+from ckptaudit.judging.selection import MODEL, PROBES, ROLLOUTS, JudgedMatrix, fits, near, parts
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.pairing import ModelPair
 
@@ -81,6 +81,9 @@ def apply_waiver(waiver: Waiver, check: Check, pair: ModelPair, *, has_ended: bo
     if check.scope == "rollouts":
         # `step 12`, or a glob of such names.
         return AppliedWaiver(waiver, has_ended, nothing, nothing, frozenset({ROLLOUTS}), pattern=waiver.subject)
+    if check.scope == "probes":
+        # `set retain`, or a glob of such names.
+        return AppliedWaiver(waiver, has_ended, nothing, nothing, frozenset({PROBES}), pattern=waiver.subject)
     if check.scope == "group":
         return None  # its one number cannot be had without some of the tensors
     hits = [(n.subject, n.matrix) for n in _named(check, pair, owned) if fits(waiver.subject, *n[1:])]

@@ -31,8 +31,11 @@ HALF_UNITS = torch.exp2(torch.arange(BINADES, dtype=torch.float64).clamp(min=1) 
 LEAST, MOST = -160.0, 130.0
 """Exponents between which a deviation is sought: from less than the least number to more than the largest."""
 
-FIRST, NEXT = (5, 64), (6, 8)
-"""Nested grids and the points of each: the last tells deviations apart by 1e-6, with tails by 1e-4."""
+GRID = 64
+"""Points among which the deviation without a tail is first looked for."""
+
+ROUNDS, NEAR = 60, 1e-9
+"""How often a root is drawn nearer at most, and how near in exponents or log-odds is enough."""
 
 HEAVIER = 1.05
 """Share of a Gaussian step's energy past which the update's tails count as heavier."""
@@ -216,27 +219,47 @@ class BlindUpdate:
     @cached_property
     def _gaussian(self) -> float:
         """The deviation of steps without a tail."""
-        return self._enclosed(torch.ones(1, 1, dtype=torch.float64), LEAST, MOST, FIRST)
+        spread, grid = _spread(0.0), torch.linspace(LEAST, MOST, GRID, dtype=torch.float64)
+        shown = self._shown(self._half / grid.exp2()[:, None]) @ self._counted
+        above = min(max(int((shown < self._wanted).sum()), 1), GRID - 1)
+        return self._enclosed(spread, float(grid[above - 1]), float(grid[above]))
 
     def _deviation(self, tail: float) -> float:
         """The median deviation with such a tail: within a few widths of that without."""
         if not tail:
             return self._gaussian
         most = math.log2(self._gaussian)
-        return self._enclosed(_spread(tail), most - 1 - 6 * tail, most + 1 + 6 * tail, NEXT)
+        return self._enclosed(_spread(tail), most - 1 - 6 * tail, most + 1 + 6 * tail)
 
-    def _enclosed(
-        self, spread: Float64[Tensor, "nodes 1"], low: float, high: float, grids: tuple[int, int]
-    ) -> float:
-        """Where the visible share is as wanted: it grows with the deviation, so ever finer grids enclose it."""
-        wanted = min(self.visible * self.census.size, float(self._counted.sum()) * (1 - 1e-9))
-        rounds, points = grids
-        for _ in range(rounds):
-            grid = torch.linspace(low, high, points, dtype=torch.float64)
-            shown = _mean(self._shown(self._half / (grid.exp2()[:, None] * spread[:, None])))
-            above = min(max(int((shown @ self._counted < wanted).sum()), 1), points - 1)
-            low, high = float(grid[above - 1]), float(grid[above])
-        return math.exp2(0.5 * (low + high))
+    @cached_property
+    def _wanted(self) -> float:
+        """How many of the weights that may change are to change visibly."""
+        return min(self.visible * self.census.size, float(self._counted.sum()) * (1 - 1e-9))
+
+    def _enclosed(self, spread: Float64[Tensor, "nodes 1"], low: float, high: float) -> float:
+        """Where the visible share is as wanted, between two exponents: it grows with the deviation.
+
+        Regula falsi with Illinois' weights (Dowell and Jarratt 1971) on the log-odds, which are nearly straight.
+        """
+        total = float(self._counted.sum())
+        wanted = _log_odds(self._wanted, total)
+
+        def beyond(exponent: float) -> float:
+            shown = _mean(self._shown(self._half / (2.0**exponent * spread)))
+            return _log_odds(float(shown @ self._counted), total) - wanted
+
+        below, above, at, side = beyond(low), beyond(high), 0.5 * (low + high), 0
+        for _ in range(ROUNDS):
+            at = high - above * (high - low) / (above - below) if below < 0 < above else 0.5 * (low + high)
+            value = beyond(at)
+            if abs(value) < NEAR or high - low < NEAR:
+                break
+            if value < 0:
+                low, below, above = at, value, above * (0.5 if side < 0 else 1.0)
+            else:
+                high, above, below = at, value, below * (0.5 if side > 0 else 1.0)
+            side = -1 if value < 0 else 1
+        return math.exp2(at)
 
     def _lacking(self, tail: float, wanted: float) -> float:
         """The logarithm of the energy wanted over what steps with such tails have."""
@@ -277,6 +300,10 @@ class BlindUpdate:
         x = 2 * half
         inside = x * _tail(x) + _density(torch.zeros_like(x)) - _density(x)
         return torch.where(half > 1e-6, inside / half.clamp_min(1e-300), torch.ones_like(half)).clamp(max=1.0)
+
+
+def _log_odds(count: float, total: float) -> float:
+    return math.log(max(count, 1e-300)) - math.log(max(total - count, 1e-15 * total, 1e-300))
 
 
 def _spread(tail: float) -> Float64[Tensor, "nodes 1"]:

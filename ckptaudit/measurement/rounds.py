@@ -30,25 +30,25 @@ less does an update without preference shift the singular values, and the more w
 class Asking:
     """What a verdict asks of a metric in a unit: the limit of each matrix of these tensors.
 
-    With `each` it needs to know of every matrix on which side of its limit it lies.
+    A bound inside `clear` may stand for the number; one between the two decides, and the number is shown. With
+    `each` it must be known of every matrix on which side of its limit it lies.
     """
 
     tensors: frozenset[str]
     limit: Callable[[str], float]
+    clear: Callable[[str], float]
     each: bool = False
 
     def wanted(self, metric: MatrixMetric, rows: Sequence[tuple[str, Measurement]], *, one: bool) -> list[str]:
         """The matrices whose numbers are needed next: the one of the worst bound, or all that are open."""
-        own = [(m, self._holds(metric, m)) for tensor, m in rows if tensor in self.tensors]
-        undecided = [m for m, holds in own if m.kind != "exact" and not holds]
-        if not undecided or (not self.each and any(m.kind == "exact" and not holds for m, holds in own)):
+        own = [m for tensor, m in rows if tensor in self.tensors]
+        if not self.each and any(m.kind == "exact" and not _holds(metric, m, self.limit) for m in own):
             return []
-        if one and not self.each:
-            return [self._likeliest(metric, undecided).tensor]
-        return [m.tensor for m in undecided]
-
-    def _holds(self, metric: MatrixMetric, m: Measurement) -> bool:
-        return m.value is not None and metric.settles(m.value, self.limit(m.tensor))
+        bounds = [m for m in own if m.kind != "exact"]
+        beyond = [m for m in bounds if not _holds(metric, m, self.limit)]
+        if beyond and one and not self.each:
+            return [self._likeliest(metric, beyond).tensor]
+        return [m.tensor for m in bounds if not _holds(metric, m, self.clear)]
 
     def _likeliest(self, metric: MatrixMetric, undecided: Sequence[Measurement]) -> Measurement:
         excess = {m.tensor: self._excess(metric, m) for m in undecided}
@@ -62,6 +62,10 @@ class Asking:
         assert m.value is not None  # a bound always has one
         beyond = m.value - self.limit(m.tensor)
         return beyond if metric.upper_bound else -beyond
+
+
+def _holds(metric: MatrixMetric, m: Measurement, limit: Callable[[str], float]) -> bool:
+    return m.value is not None and metric.settles(m.value, limit(m.tensor))
 
 
 Questions = Mapping[tuple[Unit, str], Sequence[Asking]]

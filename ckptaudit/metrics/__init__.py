@@ -8,6 +8,7 @@ from pkgutil import iter_modules
 from ckptaudit.metrics.across_runs import RunsMetric, runs_metrics
 from ckptaudit.metrics.base_facts import CachedLookup, Tensors, uncached
 from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.behavior import ProbesMetric
 from ckptaudit.metrics.estimates import Estimate
 from ckptaudit.metrics.findings import FindingsMetric, findings_metric_of
 from ckptaudit.metrics.groups import GroupMetric, group_metric_of
@@ -34,6 +35,7 @@ __all__ = [
     "Method",
     "Metric",
     "PairBatch",
+    "ProbesMetric",
     "RolloutsMetric",
     "RunsMetric",
     "Scale",

@@ -24,6 +24,9 @@ from ckptaudit.metrics.untouched import untouched
 MINORITY = 1 / 3
 """Most stale layers among those of a stack that can be an accident of saving and no choice of layers."""
 
+SCATTERED = 1 / 2
+"""The same of layers that are not one block. Training of a few new or chosen layers leaves most at the base."""
+
 BY_FULL_TRAINING = ("vocabulary", "norm", "bias")
 """Groups that adapters leave alone: where they changed, the run trained in full."""
 
@@ -193,8 +196,11 @@ class Stale:
     def _is_accident(self, stack: str, layer: int) -> bool:
         changed = self._changed_layers.get(stack, [])
         stale = self.layers[stack]
-        few = len(stale) <= max(1, MINORITY * (len(changed) + len(stale)))
-        return bool(changed) and changed[0] < layer < changed[-1] and few and self._is_in_full
+        total = len(changed) + len(stale)
+        few = len(stale) <= max(1, MINORITY * total)
+        scattered = len(runs_of(stale)) > 1 and len(stale) <= SCATTERED * total
+        is_inside = bool(changed) and changed[0] < layer < changed[-1]
+        return is_inside and (few or scattered) and self._is_in_full
 
     @cached_property
     def _is_in_full(self) -> bool:

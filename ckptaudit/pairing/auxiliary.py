@@ -33,7 +33,7 @@ class AuxiliaryInput:
 
     def covers(self, tensor: AlignedTensor) -> bool:
         """Whether it says anything about this weight."""
-        if self.kind.layout in ("file", "checkpoints", "log"):
+        if self.kind.layout in ("file", "checkpoints", "model", "log"):
             return True
         own = self.weights.get(tensor.name)
         return own is not None and own.matrix_shape == tensor.matrix_shape
@@ -120,6 +120,8 @@ def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     from ckptaudit.checkpoints import merge_adapter, open_checkpoint
     from ckptaudit.pairing import pair_checkpoints
 
+    if kind.layout == "model":
+        return AuxiliaryInput(kind, path, opened=merge_adapter(base, open_checkpoint(path)))
     if kind.layout == "checkpoints":
         return AuxiliaryInput(kind, path, checkpoints=_parents(kind, path, base))
     given = opened = open_checkpoint(path)

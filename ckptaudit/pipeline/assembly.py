@@ -19,8 +19,9 @@ from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.coverage import coverage_of
-from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, Summary, check_record
+from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
+from ckptaudit.results.summary import Summary
 from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
 from ckptaudit.rollouts.distributions import Distributions, distributions
 
@@ -146,7 +147,7 @@ WEIGHTS = f"weights and files: give {parameter('base')} PATH and {parameter('tun
 
 
 OTHER_EVIDENCE = {
-    "probes": "behavior: the default checks do not run the model",
+    "probes": f"behavior: give {parameter('probes')} FILE",
     "rollouts": f"rollouts: give {parameter('rollouts')} PATH",
 }
 """Kinds of evidence that no default check looks at, by the input that brings some of it."""
@@ -162,8 +163,8 @@ def _respelled(m: Measurement, spelling: Spelling) -> Measurement:
     return structs.replace(m, remark=spelled(m.remark, spelling)) if m.remark else m
 
 
-NUMBERS = ("matrix", "group", "runs")
-"""Scopes whose measurements are numbers of tensors."""
+NUMBERS = ("matrix", "group", "runs", "probes")
+"""Scopes whose measurements are numbers of tensors or of probe sets."""
 
 
 def _checks(plan: AuditPlan, verdicts: Sequence[Verdict]) -> tuple[CheckRecord, ...]:

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from ckptaudit.errors import CheckDefinitionError, nearest
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.measurement.probes import ProbeRuns, measure_probes
 from ckptaudit.measurement.rollouts import measure_rollouts
 from ckptaudit.measurement.rounds import Source, by_unit
 from ckptaudit.measurement.scheduler import measure
@@ -77,6 +78,12 @@ class _Executor:
         plan = self.plan
         return UnitInputs(plan.runs, plan.groups, plan.auxiliary, plan.computing.device)
 
+    @cached_property
+    def probes(self) -> ProbeRuns:
+        plan, computing = self.plan, self.plan.computing
+        assert plan.probes is not None  # without probes every check of them is skipped
+        return ProbeRuns(plan.probes, plan.runs[0].pair.base, computing.device, computing.cache)
+
     def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
         """Units of matrices in one go; tells how many tensors of how many are done."""
         if not units:
@@ -97,6 +104,8 @@ class _Executor:
             return [m for _, units in finished for _, rows in units for m in rows]
         if unit.scope == "rollouts":
             return self._rollouts(unit)
+        if unit.scope == "probes":
+            return measure_probes(self.probes, self.inputs.run_of(unit), self.plan.probes_metrics, unit)
         if unit.scope in ("plan", "run"):
             return guarded(lambda: [self._findings(unit)], lambda reason: [without_value(unit, reason)])
         return self.inputs.measure(unit)

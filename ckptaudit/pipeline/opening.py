@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
@@ -18,6 +19,7 @@ from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
+from ckptaudit.pipeline.probes import open_probes
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.run_log import RunLog, open_run_logs
@@ -42,6 +44,7 @@ class OpenedAudit:
     batch_bytes: int
     cache: FactorCache | None
     logs: Mapping[str, RunLog] = field(default_factory=dict)
+    probes: ProbeSet | None = None
 
     @property
     def has_pair(self) -> bool:
@@ -111,6 +114,7 @@ def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
         batch_bytes=batch_bytes,
         cache=open_cache(options.cache),
         logs=logs_of_runs(logs, runs, groups),
+        probes=open_probes(options),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.errors import CheckDefinitionError, CheckpointError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Check
@@ -22,6 +23,7 @@ from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.logs import of_rollouts, without_weights
 from ckptaudit.pipeline.opening import OpenedAudit
+from ckptaudit.pipeline.probes import prepared, without_probes
 from ckptaudit.results.baseline import Baseline, load_baseline
 
 ROLLOUTS_ALONE = "rollouts"
@@ -46,7 +48,7 @@ class ChosenChecks:
 
 
 def choose_checks(opened: OpenedAudit, config: Config) -> ChosenChecks:
-    """The checks of the profile, those that join for several runs or rollouts, and those the configuration adds.
+    """The checks of the profile, those that join for several runs, rollouts or probes, and the configuration's own.
 
     Without a pair these are the checks of rollouts alone. Raises CheckDefinitionError for a bad file or profile.
     """
@@ -98,6 +100,7 @@ def plan(
         complete=options.complete,
         logs=opened.logs,
         checkpoint_steps=opened.checkpoint_steps,
+        probes=_prepared(opened, checks, config),
     )
 
 
@@ -173,6 +176,8 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
     if check.scope == "rollouts":
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
         return missing or (opened.logs[run.path].lacking(check.metric) if run.path in opened.logs else "")
+    if check.scope == "probes":
+        return opened.auxiliary.missing(METRICS[check.metric].needs) or without_probes(opened.probes, check)
     if _compares_none(opened, check):
         return TOO_FEW
     tensors = selected(check, run.pair, subject)
@@ -180,6 +185,11 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _prepared(opened: OpenedAudit, checks: Sequence[CheckFile], config: Config) -> ProbeSet | None:
+    asked = any(check.scope == "probes" for file in checks for check in file.checks)
+    return prepared(opened.probes, config.probes, opened.base, opened.runs, opened.auxiliary) if asked else None
 
 
 def _compares_none(opened: OpenedAudit, check: Check) -> bool:
@@ -218,7 +228,8 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run, judged: Mapping[s
     metric = METRICS[check.metric]
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
-    if check.counts_findings or check.scope == "rollouts" or check.optional or any(judged.values()):
+    elsewhere = check.counts_findings or check.scope in ("rollouts", "probes")
+    if elsewhere or check.optional or any(judged.values()):
         return ""
     return "the check's roles select nothing here"
 

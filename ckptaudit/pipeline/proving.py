@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ckptaudit.artifact import open_artifact
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.damages import artifact as artifact_damages
+from ckptaudit.damages import behavior as behavior_damages
 from ckptaudit.damages import parity, roles, stale  # noqa: F401  # their damages are those of weights
 from ckptaudit.damages import runs as run_damages
 from ckptaudit.damages import weights as weight_damages
@@ -57,6 +58,8 @@ def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
         return replace(intact, damaged=tuple(_of_damaged_files(run, check) for run in opened.runs))
     if check.scope == "rollouts":
         return replace(intact, damaged=_judged(_with_damaged_log(opened, check), check, file, config))
+    if check.scope == "probes":
+        return replace(intact, damaged=_judged(_with_damaged_behavior(opened, check), check, file, config))
     return replace(intact, damaged=_judged(damaged(opened, check), check, file, config))
 
 
@@ -77,6 +80,15 @@ def _with_damaged_log(opened: OpenedAudit, check: Check) -> OpenedAudit:
     # Without rollouts the check was skipped on the intact pair.
     logs = {run: damaged_log(log, check.breaks_when) for run, log in opened.logs.items()}
     return replace(opened, logs=logs)
+
+
+def _with_damaged_behavior(opened: OpenedAudit, check: Check) -> OpenedAudit:
+    """The audit with the tuned weights damaged, or what they say on the probes."""
+    if check.breaks_when in behavior_damages.MODEL_DAMAGES:
+        damage = behavior_damages.MODEL_DAMAGES[check.breaks_when]
+        return _with_runs(opened, [damage(opened.base, run.pair.tuned) for run in opened.runs])
+    assert opened.probes is not None  # without probes the check was skipped on the intact pair
+    return replace(opened, probes=replace(opened.probes, damage=behavior_damages.ROW_DAMAGES[check.breaks_when]))
 
 
 def _of_damaged_files(run: Run, check: Check) -> Verdict:

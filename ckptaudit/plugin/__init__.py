@@ -35,6 +35,8 @@ MARKERS = (
     "audit_model: a check judged on the model as a whole",
     "audit_step: a check of rollouts judged step by step",
     "audit_run: a check of rollouts judged over the run",
+    "audit_probe_set: a check of behavior judged for each probe set",
+    "audit_probes: a check of behavior judged over all probes",
 )
 
 

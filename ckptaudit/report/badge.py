@@ -58,7 +58,8 @@ def _said(result: AuditResult) -> tuple[str, str]:
     summary = result.summary
     if not answer(result.verdicts).is_open:
         return f"closed, {summary.failed + summary.errors} failed", "red"
+    opened = "open" if result.has_pair else "rollouts open"
     forgiven = summary.waived + summary.warned
     if forgiven:
-        return f"open, {summary.passed} passed, {forgiven} warned", "yellow"
-    return f"open, {summary.passed} passed", "brightgreen"
+        return f"{opened}, {summary.passed} passed, {forgiven} warned", "yellow"
+    return f"{opened}, {summary.passed} passed", "brightgreen"

@@ -52,7 +52,7 @@ def in_one_line(verdict: Verdict) -> str:
 def _thing(metric: str) -> str:
     """What is ranked, where its name does not say it: steps are called so."""
     known = METRICS.get(metric)
-    return "" if known is not None and known.scope == "rollouts" else "tensor "
+    return "" if known is not None and known.scope in ("rollouts", "probes") else "tensor "
 
 
 def explain(verdict: Verdict, check: Check | CheckRecord) -> str:
@@ -101,6 +101,10 @@ def _measured(verdict: Verdict, check: Check | CheckRecord) -> str:
     scope = known.scope if known else "matrix"
     if scope == "pair":
         return f"{compared(verdict)} ({verdict.metric})"
+    if scope == "probes":
+        return (
+            f"{compared(verdict)} ({verdict.metric}, of {'each set' if check.per == 'probe_set' else 'all probes'})"
+        )
     if scope == "rollouts":
         return f"{compared(verdict)} ({verdict.metric}, of the rollouts per {check.per})"
     if scope == "group":

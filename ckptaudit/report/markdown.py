@@ -24,7 +24,8 @@ from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
-from ckptaudit.results.records import AuditResult, CheckpointRecord, counts
+from ckptaudit.results.records import AuditResult, CheckpointRecord
+from ckptaudit.results.summary import counts
 
 LIMIT = 1024 * 1024
 """What GitHub takes as a step summary, in bytes."""
@@ -154,7 +155,7 @@ def _details(result: AuditResult) -> Iterator[str]:
 
 
 def _about(result: AuditResult) -> Iterator[str]:
-    yield f"\n{counts(result)}.\n"
+    yield f"\n{counts(result.verdicts)}.\n"
     prints = {c.path: _content(c) for c in result.checkpoints}
     pair = (("base", result.base), *(("tuned", run) for run in result.tuned))
     for side, path in pair if result.has_pair else ():

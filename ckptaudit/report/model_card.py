@@ -54,7 +54,8 @@ def _lines(result: AuditResult) -> Iterator[str]:
     yield from (f"| {name} | {value} |" for name, value in _facts(result))
     yield ""
     yield from _broken(result)
-    yield "Weights are compared with the base they were tuned from. An open gate says that the checks named by the "
+    about = "Weights are compared with the base they were tuned from. " if result.has_pair else ""
+    yield f"{about}An open gate says that the checks named by the "
     yield "profile hold; what it does not say stands under *not judged*."
 
 

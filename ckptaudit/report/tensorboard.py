@@ -1,13 +1,17 @@
-"""The audit in TensorBoard: one run for each tuned checkpoint, layers along the step axis."""
+"""The audit in TensorBoard: a run for each tuned checkpoint, with a few scalars and the layers as a table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ckptaudit.report.files import need
-from ckptaudit.report.markdown import markdown
-from ckptaudit.report.series import metric_series, run_names, verdict_series
+from ckptaudit.report.appearance import number
+from ckptaudit.report.markdown import escaped, markdown
+from ckptaudit.report.tracked import Table, tracked_runs
+from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult
+
+ROWS_SHOWN = 2000
+"""Rows of the table of layers that a browser shows well."""
 
 
 def log_to_tensorboard(result: AuditResult, folder: Path) -> None:
@@ -15,9 +19,21 @@ def log_to_tensorboard(result: AuditResult, folder: Path) -> None:
     need("tensorboard", extra="tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
-    for run, name in run_names(result).items():
-        with SummaryWriter(str(folder / name)) as writer:
-            for tag, points in {**metric_series(result, run), **verdict_series(result, run)}.items():
-                for layer, value in points:
-                    writer.add_scalar(tag, value, layer)
-            writer.add_text("audit", markdown(result))
+    page = markdown(result)
+    for run in tracked_runs(result):
+        with SummaryWriter(str(folder / run.name)) as writer:
+            for name, value in run.scalars.items():
+                writer.add_scalar(name, value, run.step)
+            writer.add_text("audit", page, run.step)
+            writer.add_text("layers", _table(run.layers), run.step)
+
+
+def _table(table: Table) -> str:
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows[:ROWS_SHOWN]]
+    text = "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
+    more = len(table.rows) - ROWS_SHOWN
+    return f"{text}\n\nand {more} more rows; the JSON has all\n" if more > 0 else text
+
+
+def _cell(value: object) -> str:
+    return number(value) if isinstance(value, float) else "" if value is None else escaped(value)

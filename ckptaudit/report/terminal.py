@@ -23,7 +23,8 @@ from ckptaudit.report.runs import first_closed, run_lines
 from ckptaudit.report.table import check_lines
 from ckptaudit.report.unheeded import unheeded
 from ckptaudit.results.gate import answer, by_check
-from ckptaudit.results.records import AuditResult, counts
+from ckptaudit.results.records import AuditResult
+from ckptaudit.results.summary import counts
 
 RUNS_SHOWN = 4
 
@@ -58,7 +59,7 @@ def render_tables(result: AuditResult, *, width: int, colour: bool, verbosity: i
 
 def render_answer(result: AuditResult, *, colour: bool, exit_code: int | None = None) -> str:
     """How many verdicts ended how, and the gate's answer: the last two lines."""
-    return _rendered([Text(counts(result)), _answer(result, exit_code)], colour=colour)
+    return _rendered([Text(counts(result.verdicts)), _answer(result, exit_code)], colour=colour)
 
 
 def _rendered(lines: Iterable[Text], *, colour: bool) -> str:

@@ -48,7 +48,7 @@ def _unjudged(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for (_, check), of_check in by_check(verdicts).items():
         first = of_check[0]
         absent = all(v.reason.startswith(NO_SUCH_WEIGHTS) for v in of_check)
-        logged = first.metric in METRICS and METRICS[first.metric].scope == "rollouts"
+        logged = first.metric in METRICS and METRICS[first.metric].scope in ("rollouts", "probes")
         if first.severity == "gate" and not (absent or logged) and all(v.outcome == "skipped" for v in of_check):
             yield f"{check} was not judged ({first.reason})"
 

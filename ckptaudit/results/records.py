@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,36 +19,14 @@ from ckptaudit.metrics import METRICS, Measurement, Scale
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
 from ckptaudit.results.rollouts import RolloutsRecord
+from ckptaudit.results.summary import Summary, counts
 
 SCHEMA = "ckptaudit/1"
 
+TableName = Literal["measurements", "verdicts"]
 
-class Summary(msgspec.Struct, frozen=True):
-    """How many verdicts ended how; `failed` counts what closes the gate, `warned`, `noted` what does not."""
-
-    passed: int
-    failed: int
-    skipped: int
-    errors: int
-    waived: int = 0
-    warned: int = 0
-    noted: int = 0
-
-    @classmethod
-    def of(cls, verdicts: Sequence[Verdict]) -> Summary:
-        """Count the outcomes."""
-        outcomes = [v.outcome for v in verdicts]
-        open_ones = [v for v in verdicts if v.outcome == "failed" and not v.closes]
-        noted = sum(v.severity == "info" for v in open_ones)
-        return cls(
-            passed=outcomes.count("passed"),
-            failed=outcomes.count("failed") - len(open_ones),
-            skipped=outcomes.count("skipped"),
-            errors=outcomes.count("error"),
-            waived=outcomes.count("waived"),
-            warned=len(open_ones) - noted,
-            noted=noted,
-        )
+# By name, as every renderer is found: records know of none.
+TABLES, NOTEBOOK = "ckptaudit.results.tables", "ckptaudit.report.notebook"
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,33 +186,32 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
         """What verdicts are about: the tuned checkpoints, or without a pair the logs, by path."""
         return self.tuned or tuple(log.tuned for log in self.rollouts)
 
+    def to_arrow(self, table: TableName = "measurements") -> Any:
+        """The measurements, or the verdicts, as a pyarrow Table. Raises ReportError without the package."""
+        return import_module(TABLES).arrow_table(self, table)
+
+    def to_pandas(self, table: TableName = "measurements") -> Any:
+        """The same as a pandas DataFrame. Raises ReportError without the packages."""
+        return import_module(TABLES).pandas_table(self, table)
+
+    def to_polars(self, table: TableName = "measurements") -> Any:
+        """The same as a Polars DataFrame. Raises ReportError without the packages."""
+        return import_module(TABLES).polars_table(self, table)
+
+    def __repr__(self) -> str:
+        """The answer and the counts: a result of thousands of numbers is no line to be read."""
+        ends = "open" if self.passed else "closed"
+        return f"<AuditResult of {', '.join(map(printable, self.runs))}: gate {ends}, {counts(self.verdicts)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        html: str = import_module(NOTEBOOK).notebook_html(self)
+        return html
+
     @property
     def passed(self) -> bool:
         """Whether something was judged, and nothing that closes the gate failed or could not be judged."""
         return answer(self.verdicts).is_open
-
-
-def counts(result: AuditResult) -> str:
-    """`51 results: 23 passed, 28 failed; 3 decided by an upper bound`; what there is none of is left out."""
-    s = result.summary
-    ends = [f"{s.passed} passed", *(f"{count} {said}" for count, said in _other_ends(s) if count)]
-    kinds = [v.kind for v in result.verdicts]
-    bounds = [(kinds.count("upper_bound"), "an upper"), (kinds.count("lower_bound"), "a lower")]
-    decided = "".join(f"; {count} decided by {which} bound" for count, which in bounds if count)
-    total = len(result.verdicts)
-    return f"{total} result{'' if total == 1 else 's'}: {', '.join(ends)}{decided}"
-
-
-def _other_ends(s: Summary) -> list[tuple[int, str]]:
-    errors = "error" if s.errors == 1 else "errors"
-    return [
-        (s.failed, "failed"),
-        (s.errors, errors),
-        (s.waived, "waived"),
-        (s.warned, "warned"),
-        (s.noted, "noted"),
-        (s.skipped, "skipped"),
-    ]
 
 
 def check_record(check: Check, file: str) -> CheckRecord:

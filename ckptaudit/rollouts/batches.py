@@ -17,8 +17,15 @@ Array = np.ndarray[Any, Any]
 _PAIRED = ("token_ids", "loss_mask", "logp_rollout", "logp_train", "logp_ref", "logp_new", "advantages", "entropy")
 
 
+MAX_STEPS = 200_000
+"""A step costs some kilobytes of memory, however few rows it has."""
+
+
 def by_step(batches: Iterable[pa.RecordBatch], split: str = "train") -> Iterator[tuple[int, StepRows]]:
-    """The rows of a split, cut where the step changes. Raises RolloutError if a step comes back."""
+    """The rows of a split, cut where the step changes.
+
+    Raises RolloutError if a step comes back, or where there are more than MAX_STEPS.
+    """
     seen: set[int] = set()
     current: int | None = None
     for batch in batches:
@@ -35,6 +42,8 @@ def by_step(batches: Iterable[pa.RecordBatch], split: str = "train") -> Iterator
                 raise RolloutError(f"The rows of step {step} are not together; sort the table by step.")
             current = step
             seen.add(step)
+            if len(seen) > MAX_STEPS:
+                raise RolloutError(f"More than {MAX_STEPS:,} steps in one log; pass the log of one run.")
             yield step, StepRows(batch.slice(start, end - start))
 
 

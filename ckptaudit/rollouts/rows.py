@@ -14,6 +14,10 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.table import SCHEMA, TOKEN_LISTS
 
 Row = Mapping[str, Any]
+
+ALWAYS = frozenset(field.name for field in SCHEMA if not field.nullable)
+"""Columns that every row of a log has, whoever wrote it."""
+
 MAX_ROWS = 4096
 MAX_CELLS = 2_000_000  # list entries and characters of a batch
 

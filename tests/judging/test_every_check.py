@@ -55,9 +55,9 @@ EVERY = [
     for check in load_checks(path).checks
 ]
 # What compares runs is tried on several of them, in test_run_group_checks.py.
-# Rollouts are tried in tests/rollouts, conversions and merges in tests/parity, stale parts in test_moved_checks.py.
+# Rollouts, probes, conversions and merges are tried in folders of their own, stale parts in test_moved_checks.py.
 # What asks about the whole plan is tried within its profile, below.
-SCOPES_ELSEWHERE = ("runs", "plan", "rollouts", "parity", "run")
+SCOPES_ELSEWHERE = ("runs", "plan", "rollouts", "probes", "parity", "run")
 CASES = [
     case
     for case in EVERY

@@ -44,7 +44,7 @@ def test_holds_on_the_healthy_pair_and_is_broken_by_its_damage(check: Check, ope
 
 
 def test_the_release_profiles_ask_these_checks() -> None:
-    for name in ("release", "release_sft"):
+    for name in ("release", "release_sft", "release_lora", "release_opd"):
         assert "moved.toml" in [path.name for path in profile_named(name).checks]
 
 

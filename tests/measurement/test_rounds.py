@@ -85,14 +85,16 @@ def row(tensor: str, value: float, kind: str = "upper_bound") -> Measurement:
 
 
 def test_the_worst_bound_comes_first_and_the_rest_only_if_its_number_holds() -> None:
-    asking = Asking(frozenset("abc"), lambda _: 1.0)
+    asking = Asking(frozenset("abc"), lambda _: 1.0, lambda _: 0.5)
     bounds = [("a", row("a", 2.0)), ("b", row("b", 5.0)), ("c", row("c", 0.5)), ("d", row("d", 9.0))]
     assert asking.wanted(DRIFT, bounds, one=True) == ["b"]
     held = [bounds[0], ("b", row("b", 0.9, "exact")), *bounds[2:]]
     assert asking.wanted(DRIFT, held, one=False) == ["a"]
     broken = [bounds[0], ("b", row("b", 1.1, "exact")), *bounds[2:]]
     assert asking.wanted(DRIFT, broken, one=False) == []
-    each = Asking(frozenset("abc"), lambda _: 1.0, each=True)
+    near = [("a", row("a", 0.8)), ("b", row("b", 0.7)), bounds[2]]
+    assert asking.wanted(DRIFT, near, one=True) == ["a", "b"], "near enough to be computed"
+    each = Asking(frozenset("abc"), lambda _: 1.0, lambda _: 0.5, each=True)
     assert each.wanted(DRIFT, broken, one=False) == ["a"]
 
 

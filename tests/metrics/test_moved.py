@@ -63,10 +63,17 @@ def test_a_layer_between_changed_ones_is_stale() -> None:
     assert found(layer(2)) == {"stale_layers": ["layers.2"]}
 
 
-def test_layers_at_an_end_and_half_of_a_model_only_warn() -> None:
+def test_up_to_half_of_the_layers_are_stale_where_they_are_not_one_block() -> None:
+    assert found(layer(1, 3, 4)) == {"stale_layers": ["layers.1", "layers.3-4"]}
+    # The last layer may have been left alone on purpose, the others not.
+    assert found(layer(1, 3, 5)) == {"stale_layers": ["layers.1", "layers.3"], "parts_at_base": ["layers.5"]}
+
+
+def test_layers_at_an_end_a_large_block_and_most_of_a_model_only_warn() -> None:
     assert found(layer(5)) == {"parts_at_base": ["layers.5"]}
     assert found(layer(3, 4, 5)) == {"parts_at_base": ["layers.3-5"]}
-    assert found(layer(1, 3, 4)) == {"parts_at_base": ["layers.1", "layers.3-4"]}
+    assert found(layer(2, 3, 4)) == {"parts_at_base": ["layers.2-4"]}
+    assert found(layer(1, 2, 3, 5)) == {"parts_at_base": ["layers.1-3", "layers.5"]}
 
 
 def test_an_adapter_on_some_layers_only_warns() -> None:

@@ -22,7 +22,8 @@ from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline import assemble, execute, judge, open_audit, plan
 from ckptaudit.pipeline.assembly import curves
 from ckptaudit.report.html import write_html
-from ckptaudit.results.records import AuditResult, CheckRecord, Summary, check_record
+from ckptaudit.results.records import AuditResult, CheckRecord, check_record
+from ckptaudit.results.summary import Summary
 from tests.conftest import program
 
 HARMLESS = "placeholder"

@@ -9,7 +9,8 @@ from rich.text import Text
 from ckptaudit.report.heatmap import broken_checks
 from ckptaudit.report.runs import run_rows
 from ckptaudit.report.terminal import render_summary
-from ckptaudit.results.records import AuditResult, StepRecord, Trajectory, counts
+from ckptaudit.results.records import AuditResult, StepRecord, Trajectory
+from ckptaudit.results.summary import counts
 from tests.synthetic import check, large, measured, result, verdict
 
 
@@ -142,12 +143,12 @@ def test_what_is_only_noted_is_not_drawn(supervised: AuditResult) -> None:
     ],
 )
 def test_the_count_names_what_there_is(outcomes: list[str], words: str) -> None:
-    assert counts(result([verdict(f"layers.{i}", 1.0, outcome=o) for i, o in enumerate(outcomes)])) == words
+    assert counts([verdict(f"layers.{i}", 1.0, outcome=o) for i, o in enumerate(outcomes)]) == words
 
 
 def test_bounds_are_counted_by_kind() -> None:
     found = [msgspec.structs.replace(verdict("layers.0", 1e-5), kind=k) for k in ("upper_bound", "lower_bound")]
-    assert counts(result(found)).endswith("; 1 decided by an upper bound; 1 decided by a lower bound")
+    assert counts(found).endswith("; 1 decided by an upper bound; 1 decided by a lower bound")
 
 
 def test_several_runs_have_a_row_each_and_the_failing_run_is_named_first() -> None:

@@ -302,7 +302,9 @@ SIMULATED = {
     "noise 0.5": Engine(noise=0.5),
     "temperature 0.7": Engine(temperature=0.7, logged_temperature=0.7),
     "temperature 0.7, raw": Engine(temperature=0.7),
+    "temperature 0.95, raw": Engine(temperature=0.95),
     "top-p 0.95": Engine(top_p=0.95),
+    "top-p 0.95, raw": Engine(top_p=0.95, renormalised=False),
 }
 
 
@@ -317,6 +319,8 @@ def test_a_simulated_engine_is_seen_by_the_statistic_that_can_see_it(case: str) 
         "noise 0.5": (True, False, False),
         "temperature 0.7": (True, False, True),
         "temperature 0.7, raw": (False, False, True),
+        "temperature 0.95, raw": (False, False, True),
         "top-p 0.95": (False, True, True),
+        "top-p 0.95, raw": (False, False, True),
     }[case]
     assert (k3 > 0.015, biased, surprised) == expected, (k3, run)

@@ -66,3 +66,17 @@ def test_two_logs_differ_by_verdicts_and_numbers() -> None:
     assert moved["mismatch_k3", "median of steps"] > 100
     assert moved["mismatch_k3_mean", "run"] > 10
     assert not compare(healthy, healthy).moved
+
+
+def test_checks_are_proven_on_a_log_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.toml"
+    bundled = (Path(__file__).parents[2] / "checks" / "rollouts.toml").read_text().split("[[check]]")
+    wanted = [table for table in bundled if 'id = "mismatch-k3-mean"' in table or 'id = "lists-aligned"' in table]
+    file.write_text("".join(f"[[check]]{table}" for table in wanted))
+    assert main(["checks", str(file), "--prove", "--rollouts", str(RUNS / "healthy")]) == 0
+    told = capsys.readouterr().out
+    assert "lists-aligned: broken by short_logps" in told
+    assert "mismatch-k3-mean: broken by other_weights" in told

@@ -24,7 +24,8 @@ from ckptaudit.report.html.rollouts import log_views
 from ckptaudit.report.runs import RunRow, first_shown, run_rows
 from ckptaudit.report.steps import step_curves
 from ckptaudit.results.gate import answer
-from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord, counts
+from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
+from ckptaudit.results.summary import counts
 
 HERE = Path(__file__).parent
 STYLES = ("page.css", "rollouts.css")
@@ -68,7 +69,7 @@ def render_html(result: AuditResult) -> str:
             regimes=REGIMES,
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
-            counts=counts(result),
+            counts=counts(result.verdicts),
             order=[result.runs.index(row.path) for row in run_rows(result)],
             trajectories=[row for row in result.trajectories if step_curves(result, row)],
             coverage=list(coverage_lines(result)),

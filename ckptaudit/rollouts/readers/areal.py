@@ -16,13 +16,13 @@ import pyarrow as pa
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import first_line, json_lines
-from ckptaudit.rollouts.rows import Row, batches_of, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, prompt_hash
 
 NAME = "areal"
 FILES = "rollout/{version}/{task_id}.jsonl"
 COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "group_id", "sample_id", "version_first", "version_last"}
-    | {"prompt_hash", "prompt_len", "response_len", "reward", "prompt", "response"}
+    ALWAYS
+    | {"group_id", "version_first", "version_last", "prompt_len", "response_len", "reward", "prompt", "response"}
 )
 _NONE = "AReaL's dump has no log-probabilities or advantages"
 MISSING = {

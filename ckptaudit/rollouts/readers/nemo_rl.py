@@ -18,13 +18,13 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import first_line, json_lines
-from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
 
 NAME = "nemo-rl"
 FILES = "train_data_step*.jsonl"
 COLUMNS = frozenset(
-    {"logp_semantics"}
-    | {"run", "source_file", "step", "split", "group_id", "sample_id", "prompt_hash", "prompt_len", "response_len"}
+    ALWAYS
+    | {"logp_semantics", "group_id", "prompt_len", "response_len"}
     | {"reward", "advantage", "response", "token_ids", "loss_mask", "logp_rollout", "logp_train", "advantages"}
 )
 MISSING = {

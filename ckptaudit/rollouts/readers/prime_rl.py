@@ -17,13 +17,13 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import json_lines
-from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
 
 NAME = "prime-rl"
 FILES = "token_exports/step_*/rank_*.jsonl"
 COLUMNS = frozenset(
-    {"logp_semantics"}
-    | {"run", "source_file", "step", "split", "sample_id", "prompt_hash", "prompt_len", "response_len", "advantage"}
+    ALWAYS
+    | {"logp_semantics", "prompt_len", "response_len", "advantage"}
     | {"token_ids", "loss_mask", "logp_rollout", "logp_train", "advantages", "entropy"}
 )
 _ROLLOUTS = "the token export has no rewards or groups; they stand in prime-rl's traces, which are not read"

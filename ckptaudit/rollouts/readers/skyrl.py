@@ -17,13 +17,13 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
 from ckptaudit.rollouts.pickled import pickle_contents, saved_bytes
-from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
 
 NAME = "skyrl"
 FILES = "dumped_data/global_step_*_training_input.pkl"
 COLUMNS = frozenset(
-    {"logp_semantics"}
-    | {"run", "source_file", "step", "split", "sample_id", "prompt_hash", "prompt_len", "response_len", "advantage"}
+    ALWAYS
+    | {"logp_semantics", "prompt_len", "response_len", "advantage"}
     | {"token_ids", "loss_mask", "logp_rollout", "logp_train", "logp_ref", "advantages"}
 )
 _REMOVED = "SkyRL takes rewards and uids out of its dump"

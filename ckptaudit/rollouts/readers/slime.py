@@ -18,23 +18,13 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
 from ckptaudit.rollouts.pickled import archive_contents
-from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
 
 NAME = "slime"
 FILES = "rollout_data/{id}.pt, train_data/{id}.pt"
 COLUMNS = frozenset(
-    {"logp_semantics"}
-    | {
-        "run",
-        "source_file",
-        "step",
-        "split",
-        "group_id",
-        "sample_id",
-        "version_first",
-        "version_last",
-        "prompt_hash",
-    }
+    ALWAYS
+    | {"group_id", "version_first", "version_last", "logp_semantics"}
     | {"prompt_len", "response_len", "truncated", "stop_reason", "reward", "advantage", "prompt", "response"}
     | {"token_ids", "loss_mask", "logp_rollout", "logp_train", "logp_ref", "advantages", "entropy"}
 )

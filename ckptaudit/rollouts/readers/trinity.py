@@ -23,23 +23,13 @@ from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import regular_file
 from ckptaudit.rollouts.lines import first_line, json_lines, json_lines_in_order
 from ckptaudit.rollouts.pickled import pickle_contents
-from ckptaudit.rollouts.rows import Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
 
 NAME = "trinity-rft"
 FILES = "*.db with experience_bytes, or *.jsonl with eid"
 COLUMNS = frozenset(
-    {"logp_semantics"}
-    | {
-        "run",
-        "source_file",
-        "step",
-        "split",
-        "group_id",
-        "sample_id",
-        "version_first",
-        "version_last",
-        "prompt_hash",
-    }
+    ALWAYS
+    | {"group_id", "version_first", "version_last", "logp_semantics"}
     | {"prompt_len", "response_len", "reward", "advantage", "prompt", "response", "token_ids", "loss_mask"}
     | {"logp_rollout", "advantages"}
 )

@@ -18,14 +18,11 @@ import pyarrow.parquet as pq
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
-from ckptaudit.rollouts.rows import Row, batches_of, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, prompt_hash
 
 NAME = "trl"
 FILES = "completions/completions_*.parquet"
-COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "group_id", "sample_id", "prompt_hash", "prompt", "response", "reward"}
-    | {"rewards", "advantage"}
-)
+COLUMNS = frozenset(ALWAYS | {"group_id", "prompt", "response", "reward", "rewards", "advantage"})
 _RECORDER = "TRL keeps it in memory; attach TrlRecorder of ckptaudit.integrations.trl"
 MISSING = {
     "logp_rollout": f"{_RECORDER}, with use_vllm=True or a rollout_func, which return the engine's",

@@ -17,14 +17,11 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import first_line, json_lines
-from ckptaudit.rollouts.rows import Row, batches_of, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, prompt_hash
 
 NAME = "verl"
 FILES = "{step}.jsonl with input, output, score"
-COLUMNS = frozenset(
-    {"run", "source_file", "step", "split", "group_id", "sample_id", "prompt_hash", "prompt", "response", "reward"}
-    | {"rewards"}
-)
+COLUMNS = frozenset(ALWAYS | {"group_id", "prompt", "response", "reward", "rewards"})
 _RECORDER = "verl keeps it in memory; attach VerlRecorder of ckptaudit.integrations"
 MISSING = {
     "logp_rollout": f"{_RECORDER}, with actor_rollout_ref.rollout.calculate_log_probs=True",

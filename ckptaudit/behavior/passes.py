@@ -1,0 +1,224 @@
+"""Models and probes to evidence: every forward pass and every answer that is wanted, each run once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from ckptaudit.behavior.base_rows import Lookup, scored_rows, spoken_rows, unkept
+from ckptaudit.behavior.causal_models import CausalModel
+from ckptaudit.behavior.comparison import ComparedText, compare
+from ckptaudit.behavior.evidence import Evidence, Key, Pass, Side, Spoken
+from ckptaudit.behavior.facts import ProbeFacts
+from ckptaudit.behavior.generation import GREEDY, SAMPLED, Request, Setting
+from ckptaudit.behavior.items import Item
+from ckptaudit.behavior.padding import padding_is_seen, rounding_floor
+from ckptaudit.behavior.scoring import Scored, ScoredText
+from ckptaudit.behavior.settings import FULL, SHORT
+from ckptaudit.behavior.states import PooledStates, pooled_states
+
+Decode = Callable[[Sequence[int]], str]
+
+COMPARED = ("preference", "ranking", "choice")
+"""Kinds of probes whose texts are compared with each other."""
+
+ANSWERED = ("prompt", "completion", "labelled")
+"""Kinds of probes that are answered."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The models of one pair on one file of probes. `done` is told tokens as they are finished."""
+
+    base: CausalModel
+    tuned: CausalModel
+    items: tuple[Item, ...]
+    decode: Decode
+    facts: ProbeFacts = field(default_factory=ProbeFacts)
+    weak: CausalModel | None = None
+    lookup: Lookup = unkept
+    done: Callable[[int], None] | None = None
+
+    def evidence(self, wanted: Iterable[Pass]) -> Evidence:
+        """The rows of the passes wanted, and of those that they rest on. Raises MeasurementError."""
+        passes = {p for name in wanted for p in (name, *RESTS_ON.get(name, ()))}
+        found = Evidence(
+            self.items,
+            refusals=self.facts.refusals,
+            floor=self._floor,
+            notes=self._notes,
+            answered=frozenset(i.probe.id for i in self._answered),
+        )
+        for name in ORDER:
+            if name in passes:
+                found = getattr(self, f"_{name}")(found)
+        return found
+
+    @cached_property
+    def _alike(self) -> bool:
+        texts = self._all_texts
+        return bool(texts) and any(padding_is_seen(model, texts) for model in (self.base, self.tuned))
+
+    @cached_property
+    def _all_texts(self) -> list[Scored]:
+        return [text for item in self.items for text in item.texts] or [
+            Scored(item.prompt, 1) for item in self.items if len(item.prompt) > 1
+        ]
+
+    @property
+    def _floor(self) -> float:
+        return rounding_floor(self.base, self._all_texts) if self._all_texts else 0.0
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        return ("texts are run in batches of one length: this model sees padding",) if self._alike else ()
+
+    def _texts(self, found: Evidence) -> Evidence:
+        items = [item for item in self.items if item.texts and item.probe.kind not in COMPARED]
+        rows = self._compared([item.texts[0] for item in items])
+        return replace(found, texts={item.probe.id: row for item, row in zip(items, rows, strict=True)})
+
+    def _compared(self, texts: Sequence[Scored]) -> list[ComparedText]:
+        return compare(self.base, self.tuned, texts, alike=self._alike, done=self.done)
+
+    def _pairs(self, found: Evidence) -> Evidence:
+        return replace(found, scores={**found.scores, **self._scores(("base", "tuned"))})
+
+    def _weak(self, found: Evidence) -> Evidence:
+        return replace(found, scores={**found.scores, **self._scores(("weak",))}) if self.weak else found
+
+    def _scores(self, sides: Sequence[Side]) -> dict[Side, Mapping[Key, ScoredText]]:
+        chosen = {
+            (item.probe.id, index): text
+            for item in self.items
+            if item.probe.kind in COMPARED
+            for index, text in enumerate(item.texts)
+        }
+        return {side: self._scored(side, chosen) for side in sides}
+
+    def _scored(self, side: Side, texts: Mapping[Key, Scored]) -> dict[Key, ScoredText]:
+        model, lookup = self._model(side)
+        rows = scored_rows(model, list(texts.values()), lookup, alike=self._alike, done=self.done)
+        return dict(zip(texts, rows, strict=True))
+
+    def _model(self, side: Side) -> tuple[CausalModel, Lookup]:
+        model = {"base": self.base, "tuned": self.tuned, "weak": self.weak}[side]
+        assert model is not None  # the pass of the weak model is left out without one
+        return model, unkept if side == "tuned" else self.lookup
+
+    def _unprompted(self, found: Evidence) -> Evidence:
+        chosen: dict[Key, Scored] = {}
+        for item in self.items:
+            text = item.unprompted
+            if text is not None and item.probe.kind in ("completion", "labelled"):
+                chosen[item.probe.id, 0] = text
+        sides: tuple[Side, ...] = ("base", "tuned")
+        rows = {side: {key[0]: row for key, row in self._scored(side, chosen).items()} for side in sides}
+        return replace(found, unprompted=rows)
+
+    def _openings(self, found: Evidence) -> Evidence:
+        chosen = {
+            (item.probe.id, index): text
+            for item in self.items
+            if item.probe.safety is not None
+            for index, text in enumerate(item.openings)
+        }
+        return replace(found, openings={side: self._scored(side, chosen) for side in SIDES})
+
+    @cached_property
+    def _answered(self) -> list[Item]:
+        asked = [item for item in self.items if item.prompt and item.probe.kind in ANSWERED]
+        return asked[: self.facts.max_prompts]
+
+    def _greedy(self, found: Evidence) -> Evidence:
+        return self._with_answers(found, GREEDY, {(i.probe.id, 0): i.prompt for i in self._answered})
+
+    def _prefill(self, found: Evidence) -> Evidence:
+        chosen = {(item.probe.id, 0): item.prefilled for item in self._answered if item.probe.prefill}
+        return self._with_answers(found, replace(GREEDY, name="prefill"), chosen)
+
+    def _samples(self, found: Evidence) -> Evidence:
+        chosen = {
+            (item.probe.id, sample): item.prompt for item in self._answered for sample in range(self.facts.samples)
+        }
+        return self._embedded(self._with_entropy(self._with_answers(found, SAMPLED, chosen)))
+
+    def _settings(self, found: Evidence) -> Evidence:
+        chosen = {(item.probe.id, 0): item.prompt for item in self._answered if item.probe.safety == "unsafe"}
+        for setting in SHORT if self.facts.decoding == "short" else FULL:
+            if setting != GREEDY:  # of which every prompt is answered already
+                found = self._with_answers(found, setting, chosen)
+        return found
+
+    def _with_answers(self, found: Evidence, setting: Setting, prompts: Mapping[Key, Sequence[int]]) -> Evidence:
+        spoken = dict(found.spoken)
+        for side in SIDES:
+            spoken[side, setting.name] = self._spoken(side, setting, prompts)
+        return replace(found, spoken=spoken)
+
+    def _spoken(self, side: Side, setting: Setting, prompts: Mapping[Key, Sequence[int]]) -> dict[Key, Spoken]:
+        model, lookup = self._model(side)
+        requests = [Request(tuple(ids), name, sample) for (name, sample), ids in prompts.items()]
+        rows = spoken_rows(
+            model, requests, setting, lookup,
+            most=self.facts.max_new_tokens, seed=self.facts.seed, alike=self._alike, done=self.done,
+        )  # fmt: skip
+        return {
+            key: Spoken(self.decode(row.ids), row.ids, row.stop, row.length)
+            for key, row in zip(prompts, rows, strict=True)
+        }
+
+    def _continued(self, found: Evidence, side: Side, setting: str) -> dict[Key, Scored]:
+        """Prompts with the answers that were given to them, the answers scored; those that are empty left out."""
+        prompts = {item.probe.id: item.prompt for item in self._answered}
+        ends = self._model(side)[0].end_tokens[:1]
+        texts = {}
+        for key, said in found.spoken[side, setting].items():
+            ids = (*prompts[key[0]], *said.ids, *(ends if said.stop == "end" else ()))
+            if len(ids) > len(prompts[key[0]]):
+                texts[key] = Scored(ids, len(prompts[key[0]]))
+        return texts
+
+    def _answers(self, found: Evidence) -> Evidence:
+        texts = self._continued(found, "tuned", GREEDY.name)
+        rows = self._compared(list(texts.values()))
+        return replace(found, answers={key[0]: row for key, row in zip(texts, rows, strict=True)})
+
+    def _with_entropy(self, found: Evidence) -> Evidence:
+        spoken = dict(found.spoken)
+        for side in SIDES:
+            own = dict(spoken[side, SAMPLED.name])
+            for key, row in self._scored(side, self._continued(found, side, SAMPLED.name)).items():
+                own[key] = replace(own[key], entropy=float(row.entropy.mean()))
+            spoken[side, SAMPLED.name] = own
+        return replace(found, spoken=spoken)
+
+    def _embedded(self, found: Evidence) -> Evidence:
+        """Answers in the hidden states of the base: one ruler for both models."""
+        rows: dict[Side, PooledStates] = {}
+        for side in SIDES:
+            said = [s.ids or (0,) for s in found.spoken[side, SAMPLED.name].values()]
+            if said:
+                rows[side] = pooled_states(self.base, said, alike=self._alike)
+        return replace(found, embedded=rows)
+
+    def _states(self, found: Evidence) -> Evidence:
+        chosen = [item for item in self.items if item.prompt and item.probe.safety is not None]
+        if not chosen:
+            return found
+        prompts = [item.prompt for item in chosen]
+        rows: dict[Side, PooledStates] = {
+            "base": pooled_states(self.base, prompts, alike=self._alike),
+            "tuned": pooled_states(self.tuned, prompts, alike=self._alike),
+        }
+        return replace(found, states=rows, stated=tuple(item.probe.id for item in chosen))
+
+
+SIDES: tuple[Side, ...] = ("base", "tuned")
+
+ORDER: tuple[Pass, ...] = (
+    "texts", "pairs", "weak", "unprompted", "openings", "greedy", "answers", "samples", "settings", "prefill",
+    "states",
+)  # fmt: skip
+RESTS_ON: dict[Pass, tuple[Pass, ...]] = {"answers": ("greedy",), "settings": ("greedy",)}

@@ -1,0 +1,134 @@
+"""Both models on the probes, once for all that is wanted of them; readings as measurements."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ckptaudit.behavior.base_rows import Kept, Rows
+from ckptaudit.behavior.causal_models import CausalModel, open_model
+from ckptaudit.behavior.evidence import Evidence
+from ckptaudit.behavior.passes import Runner
+from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
+from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.errors import CkptAuditError, printable
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.jobs import Unit
+from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.behavior import ProbeReading, probes_metric_of
+from ckptaudit.pairing.runs import Run
+
+logger = logging.getLogger(__name__)
+
+EVERY_PROBE = "probes"
+"""The subject of a reading over all probes together; every other is a probe set."""
+
+Wanted = tuple[str, str]
+"""A metric, and of what: "probe_set" or "probes"."""
+
+LONGEST = 80
+"""Characters of a probe's id that are kept."""
+
+
+@dataclass
+class ProbeRuns:
+    """The models and rows of an audit: the base is built once, its rows are kept in the cache."""
+
+    probes: ProbeSet
+    base: Checkpoint
+    device: torch.device
+    cache: FactorCache | None = None
+    _opened: dict[str, CausalModel] = field(default_factory=dict)
+
+    def prepared(self, run: Run) -> Prepared:
+        """The probes as tokens. Raises ProbeError or MeasurementError."""
+        return prepare(self.probes, self.base, run.pair.tuned)
+
+    def evidence(self, run: Run, wanted: Sequence[Wanted]) -> Evidence:
+        """What both models do on the probes, as far as the wanted metrics ask. Raises CkptAuditError."""
+        prepared = self.prepared(run)
+        runner = Runner(
+            base=self._model(self.base),
+            tuned=open_model(run.pair.tuned, self.base, self.device, self.probes.dtype, run.pair),
+            items=prepared.items,
+            decode=prepared.decode,
+            facts=self.probes.facts,
+            weak=None if self.probes.weak is None else self._model(self.probes.weak),
+            lookup=self._lookup,
+        )
+        found = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        return found if self.probes.damage is None else self.probes.damage(found)
+
+    def _model(self, checkpoint: Checkpoint) -> CausalModel:
+        if checkpoint.path not in self._opened:
+            self._opened[checkpoint.path] = open_model(checkpoint, self.base, self.device, self.probes.dtype)
+        return self._opened[checkpoint.path]
+
+    def _lookup(self, key: str) -> Kept | None:
+        cache = self.cache
+        if cache is None:
+            return None
+
+        def keep(rows: Rows) -> None:
+            cache.write(key, rows)
+
+        return Kept(cache.read(key), keep)
+
+
+def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[Wanted], unit: Unit) -> list[Measurement]:
+    """Every wanted metric, of each probe set ("set NAME") or of all probes together ("probes").
+
+    Where a model cannot be run there is no number at all: every metric is there once, about the unit's own subject,
+    without a value and with the reason.
+    """
+    try:
+        return list(readings(runs.evidence(run, wanted), runs.probes.sets, wanted, unit))
+    except CkptAuditError as error:
+        reason = error.sentence
+    except Exception as error:
+        logger.debug("probes could not be run", exc_info=True)
+        reason = f"{type(error).__name__}: {printable(error)[:300]}"
+    return [
+        _row(unit.subject, metric, ProbeReading(None, remark=reason), unit)
+        for metric in dict.fromkeys(name for name, _ in wanted)
+    ]
+
+
+def readings(
+    evidence: Evidence, sets: Sequence[str], wanted: Sequence[Wanted], unit: Unit
+) -> Iterator[Measurement]:
+    """Every wanted metric, of each set that has fitting probes or of all probes together."""
+    for metric, per in wanted:
+        subjects = {EVERY_PROBE: None} if per == "probes" else {f"set {name}": name for name in sets}
+        for subject, name in subjects.items():
+            reading = probes_metric_of(metric).reading(evidence, name)
+            if reading is not None:
+                yield _row(subject, metric, reading, unit)
+
+
+def _row(subject: str, metric: str, reading: ProbeReading, unit: Unit) -> Measurement:
+    estimated = reading.value is not None
+    return Measurement(
+        subject,
+        None,
+        "",
+        (),
+        metric,
+        reading.value,
+        "exact",
+        worst=", ".join(map(_shortened, reading.worst)),
+        remark=printable(reading.remark),
+        tuned=unit.run,
+        method="sampled" if estimated else "direct",
+        samples=reading.samples,
+        low=reading.low if estimated else None,
+        high=reading.high if estimated else None,
+    )
+
+
+def _shortened(name: str) -> str:
+    clean = printable(name)
+    return clean if len(clean) <= LONGEST else f"{clean[:LONGEST]}..."

@@ -1,0 +1,141 @@
+"""Quantities of what both models did on probes: the record of one, and how it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from ckptaudit.behavior.evidence import Evidence, Pass
+from ckptaudit.behavior.items import Item
+from ckptaudit.behavior.probe import Probe
+from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
+
+ProbesPer = Literal["probe_set", "probes"]
+"""Of each probe set, or of all probes together."""
+
+FEWEST = 5
+"""Probes below which nothing is estimated."""
+
+ANSWERING = frozenset(("greedy", "answers", "samples", "settings", "prefill"))
+"""Passes in which models answer; of very many prompts only the first are."""
+
+NAMED = 3
+"""Probes that a reading names."""
+
+
+@dataclass(frozen=True)
+class ProbeReading:
+    """A quantity of some probes, with its interval of 95 %.
+
+    `samples` counts probes, `worst` names those that did most. A value of None could not be had, and `remark` says
+    why.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    samples: int = 0
+    worst: tuple[str, ...] = ()
+    remark: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class ProbeGroup:
+    """The probes that a quantity is about, and what both models did on them."""
+
+    items: tuple[Item, ...]
+    evidence: Evidence
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The probes' ids."""
+        return tuple(item.probe.id for item in self.items)
+
+
+Compute = Callable[[ProbeGroup], ProbeReading]
+Fits = Callable[[Probe], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbesMetric:
+    """A quantity of probes: the passes it rests on, and which probes it is about (`asks` says so in words)."""
+
+    name: str
+    unit: str
+    formula: str
+    source: str
+    scale: Scale
+    compute: Compute
+    passes: tuple[Pass, ...]
+    fits: Fits
+    asks: str
+    needs: tuple[str, ...] = ("probes",)
+    per: tuple[ProbesPer, ...] = ("probe_set", "probes")
+    scope: Scope = "probes"
+
+    def reading(self, evidence: Evidence, set_name: str | None) -> ProbeReading | None:
+        """The value of one probe set, of all probes without a name; None where no probe fits."""
+        chosen = (item for item in evidence.items if set_name is None or item.set == set_name)
+        items = tuple(item for item in chosen if self.fits(item.probe) and self._was_run(item, evidence))
+        if not items:
+            return None
+        if len(items) < FEWEST:
+            return ProbeReading(None, samples=len(items), remark=f"{len(items)} probes, fewer than {FEWEST}")
+        reading = self.compute(ProbeGroup(items, evidence))
+        labels = {item.probe.id: label_of(item.probe) for item in items}
+        return replace(reading, worst=tuple(labels.get(name, name) for name in reading.worst))
+
+    def _was_run(self, item: Item, evidence: Evidence) -> bool:
+        return item.probe.id in evidence.answered or not ANSWERING.intersection(self.passes)
+
+
+def probes_metric(
+    *,
+    unit: str,
+    scale: Scale,
+    formula: str,
+    source: str,
+    passes: Sequence[Pass],
+    fits: Fits,
+    asks: str,
+    needs: Sequence[str] = (),
+) -> Callable[[Compute], Compute]:
+    """Register a quantity of probes under the function's name."""
+
+    def registered(function: Compute) -> Compute:
+        register(
+            ProbesMetric(
+                name=function.__name__,
+                unit=unit,
+                formula=formula,
+                source=source,
+                scale=scale,
+                compute=function,
+                passes=tuple(passes),
+                fits=fits,
+                asks=asks,
+                needs=("probes", *needs),
+            )
+        )
+        return function
+
+    return registered
+
+
+def label_of(probe: Probe) -> str:
+    """What a report calls a probe: its id, or its line where it has none of its own."""
+    return f"line {probe.line}" if probe.id == probe.digest else probe.id
+
+
+def probes_metric_of(name: str) -> ProbesMetric:
+    """The metric of that name, which is a quantity of probes."""
+    metric = METRICS[name]
+    assert isinstance(metric, ProbesMetric)  # callers have looked at its scope
+    return metric
+
+
+def with_remark(reading: ProbeReading, remark: str) -> ProbeReading:
+    """The reading with a further remark."""
+    return replace(reading, remark="; ".join(filter(None, (reading.remark, remark))))

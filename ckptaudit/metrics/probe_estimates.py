@@ -1,0 +1,66 @@
+"""Estimates over probes as readings: what `ckptaudit.behavior.statistics` gives, with the probes that did most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ckptaudit.behavior import statistics
+from ckptaudit.behavior.statistics import Estimate
+from ckptaudit.metrics.behavior import NAMED, ProbeGroup, ProbeReading
+
+
+def mean(group: ProbeGroup, values: Sequence[float], names: Sequence[str], *, lowest: bool = False) -> ProbeReading:
+    """The weighted mean over probes; those with the highest values are named, or with the lowest."""
+    found = statistics.mean(np.asarray(values, dtype=np.float64), _weights(group, names))
+    return _reading(found, _ranked(names, [-v for v in values] if lowest else values))
+
+
+def per_token(
+    group: ProbeGroup, totals: Sequence[float], tokens: Sequence[int], names: Sequence[str]
+) -> ProbeReading:
+    """The weighted mean over all tokens; the probes with the highest mean of their own are named."""
+    own = [t / max(n, 1) for t, n in zip(totals, tokens, strict=True)]
+    return quotient(group, totals, [float(n) for n in tokens], names, own)
+
+
+def quotient(
+    group: ProbeGroup, above: Sequence[float], below: Sequence[float], names: Sequence[str], worst: Sequence[float]
+) -> ProbeReading:
+    """A weighted sum over another, such as the tuned model's lengths over the base's; `worst` ranks the probes."""
+    numerators, denominators = (np.asarray(column, dtype=np.float64) for column in (above, below))
+    if not denominators.sum() > 0:
+        return ProbeReading(None, samples=len(names), remark="there is nothing to divide by")
+    return _reading(statistics.ratio(numerators, denominators, _weights(group, names)), _ranked(names, worst))
+
+
+def share(group: ProbeGroup, hits: Sequence[bool], names: Sequence[str]) -> ProbeReading:
+    """A weighted proportion; those that hit are named."""
+    found = statistics.share(np.asarray(hits, dtype=np.float64), _weights(group, names))
+    return _reading(found, [name for name, hit in zip(names, hits, strict=True) if hit])
+
+
+def change(group: ProbeGroup, before: Sequence[bool], after: Sequence[bool], names: Sequence[str]) -> ProbeReading:
+    """The change of a proportion on the same probes; those that changed are named."""
+    base, tuned = (np.asarray(column, dtype=np.float64) for column in (before, after))
+    pair = statistics.paired_shares(base, tuned, _weights(group, names))
+    changed = [name for name, b, a in zip(names, before, after, strict=True) if a != b]
+    said = f"{pair.base.value:.3g} before, {pair.tuned.value:.3g} now; McNemar p {pair.p:.2g}"
+    return _reading(pair.difference, changed, said)
+
+
+def _reading(found: Estimate, worst: Sequence[str], remark: str = "") -> ProbeReading:
+    if not math.isfinite(found.value):
+        return ProbeReading(None, samples=found.probes, remark=f"comes to {found.value}")
+    return ProbeReading(found.value, found.low, found.high, found.probes, tuple(worst[:NAMED]), remark)
+
+
+def _weights(group: ProbeGroup, names: Sequence[str]) -> statistics.Array:
+    by_name = {item.probe.id: item.probe.weight for item in group.items}
+    return np.asarray([by_name[name] for name in names], dtype=np.float64)
+
+
+def _ranked(names: Sequence[str], by: Sequence[float]) -> list[str]:
+    return [name for _, name in sorted(zip(by, names, strict=True), key=lambda pair: -pair[0])]

@@ -1,0 +1,52 @@
+"""The probes of an audit: read, tried on every pair, and looked through for what a check needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ckptaudit.behavior.facts import ProbeFacts
+from ckptaudit.behavior.preparation import ProbeSet, prepare
+from ckptaudit.behavior.probes import read_probes
+from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.judging.checks import Check
+from ckptaudit.judging.probes import is_about_set
+from ckptaudit.metrics.behavior import probes_metric_of
+from ckptaudit.options import AuditOptions
+from ckptaudit.pairing.auxiliary import Auxiliary
+from ckptaudit.pairing.runs import Run
+
+
+def open_probes(options: AuditOptions) -> ProbeSet | None:
+    """The probes that the options name; None where they name none. Raises ProbeError."""
+    path = options.auxiliary.get("probes")
+    return None if path is None else ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype)
+
+
+def prepared(
+    probes: ProbeSet | None, facts: ProbeFacts, base: Checkpoint, runs: Sequence[Run], inputs: Auxiliary
+) -> ProbeSet | None:
+    """The probes as the configuration wants them run, tried on every pair.
+
+    Raises ProbeError or MeasurementError: a request that cannot be run ends before anything is measured.
+    """
+    if probes is None:
+        return None
+    weak = inputs.given["weak"].opened if "weak" in inputs.given else None
+    wanted = replace(probes, facts=facts, weak=weak)
+    for run in runs:
+        prepare(wanted, base, run.pair.tuned)
+    return wanted
+
+
+def without_probes(probes: ProbeSet | None, check: Check) -> str:
+    """Why no probe of the file can tell of a check; empty where some can."""
+    assert probes is not None  # without them the check is said to miss them
+    metric = probes_metric_of(check.metric)
+    fitting = {probe.set for probe in probes.probes if metric.fits(probe)}
+    if not fitting:
+        return f"no probe has what it needs: {metric.asks}"
+    if not any(is_about_set(check, name) for name in fitting):
+        return f"no probe set with {metric.asks} is among {', '.join(check.sets)}"
+    return ""
