@@ -81,6 +81,8 @@ class CheckDefinitionError(CkptAuditError):
 class ReportError(CkptAuditError):
     """The file of an earlier audit cannot be read, or a report cannot be written."""
 
+    page = "docs/reports.md"
+
 
 class BaselineError(CkptAuditError):
     """What a new run is to be compared with cannot be: no audit, or one of another base."""
@@ -132,6 +134,8 @@ class ProbeError(CollectionError):
 
 class RolloutError(CkptAuditError):
     """What a trainer logged cannot be read: no known format, a damaged file, or columns that contradict."""
+
+    page = "docs/rollouts.md"
 
 
 class ShardError(CkptAuditError):

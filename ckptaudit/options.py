@@ -100,6 +100,7 @@ class AuditOptions:
     against: str | None = None
     against_factor: float = FACTOR
     digest: bool = False
+    workers: str = ""
     command: tuple[str, ...] = ()
 
     @property

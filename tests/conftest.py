@@ -92,6 +92,7 @@ SLOW = (
     "pipeline/test_audit.py",
     "pipeline/test_named_causes.py",
     "pipeline/test_shards.py",
+    "pipeline/test_workers.py",
     "plugin/test_bad_requests.py",
     "plugin/test_fixtures.py",
     "plugin/test_gate.py",

@@ -97,6 +97,11 @@ def _computing(group: OptionGroup) -> None:
         "--audit-exact", action="store_true", help="compute every number, let no bound stand in for one"
     )
     group.addoption(
+        "--audit-workers",
+        metavar="N|ray[:ADDRESS]",
+        help="processes that measure: N of this machine, or actors of a Ray cluster (default: this process alone)",
+    )
+    group.addoption(
         "--audit-cache",
         metavar="DIR|off",
         help="folder for what was worked out about a base, used again by later runs (default: $CKPTAUDIT_CACHE, "

@@ -82,6 +82,7 @@ def audit_options(
         against=option("audit_against"),
         against_factor=option("audit_against_factor"),
         digest=bool(option("audit_digest")),
+        workers=option("audit_workers") or "",
         command=tuple(command),
     )
 

@@ -94,7 +94,7 @@ def _profile(tuned: Path | None) -> tuple[str, str]:
     if tuned is None:
         return "release", "no checkpoint is here to tell by"
     if is_regular(tuned / "adapter_config.json"):
-        return "lora", "the tuned side is an adapter"
+        return "release_lora", "the tuned side is an adapter"
     logged = {name for row in _log(tuned) for name in row}
     if logged & set(REINFORCEMENT):
         return "release", "the trainer logged rewards"

@@ -106,6 +106,10 @@ class PlannedWork:
         jobs = [Job(t, metrics, Unit(run, t.place.subject)) for t in tensors if t is not None]
         return Task(tuple(first_round(jobs, self.computing)))
 
+    def tensor(self, run: str, name: str) -> AlignedTensor:
+        """A tensor by its names. Raises KeyError where there is none."""
+        return self._tensors[run][name]
+
     def lacks(self) -> str:
         """A tensor that the plan names and no run has; empty if there is none."""
         names = ((self.plan.runs[task.run], name) for task in self.plan.tasks for name in task.tensors)

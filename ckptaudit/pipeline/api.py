@@ -21,6 +21,7 @@ from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.opening import OpenedAudit, open_audit
 from ckptaudit.pipeline.planning import baseline_of, choose_checks, plan
+from ckptaudit.pipeline.workers import workers_of
 from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.records import AuditResult
 
@@ -43,6 +44,7 @@ def audit(
     against: str | Path | None = None,
     against_factor: float = FACTOR,
     digest: bool = False,
+    workers: int | str = "",
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, or the rollouts of runs, without pytest. Raises CkptAuditError.
 
@@ -54,6 +56,7 @@ def audit(
     is a folder, or "off"; by default it lies where the command's does. `inputs` gives by name what some claims
     need beside the pair: `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is
     measured. With `digest` every file of both sides is read once for its SHA-256, as `attest` needs it.
+    `workers` is a number of processes that measure, "ray", or "ray:ADDRESS" of a cluster.
     """
     options = AuditOptions(
         base="" if base is None else str(base),
@@ -71,6 +74,7 @@ def audit(
         against=None if against is None else str(against),
         against_factor=against_factor,
         digest=digest,
+        workers=str(workers),
     )
     return audited(options, config)
 
@@ -83,7 +87,10 @@ def audited(options: AuditOptions, config: str | Path | Config | None = None) ->
     """The whole trip for these options. Raises CkptAuditError."""
     config = config if isinstance(config, Config) else load_config(Path(config)) if config else Config()
     prepared = prepare(options, config)
-    return conclude(prepared, execute(prepared.plan))
+    with workers_of(prepared.opened, prepared.plan) as workers:
+        spread = workers.units if workers is not None else None
+        measurements = execute(prepared.plan, source=workers, units=spread)
+    return conclude(prepared, measurements)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from msgspec import structs
 from ckptaudit.errors import ShardError, Spelling, printable, python_spelling
 from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.plan import AuditPlan
-from ckptaudit.measurement.jobs import Computing, Job, Unit
+from ckptaudit.measurement.jobs import Job, Unit
+from ckptaudit.measurement.rounds import Source
 from ckptaudit.measurement.scheduler import outcomes
 from ckptaudit.measurement.shard_plan import VERSION, ShardPlan
 from ckptaudit.measurement.shards import MAX_SHARDS, PlannedWork, Shard, UnitRows, expected
@@ -24,6 +25,7 @@ from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import PreparedAudit, conclude, prepare
 from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.shard_plans import folder_of, planned_work, refuse_changes, shard_plan
+from ckptaudit.pipeline.workers import workers_of
 from ckptaudit.results.records import AuditResult
 
 
@@ -45,8 +47,10 @@ def collected_result(
         prepared = _prepared(plan, replace(plan.options, command=tuple(command), digest=digest))
         work = planned_work(plan, prepared.opened)
         collected = collect_parts(work, parts)
-        source = PartOutcomes(prepared.plan.effective_computing, known_outcomes(work, collected))
-        measurements = execute(prepared.plan, stored(prepared.plan, work, collected), source=source)
+        with workers_of(prepared.opened, prepared.plan) as workers:
+            further = workers or partial(outcomes, computing=prepared.plan.effective_computing)
+            source = PartOutcomes(further, known_outcomes(work, collected))
+            measurements = execute(prepared.plan, stored(prepared.plan, work, collected), source=source)
         result = conclude(prepared, measurements, spelling=spelling, with_spectra=with_spectra)
     about = result.about
     if about is not None and collected.devices:
@@ -198,7 +202,7 @@ def _fits(work: PlannedWork, found: UnitRows) -> bool:
 class PartOutcomes:
     """What came of jobs, as the parts have it; numbers that bounds did not spare are measured here."""
 
-    computing: Computing
+    further: Source
     known: Mapping[tuple[str, str], Outcome]
     """By run and tensor, what its task gave in the first round."""
 
@@ -207,7 +211,7 @@ class PartOutcomes:
         yield from (([job], self.known[_key(job)]) for job in jobs if job.stage != "numbers")
         left = [job for job in jobs if job.stage == "numbers"]
         if left:
-            yield from outcomes(left, self.computing)
+            yield from self.further(left)
 
 
 def known_outcomes(work: PlannedWork, collected: Collected) -> dict[tuple[str, str], Outcome]:

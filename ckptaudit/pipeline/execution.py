@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -20,6 +20,13 @@ from ckptaudit.metrics.evidence import PlanEvidence, RunEvidence
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.opening import OpenedAudit
 
+SPREAD = ("group", "runs", "parity")
+"""Scopes beside single matrices whose units other processes measure; the others take next to nothing, or rest on
+measurements of all tensors, and are measured where everything comes together."""
+
+UnitSource = Callable[[Sequence[Unit]], Iterable[tuple[Unit, "list[Measurement] | str"]]]
+"""Whoever measures units that are more than matrices; a text says why one could not be."""
+
 Progress = Callable[[int, int], None]
 """Called with how many tensors of how many have been measured."""
 
@@ -30,12 +37,13 @@ def execute(
     progress: Progress | None = None,
     verdicts: Sequence[PlannedVerdict] | None = None,
     source: Source | None = None,
+    units: UnitSource | None = None,
 ) -> MeasurementStore:
     """Measure whatever the plan's verdicts, or those of them that are given, rest on and the store does not have.
 
     What cannot be measured is there without a value and with the reason: one unreadable tensor stops none of the
     others. With a store that several processes share, each unit is measured by one of them; with a `source`,
-    matrices are measured by it.
+    matrices are measured by it, and with `units` what is more than matrices and rests on files alone.
     """
     store = store or MeasurementStore()
     executor = _Executor(plan, store, source)
@@ -46,6 +54,9 @@ def execute(
         for done, total in executor.together(matrices):
             if progress is not None:
                 progress(done, total)
+    if units is not None:
+        for unit, rows in units([unit for unit in missing if unit.scope in SPREAD]):
+            store.take(unit, partial(executor.spread, unit, rows))
     for unit in missing:
         store.take(unit, partial(executor.measured, unit))
     return store
@@ -109,6 +120,10 @@ class _Executor:
         if unit.scope in ("plan", "run"):
             return guarded(lambda: [self._findings(unit)], lambda reason: [without_value(unit, reason)])
         return self.inputs.measure(unit)
+
+    def spread(self, unit: Unit, rows: list[Measurement] | str) -> list[Measurement]:
+        """What a worker measured of a unit, or what stands in for it."""
+        return self.inputs.unmeasured(unit, rows) if isinstance(rows, str) else rows
 
     def _rollouts(self, unit: Unit) -> list[Measurement]:
         # Without a log every check of rollouts is skipped.

@@ -14,6 +14,7 @@ from ckptaudit.behavior.preparation import ProbeSet
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.crew import parse_workers
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
@@ -101,6 +102,8 @@ def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAu
 def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
     started = datetime.now(UTC)
     device, batch_bytes = pick_device(options.device), batch_budget(options.memory)
+    if options.workers:
+        parse_workers(options.workers)
     logs = open_run_logs(*options.logs, facts) if any(options.logs) else ()
     base, runs, groups = _checkpoints(options, logs)
     return OpenedAudit(

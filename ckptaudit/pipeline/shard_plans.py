@@ -20,11 +20,8 @@ from ckptaudit.measurement.shard_plan import PinnedFile, PlannedTask, ShardPlan,
 from ckptaudit.measurement.shards import PlannedWork
 from ckptaudit.measurement.tasks import tasks_of
 from ckptaudit.measurement.units import UnitInputs
+from ckptaudit.pipeline.execution import SPREAD
 from ckptaudit.pipeline.opening import OpenedAudit, open_audit
-
-SPREAD = ("group", "runs", "parity")
-"""Scopes beside single matrices whose units are measured in shards; the others take next to nothing, or rest on
-measurements of all shards, and are measured where the shards are collected."""
 
 UNUSED = ("rollouts", "scalars")
 """Inputs that no shard reads."""
@@ -101,10 +98,10 @@ def refuse_changes(plan: ShardPlan, opened: OpenedAudit) -> None:
             )
 
 
-def sources_of(opened: OpenedAudit) -> Iterator[Source]:
+def sources_of(opened: OpenedAudit, *, with_fingerprints: bool = True) -> Iterator[Source]:
     """Everything that was opened, each file with its size and time. Raises CheckpointError if a file is gone."""
     for name, path, checkpoint, files in _opened(opened):
-        mark = "" if checkpoint is None else fingerprint(checkpoint)
+        mark = fingerprint(checkpoint) if with_fingerprints and checkpoint is not None else ""
         yield Source(name=name, path=path, fingerprint=mark, files=tuple(_pinned(files)))
 
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from ckptaudit.cli.gate_outputs import Outputs
 from ckptaudit.cli.gate_request import audit_options, resolved
 from ckptaudit.cli.gate_spelling import option
-from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
+from ckptaudit.errors import CkptAuditError, MeasurementError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.judge import respelled, verdict_of
 from ckptaudit.judging.outcomes import undecided
@@ -31,6 +31,7 @@ from ckptaudit.pipeline.assembly import about, curves, distributions_of
 from ckptaudit.pipeline.causes import Causes
 from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
+from ckptaudit.pipeline.workers import workers_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.progress import progress_of
@@ -70,6 +71,8 @@ class Gate:
             ),
             self.settings.facts,
         )
+        if self.opened.options.workers and config.getoption("dist", "no") != "no":
+            raise MeasurementError(f"{parameter('workers')} and -n: two ways to share the work out; give one.")
         refuse_settings_of_checkpoints(config, self.settings, self.opened.everything)
         refuse_settings_of_logs(config, self.settings, [log.path for log in self.opened.logs.values()])
         chosen = choose_checks(self.opened, self.settings)
@@ -160,10 +163,15 @@ class Gate:
         """Measure ahead of the tests, with a progress display, where nothing can stop the run midway."""
         config = self.config
         distributed = self.worker is not None or config.pluginmanager.hasplugin("dsession")
-        if distributed or config.option.collectonly or config.getoption("maxfail") or session.testsfailed:
+        midway = bool(config.getoption("maxfail")) and not self.opened.options.workers
+        if distributed or config.option.collectonly or midway or session.testsfailed:
             return
-        with progress_of(config) as progress:
-            execute(self.plan, self.store, progress)
+        try:
+            with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
+                spread = workers.units if workers is not None else None
+                execute(self.plan, self.store, progress, source=workers, units=spread)
+        except CkptAuditError as error:  # there are no such workers
+            raise pytest.UsageError(error.spelled(option)) from None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ from ckptaudit.metrics import METRICS, Measurement
 from ckptaudit.metrics.step_series import StepSeries
 from ckptaudit.results.gate import JUDGED
 from ckptaudit.rollouts.distributions import Distributions
+from ckptaudit.rollouts.readings import step_subject
 from ckptaudit.rollouts.run_log import RunLog
 
 
@@ -94,6 +95,16 @@ def rollouts_record(
             if m.series is None and m.tensor == RUN
         ),
     )
+
+
+def measurements_of(logs: Iterable[RolloutsRecord]) -> Iterator[Measurement]:
+    """What was measured of each step of the logs ("step 12"), and of their runs ("run"), in rows."""
+    for log in logs:
+        for curve in log.curves:
+            for step, value in zip(log.step_numbers, curve.values, strict=True):
+                yield Measurement(step_subject(step), None, "", (), curve.metric, value, "exact", tuned=log.tuned)
+        for own in log.over_run:
+            yield Measurement(RUN, None, "", (), own.metric, own.value, "exact", tuned=log.tuned)
 
 
 def _curve(metric: str, series: StepSeries, steps: Sequence[int]) -> StepCurve:

@@ -9,6 +9,7 @@ from ckptaudit.errors import ReportError, printable
 from ckptaudit.metrics import METRICS
 from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult, TableName
+from ckptaudit.results.rollouts import measurements_of
 
 MEASUREMENTS = ("base", "tuned", "tensor", "layer", "role", "shape", "metric", "unit", "value", "kind")
 VERDICTS = (
@@ -55,7 +56,7 @@ def polars_table(result: AuditResult, table: TableName = "measurements") -> Any:
 def _measurements(result: AuditResult) -> Any:
     import pyarrow as pa
 
-    rows = result.measurements
+    rows = [*result.measurements, *measurements_of(result.rollouts)]
     word = pa.dictionary(pa.int32(), pa.string())
     columns = {
         "base": pa.array([result.base] * len(rows), word),

@@ -125,6 +125,9 @@ def unjudged(metric: Metric, subject: str, remark: str, samples: int = 0, parts:
 
 STEP = "step "
 
+DIGITS = 20
+"""Of the longest step in 64 bits, with its sign."""
+
 
 def step_subject(step: int) -> str:
     """The name of a step in readings and reports."""
@@ -134,4 +137,5 @@ def step_subject(step: int) -> str:
 def step_of(subject: str) -> int | None:
     """The number of the step that a subject names; None where it names none."""
     number = subject.removeprefix(STEP)
-    return int(number) if number != subject and number.removeprefix("-").isdecimal() else None
+    is_number = number.removeprefix("-").isdecimal() and len(number) <= DIGITS
+    return int(number) if number != subject and is_number else None

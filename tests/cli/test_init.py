@@ -53,7 +53,7 @@ def test_an_adapter_names_its_base_and_its_profile(project: Path, fixture_pairs:
         json.dumps(config | {"base_model_name_or_path": "org/model"})
     )
     seen = look_around(Path())
-    assert (seen.base, seen.tuned, seen.profile) == ("org/model", "adapter", "lora")
+    assert (seen.base, seen.tuned, seen.profile) == ("org/model", "adapter", "release_lora")
 
 
 @pytest.mark.parametrize("ci", ["github", "gitlab"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.test_commands import shown
 from tests.end_to_end.alone import ROOT
 
 pytestmark = pytest.mark.slow
@@ -98,3 +99,20 @@ def test_the_wheel_finds_its_checks_without_the_sources(
     ended = told(f"ckptaudit audit {pair} -k 'config-unchanged or update-size'", programs, tmp_path)
     assert ended.returncode == 0, ended.stdout
     assert "gate open" in ended.stdout
+
+
+def test_the_page_for_a_first_gate_holds_with_the_package_alone(
+    programs: Path, tmp_path: Path, small_pair: tuple[Path, Path]
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(small_pair[0], here / "base")
+    for step in (10, 20):
+        shutil.copytree(small_pair[1], here / "runs" / "42" / f"checkpoint-{step}")
+    commands = [c for c in shown(ROOT / "docs" / "first-gate.md") if not c.startswith("pip")]
+    assert len(commands) >= 6
+    for command in commands:
+        ended = told(command, programs, here)
+        assert ended.returncode in ((0, 1) if " audit " in command else (0,)), ended.stdout + ended.stderr
+    assert {"audit.xml", "audit.json", "audit.html", "learned.toml", "ckptaudit.toml"} <= {
+        path.name for path in here.iterdir()
+    }

@@ -166,7 +166,7 @@ def test_the_job_of_slurm_is_a_script_that_gates(repository: Path, programs: Pat
 
 
 def test_the_job_of_kubernetes_has_no_rights_and_gates(repository: Path, programs: Path) -> None:
-    job = yaml.safe_load((EXAMPLES / "kubernetes-job.yml").read_text())["spec"]
+    job = yaml.safe_load((EXAMPLES / "kubernetes-gate.yml").read_text())["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert job["backoffLimit"] == 0, "a closed gate is not tried again"

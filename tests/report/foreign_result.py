@@ -22,13 +22,14 @@ def plain() -> dict[str, Any]:
         "summary": {"passed": 1, "failed": 1, "skipped": 1, "errors": 1, "waived": 1},
         "unaligned": ["x: only in base"], "notes": ["a note"],
         "measurements": [_measured(run, tensor, 0.01 * i) for run in runs for i, tensor in enumerate(tensors)],
-        "verdicts": [v for run in runs for v in _verdicts(run, tensors)],
+        "verdicts": [*(v for run in runs for v in _verdicts(run, tensors)), _stepwise(runs[0])],
         "checkpoints": [
             {"side": side, "path": path, "format": "safetensors", "fingerprint": "ab12", "tensors": 3,
              "parameters": 192, "dtypes": {"bfloat16": 3}}
             for side, path in (("base", "base"), ("tuned", runs[0]), ("tuned", runs[1]))
         ],
-        "checks": [_check(name) for name in ("drift", "waived", "blind", "warned", "skipped")],
+        "checks": [*map(_check, ("drift", "waived", "blind", "warned", "skipped")),
+                   {**_check("steps"), "metric": "mismatch_k3", "per": "step"}],
         "about": {"command": ["pytest", "--base=base"], "profile": "rlvr", "device": "cpu", "exact": False,
                   "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "versions": {"torch": "2.9"},
                   "inputs": {"gradients": "g.safetensors"}},
@@ -42,6 +43,7 @@ def plain() -> dict[str, Any]:
                                       "median": [0.1, 0.2], "highest": [0.1, None]}]}],
         "siblings": [{"tuned": runs, "elsewhere": [], "figures": {"update_cosine": [0.1, 0.2]}}],
         "against": {"path": "released.json", "tuned": "old", "factor": 2.0},
+        "rollouts": [_rollouts(runs[0])],
     }  # fmt: skip
 
 
@@ -63,6 +65,31 @@ def _verdicts(run: str, tensors: list[str]) -> Iterator[dict[str, Any]]:
             "ranking": [{"tensor": tensors[1], "value": 0.01, "remark": "a remark"}], "waiver": "until 2030: known",
             "test": f"ours.toml::{check}[layers.1]", "released": 0.0001, "released_limit": 0.0002,
         }  # fmt: skip
+
+
+def _stepwise(run: str) -> dict[str, Any]:
+    """A broken check of rollouts, with samples."""
+    return {
+        "tuned": run, "check": "steps", "subject": "rollouts", "outcome": "failed", "limit": 0.015,
+        "worst": "step 2", "value": 0.5,
+        "kind": "exact", "source": "ours", "metric": "mismatch_k3", "sign": "<=", "severity": "warn",
+        "reason": "first at step 2", "ranking": [{"tensor": "step 2", "value": 0.5, "remark": "of 9"}],
+        "over_steps": {"judged": 2, "broken": 1, "first_broken": "step 2"},
+        "samples": [{"step": 2, "sample": "a", "group": "g", "reward": 1.0, "prompt": "why", "response": "so"}],
+    }  # fmt: skip
+
+
+def _rollouts(run: str) -> dict[str, Any]:
+    sizes = {"sizes": [0.0, 1.0], "below": [1, 0], "above": [3, 1], "equal": 2}
+    bins = [{"start": 0, "mean": 0.1, "standard_error": 0.1, "count": 4}]
+    return {
+        "tuned": run, "path": "runs/1", "trainer": "trl", "steps": 2, "first_step": 1, "last_step": 2, "checks": 2,
+        "judged": 1, "unjudged": [{"reason": "not logged", "checks": ["other"]}], "step_numbers": [1, 2],
+        "curves": [{"metric": metric, "values": [0.1, 0.5], "samples": [9, 9], "low": [None, 0.4],
+                    "high": [None, 1e308]} for metric in ("mismatch_k3", "unheard_of")],
+        "over_run": [{"metric": "mismatch_k3_mean", "value": 0.3, "remark": "a remark"}],
+        "distributions": {**sizes, "by_position": bins, "reward_by_length": bins},
+    }  # fmt: skip
 
 
 def _check(name: str) -> dict[str, Any]:

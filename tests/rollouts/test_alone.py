@@ -169,3 +169,17 @@ def test_a_released_log_is_compared_with(tmp_path: Path) -> None:
     assert worse.outcome == "failed"
     assert "worse than the released" in worse.reason
     assert json.loads((tmp_path / "released.json").read_bytes())["tuned"] == []
+
+
+def test_nothing_in_a_log_is_imported(tmp_path: Path) -> None:
+    log = tmp_path / "run"
+    shutil.copytree(RUNS / "healthy", log)
+    mark = tmp_path / "mark"
+    log.joinpath("pytest.ini").write_text("[pytest]\naddopts = -p imported\n")
+    for name in ("imported.py", "conftest.py"):
+        log.joinpath(name).write_text(f"open({str(mark)!r}, 'w').close()\n")
+    for words, place in (("audit --audit-rollouts run", tmp_path), ("audit --audit-rollouts .", log)):
+        command = [sys.executable, "-m", "ckptaudit", *words.split(), "-q", "-k", "one-prompt"]
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert not mark.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Mapping
 from email.message import Message
@@ -20,6 +21,9 @@ from ckptaudit.errors import CheckpointError
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 DRAINED = 2**16
+SLOWEST = 2**16
+"""Bytes a second that a body may take, beside the time that is waited for any answer."""
+
 PLAIN = {"Accept-Encoding": "identity", "User-Agent": "ckptaudit"}
 
 
@@ -38,13 +42,25 @@ class Answer:
     def body(self, length: int) -> bytes:
         """Exactly so many bytes. Raises TransientError where fewer arrive, or where more would follow."""
         try:
-            found = self._response.read(length)
+            found = self._pieces(length)
             left = self._response.length
+        except TransientError:
+            raise
         except (OSError, http.client.HTTPException) as error:
             raise TransientError(f"the connection was cut ({type(error).__name__})") from error
         if len(found) != length or left:
             raise TransientError(f"{len(found) + (left or 0):,} bytes arrived where {length:,} were asked for")
         return found
+
+    def _pieces(self, length: int) -> bytes:
+        """The body piece by piece, within a time that grows with its length: a trickle never ends by itself."""
+        allowed = READ_SECONDS + length / SLOWEST
+        found, ends = bytearray(), time.monotonic() + allowed
+        while len(found) < length and (piece := self._response.read1(length - len(found))):
+            found += piece
+            if time.monotonic() > ends:
+                raise TransientError(f"only {len(found):,} of {length:,} bytes in {allowed:.1f} s")
+        return bytes(found)
 
     def __enter__(self) -> Answer:
         return self

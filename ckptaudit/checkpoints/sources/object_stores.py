@@ -22,7 +22,12 @@ from ckptaudit.checkpoints.sources.stores import (
 from ckptaudit.checkpoints.sources.urls import Url, is_loopback
 from ckptaudit.errors import CheckpointError
 
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT",
+    "AZURITE_BLOB_STORAGE_URL", "GOOGLE_BASE_URL",
+)  # fmt: skip
+"""Where the environment names another server."""
+
 ALLOW = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "ALLOW_HTTP")
 
 

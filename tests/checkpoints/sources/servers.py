@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ class Reply:
     headers: dict[str, str]
     body: bytes
     cut_at: int | None = None
+    piece: int = 2**30
+    pause: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Log:
 
 
 @contextmanager
-def serving(answer: Callable[[Request], Reply]) -> Iterator[tuple[str, Log]]:
+def serving(answer: Callable[[Request], Reply], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, Log]]:
     """An HTTP/1.1 server on the loopback that answers with a function; its address and its log."""
     log = Log()
 
@@ -86,7 +90,10 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[tuple[str, Log]]:
             body = reply.body if reply.cut_at is None else reply.body[: reply.cut_at]
             with log.lock:
                 log.requests.append(Request(request.path, request.headers, len(body)))
-            self.wfile.write(body)
+            for at in range(0, len(body), reply.piece):
+                self.wfile.write(body[at : at + reply.piece])
+                if reply.pause:
+                    time.sleep(reply.pause)
             if reply.cut_at is not None:
                 self.close_connection = True
 
@@ -95,12 +102,18 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[tuple[str, Log]]:
         def log_message(self, *words: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that has hung up is nothing to report."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", log
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", log
     finally:
         server.shutdown()
         server.server_close()

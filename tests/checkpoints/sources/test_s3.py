@@ -22,7 +22,7 @@ from tests.checkpoints.deltas.write_deltas import trl_delta
 from tests.checkpoints.sources import servers
 from tests.checkpoints.sources.conftest import Bucket
 from tests.checkpoints.sources.servers import Request
-from tests.conftest import FIXTURES
+from tests.conftest import FIXTURES, package
 
 WEIGHTS = "model.safetensors"
 
@@ -157,8 +157,8 @@ def test_a_changed_object_is_an_error_of_the_audit_and_never_green(bucket: Bucke
     assert not any(v.outcome == "passed" for v in result.verdicts if v.check == "finite" and "layers" in v.subject)
 
 
-def test_a_digest_is_taken_of_files_here(bucket: Bucket) -> None:
-    with pytest.raises(CheckpointError, match="a digest is taken of files here alone"):
+def test_a_digest_is_taken_of_local_files(bucket: Bucket) -> None:
+    with pytest.raises(CheckpointError, match="a digest is taken of local files"):
         checkpoint_record("tuned", open_checkpoint("s3://bucket/rlvr"), digest=True)
 
 
@@ -212,6 +212,54 @@ def test_a_damaged_header_is_refused_as_that_of_a_file(bucket: Bucket, tmp_path:
     url = bucket.put("damaged/model.safetensors", content[:-4])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         open_checkpoint(url)
+
+
+def no_listing(request: Request, reply: servers.Reply) -> None:
+    if "list-type" in request.path:
+        reply.status, reply.body = 403, b"<Error><Code>AccessDenied</Code></Error>"
+        reply.headers = {"Content-Length": str(len(reply.body)), "Content-Type": "application/xml"}
+
+
+def test_a_bucket_that_may_not_be_listed_is_read_by_known_names(bucket: Bucket) -> None:
+    bucket.log.always.append(no_listing)
+    here, opened = open_checkpoint(FIXTURES / "rlvr"), open_checkpoint("s3://bucket/rlvr")
+    assert opened.config == here.config
+    assert list(opened.tensors) == list(here.tensors)
+
+
+def test_a_folder_of_very_many_objects_is_refused(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptaudit.checkpoints.sources.object_stores.MAX_LISTED", 1)
+    with pytest.raises(CheckpointError, match="s3://bucket/base: more than 1 objects"):
+        open_checkpoint("s3://bucket/base")
+
+
+def test_pickles_in_a_bucket_are_read_as_data(bucket: Bucket, tmp_path: Path) -> None:
+    weights = load_file(FIXTURES / "rlvr" / WEIGHTS)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    opened = open_checkpoint(bucket.put("pickled/pytorch_model.bin", (tmp_path / "pytorch_model.bin").read_bytes()))
+    assert opened.format == "torch"
+    assert all(torch.equal(opened.tensors[name].read(), tensor) for name, tensor in weights.items())
+
+
+def test_rank_files_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    torch.save({"w.weight": torch.arange(6.0).view(2, 3)}, tmp_path / "one.pt")
+    bucket.put("ranks/model_world_size_1_rank_0.pt", (tmp_path / "one.pt").read_bytes())
+    opened = open_checkpoint("s3://bucket/ranks")
+    assert opened.format == "rank files"
+    assert torch.equal(opened.tensors["w.weight"].read(), torch.arange(6.0).view(2, 3))
+
+
+def test_a_plan_pins_what_was_in_the_bucket(
+    bucket: Bucket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package("pyarrow")
+    bucket.put_folder("planned", FIXTURES / "rlvr")
+    plan, part = tmp_path / "plan.json", tmp_path / "part.parquet"
+    assert main(["plan", "--base=s3://bucket/base", "--tuned=s3://bucket/planned", "-o", str(plan)]) == 0
+    bucket.put("planned/model.safetensors", (FIXTURES / "rlvr-gentle" / WEIGHTS).read_bytes())
+    capsys.readouterr()
+    assert main(["measure", str(plan), "--shard", "0/1", "-o", str(part)]) == 4
+    assert "s3://bucket/planned/model.safetensors: has changed since the plan was made" in capsys.readouterr().err
 
 
 def test_nothing_secret_is_printed(

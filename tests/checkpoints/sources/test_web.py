@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
+import threading
 from pathlib import Path
 
 import msgspec
@@ -11,13 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.checkpoints.sources import connections
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult
 from tests.checkpoints.sources import servers
 from tests.checkpoints.sources.servers import Log, Reply, Request, folder_answer, serving
-from tests.conftest import FIXTURES
+from tests.conftest import FIXTURES, program
 
 Web = tuple[str, Log]
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -126,6 +130,56 @@ def test_a_server_that_tells_no_version_is_refused(web: Web) -> None:
     log.always.append(retagged(None))
     with pytest.raises(CheckpointError, match="neither ETag nor Last-Modified"):
         open_checkpoint(f"{address}/rlvr/model.safetensors")
+
+
+def test_a_server_that_never_answers_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, log = web
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.05)
+    waiting = threading.Event()
+
+    def never(request: Request, reply: Reply) -> None:
+        waiting.wait(2)
+
+    log.always.append(never)
+    with pytest.raises(CheckpointError, match=r"no answer from 127.0.0.1:\d+ .TimeoutError.; given up after 6"):
+        open_checkpoint(f"{address}/rlvr/model.safetensors")
+    waiting.set()
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(request: Request, reply: Reply) -> None:
+        reply.piece, reply.pause = 100, 0.02
+
+    address, log = web
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "SLOWEST", 2**30)
+    log.always.append(slowly)
+    with pytest.raises(CheckpointError, match=r"only [\d,]+ of 65,536 bytes in 0.1 s; given up after 6 attempts"):
+        open_checkpoint(f"{address}/rlvr/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of this machine's address, with its key, in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=loopback"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    subprocess.run([program("openssl"), *made, *files], check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_bytes((folder / "key.pem").read_bytes() + (folder / "certificate.pem").read_bytes())
+    return both
+
+
+def test_https_with_a_trusted_certificate(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving(folder_answer(FIXTURES), context) as (address, _):
+        with pytest.raises(CheckpointError, match="its certificate is not trusted"):
+            open_checkpoint(f"{address}/rlvr")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        opened = open_checkpoint(f"{address}/rlvr")
+        assert torch.equal(opened.tensors[NAME].read(), load_file(FIXTURES / "rlvr" / "model.safetensors")[NAME])
 
 
 def redirecting(target: str) -> servers.Fault:

@@ -1,0 +1,88 @@
+"""Workers as processes of this machine, spoken to over pipes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
+
+from ckptaudit.measurement.crew import WorkerLostError
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""What NumPy's and torch's libraries read when they are loaded, and never later."""
+
+MAX_MESSAGE = 2**32
+SIZE = 8
+
+
+class ProcessWorker:
+    """A Python process that runs `module`, which calls `serve`."""
+
+    def __init__(self, module: str, spec: bytes, environment: Mapping[str, str]) -> None:
+        self._spec = spec
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ckptaudit-worker")
+
+    @property
+    def process_id(self) -> int:
+        """The number that the system knows it by."""
+        return self._process.pid
+
+    def start(self) -> Future[bytes]:
+        """Send what is to be opened."""
+        return self.submit(self._spec)
+
+    def submit(self, task: bytes) -> Future[bytes]:
+        """Send a task; the answer comes when it is measured."""
+        return self._thread.submit(self._exchange, task)
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _exchange(self, message: bytes) -> bytes:
+        assert self._process.stdin is not None  # both are pipes
+        assert self._process.stdout is not None
+        try:
+            send(self._process.stdin, message)
+            answer = receive(self._process.stdout)
+        except (OSError, ValueError) as error:
+            raise WorkerLostError(str(error)) from error
+        if answer is None:
+            raise WorkerLostError("its process ended")
+        return answer
+
+
+def threads_environment(threads: int) -> dict[str, str]:
+    """The environment in which a process loads its libraries with that many threads."""
+    return dict.fromkeys(THREADS, str(threads))
+
+
+def send(pipe: IO[bytes], message: bytes) -> None:
+    """Write a message behind its length. Raises OSError."""
+    pipe.write(len(message).to_bytes(SIZE, "little") + message)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> bytes | None:
+    """Read a message; None where there is no other, or only a part. Raises ValueError for an absurd length."""
+    length = int.from_bytes(head := pipe.read(SIZE), "little")
+    if len(head) < SIZE:
+        return None
+    if length > MAX_MESSAGE:
+        raise ValueError(f"a message of {length:,} bytes")
+    message = pipe.read(length)
+    return message if len(message) == length else None
