@@ -15,6 +15,9 @@ INTRO = """# Options
 
 The gate's options are pytest's: `pytest --base=BASE --tuned=TUNED`, beside every option that pytest has itself.
 `ckptaudit audit` takes the same ones. The commands of `ckptaudit` follow below.
+
+`pip install 'ckptaudit[completion]'` and `eval "$(register-python-argcomplete ckptaudit)"` complete commands and
+options in a shell; with `pytest` in place of `ckptaudit`, those of the gate behind pytest.
 """
 
 VARIABLES = """## Environment variables

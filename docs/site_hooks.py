@@ -18,9 +18,13 @@ OUTSIDE = {
     "SECURITY.md": "security.md",
     "LICENSE": "LICENSE.txt",
     "fixtures/README.md": "fixtures.md",
-    "examples/github-actions.yml": "examples/github-actions.yml",
-    "examples/gitlab-ci.yml": "examples/gitlab-ci.yml",
-    "examples/pre-push": "examples/pre-push.txt",
+    "action.yml": "action.yml",
+    "templates/checkpoint-audit.yml": "templates/checkpoint-audit.yml",
+    # Under names that a browser shows as text.
+    **{
+        f"examples/{file.name}": f"examples/{file.name}{'' if file.suffix in ('.yml', '.yaml') else '.txt'}"
+        for file in sorted((ROOT / "examples").iterdir())
+    },
     **{f"checks/{file.name}": f"checks/{file.name}" for file in sorted((ROOT / "checks").glob("*.toml"))},
 }
 """Files of the repository, and what they are called in the site."""

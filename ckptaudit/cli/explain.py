@@ -128,8 +128,8 @@ def _chain(config: EffectiveConfig, file: CheckFile, check: Check) -> Iterator[R
     """Everything that sets a limit, the strongest last."""
     from ckptaudit.judging.profiles import bundled_checks
 
-    profile = f", profile {file.path.stem}" if file.path == bundled_checks() / file.path.name else ""
-    yield "set by", f"check: {check.sign} {check.limit:g} in {file.home(check)}{profile}; {check.source}"
+    bundled = " of the bundled checks" if file.path == bundled_checks() / file.path.name else ""
+    yield "set by", f"check: {check.sign} {check.limit:g} in {file.home(check)}{bundled}; {check.source}"
     for override in config.overrides_of(check):
         if override.limit is not None:
             yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ckptaudit.cli.gate_spelling import option
@@ -24,10 +25,19 @@ class OptionParser(Protocol):
 
 
 def add_options(parser: OptionParser) -> None:
-    """Declare all of them."""
-    group = parser.getgroup("ckptaudit", "checkpoint audit")
-    add_request(group)
-    add_reports(group)
+    """Declare all of them, in groups as help shows them."""
+    for name, title, add in _groups():
+        add(parser.getgroup(f"ckptaudit-{name}", f"checkpoint audit: {title}"))
+
+
+def _groups() -> tuple[tuple[str, str, Callable[[OptionGroup], None]], ...]:
+    return (
+        ("pair", "what is judged", _pair),
+        ("checks", "by which checks", _checks),
+        ("inputs", "what some checks need beside the pair", _inputs),
+        ("computing", "how it is computed", _computing),
+        ("reports", "files to write", add_reports),
+    )
 
 
 def add_request(group: OptionGroup) -> None:

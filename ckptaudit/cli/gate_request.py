@@ -21,7 +21,7 @@ BESIDE_PAIR = tuple(kind.name for kind in AUXILIARY.values() if kind.layout != "
 class ArgumentGroup:
     """A parser that takes options as pytest's groups of them do."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: argparse._ActionsContainer) -> None:
         self._parser = parser
 
     def addoption(self, *names: str, **words: Any) -> None:
@@ -29,6 +29,17 @@ class ArgumentGroup:
         if isinstance(said := words.get("help"), str):
             words["help"] = said.replace("%", "%%")
         self._parser.add_argument(*names, **words)
+
+
+class ArgumentGroups:
+    """A parser whose groups are made as pytest's are."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+
+    def getgroup(self, name: str, description: str, /) -> ArgumentGroup:
+        """A group of its own in the parser's help."""
+        return ArgumentGroup(self._parser.add_argument_group(description.removeprefix("checkpoint audit: ")))
 
 
 def value_of(options: argparse.Namespace) -> Callable[[str], Any]:

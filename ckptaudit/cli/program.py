@@ -31,6 +31,7 @@ from ckptaudit.cli import (
     rollouts,
     verify,
 )
+from ckptaudit.cli.completion import complete
 from ckptaudit.cli.extras import bringing
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Whatever a damaged file makes a reader raise is such an error; `python -X dev -m ckptaudit` shows its traceback.
     """
+    complete(_parser)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["audit"]:
         return audit.run(given[1:])

@@ -61,7 +61,7 @@ def assemble(
         notes=(
             *dict.fromkeys(
                 spelled(note, spelling)
-                for note in (*(n for run in opened.runs for n in run.pair.notes), *opened.auxiliary.notes)
+                for note in (*(n for run in opened.runs for n in run.pair.notes), *opened.notes)
             ),
             *notes_of(trajectories),
             *(baseline.remarks(verdicts) if baseline else ()),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -60,6 +61,17 @@ class OpenedAudit:
         pairs = (run.pair for run in self.runs)
         beside = (one.opened for one in self.auxiliary.given.values() if one.opened is not None)
         return (self.base, *(pair.tuned for pair in pairs), *beside)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the inputs and of where the checkpoints lie."""
+        places = dict.fromkeys(one.place for one in self.everything if one.place is not None)
+        unlisted = (place for place in places if not isinstance(place, Path) and place.lists_nothing)
+        seen = (
+            f"{printable(place)}: its server lists no files, so those under unusual names were not seen"
+            for place in unlisted
+        )
+        return (*self.auxiliary.notes, *seen)
 
     @property
     def compares(self) -> frozenset[Over]:

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LOG_EVERY_S = 30.0
-"""Seconds between lines where the output is a log and cannot be redrawn."""
+LOG_AFTER_S, LOG_EVERY_S = 5.0, 30.0
+"""Seconds until the first line, and between later ones, where the output is a log and cannot be redrawn."""
 
 Watch = Callable[[int, int], None]
 
@@ -38,9 +38,26 @@ class _Log:
 
     def __init__(self, reporter: pytest.TerminalReporter) -> None:
         self._reporter = reporter
-        self._told = time.monotonic()
+        self._started = time.monotonic()
+        self._next = self._started + LOG_AFTER_S
 
     def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._told > LOG_EVERY_S:
-            self._told = time.monotonic()
-            self._reporter.write_line(f"ckptaudit: measured {done} of {total} tensors")
+        now = time.monotonic()
+        if now > self._next:
+            self._next = now + LOG_EVERY_S
+            self._reporter.write_line(
+                f"ckptaudit: measured {done} of {total} tensors{_left(done, total, now - self._started)}"
+            )
+
+
+def _left(done: int, total: int, seconds: float) -> str:
+    """How long it took so far and what is left at that pace; nothing can be said of the first."""
+    if not done or done >= total:
+        return f" in {_duration(seconds)}"
+    return f" in {_duration(seconds)}, about {_duration(seconds / done * (total - done))} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

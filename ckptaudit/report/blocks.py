@@ -110,10 +110,11 @@ def block_lines(result: AuditResult, width: int, *, complete: bool = False) -> I
         yield _heading(block.title, width)
         yield from map(Text, _about(block, width))
         rows = _rows(block, names, width)
-        kept = rows if complete else rows[:most]
+        kept, shared = _shared_reasons(rows if complete else rows[:most])
         yield from map(Text, aligned(COLUMNS, kept, width, LABEL))
         if len(rows) > len(kept):
             yield Text(f"{' ' * LABEL}and {len(rows) - len(kept)} more: -v")
+        yield from (Text(line) for reason in shared for line in _labelled("reason", reason, width))
         yield from map(Text, _of_rollouts(block, width))
         yield from map(Text, _remedies(block, width, complete=complete))
     checks = {check.id: check for check in result.checks}
@@ -210,6 +211,13 @@ def _rows(block: Block, names: dict[str, str], width: int) -> list[tuple[str, ..
 def _is_one_of_many(block: Block) -> bool:
     """Whether the value is that of one weight, or a count of them: then those behind it are worth a row."""
     return block.check is None or block.check.judge_by in ("worst", "sum")
+
+
+def _shared_reasons(rows: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The rows without the reasons that several have in common, and those, each once."""
+    counts = Counter(row[-1] for row in rows)
+    shared = [reason for reason, count in counts.items() if reason and count > 1]
+    return [(*row[:-1], "") if row[-1] in shared else row for row in rows], shared
 
 
 def _finding(finding: Finding) -> tuple[str, str]:

@@ -17,11 +17,12 @@ class Shade(IntEnum):
     """How bad a cell is, worst last."""
 
     HOLDS = 0
-    WAIVED = 1
-    OVER = 2
-    FAR_OVER = 3
-    BEYOND = 4
-    UNKNOWN = 5
+    UNSETTLED = 1
+    WAIVED = 2
+    OVER = 3
+    FAR_OVER = 4
+    BEYOND = 5
+    UNKNOWN = 6
 
 
 FAR, VERY_FAR = 2.0, 10.0
@@ -81,7 +82,8 @@ def _shaded(result: AuditResult, run: str, checks: Collection[str]) -> Iterator[
     for m in result.measurements:
         if m.tuned == run:
             for _, verdict in limits.judged(m, checks):
-                yield m, _shade(limits.beyond(m, verdict), verdict)
+                unsettled = limits.is_unsettled(m, verdict) and verdict.outcome not in ("passed", "skipped")
+                yield m, Shade.UNSETTLED if unsettled else _shade(limits.beyond(m, verdict), verdict)
 
 
 def _shade(beyond: float | None, verdict: Verdict) -> Shade:

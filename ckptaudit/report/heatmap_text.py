@@ -13,6 +13,7 @@ from ckptaudit.report.heatmap import FAR, VERY_FAR, Grid, Shade
 
 SYMBOLS = {
     Shade.HOLDS: ".",
+    Shade.UNSETTLED: "?",
     Shade.WAIVED: "w",
     Shade.OVER: "o",
     Shade.FAR_OVER: "O",
@@ -21,6 +22,7 @@ SYMBOLS = {
 }
 COLOURS = {
     Shade.HOLDS: "green",
+    Shade.UNSETTLED: "",
     Shade.WAIVED: "yellow",
     Shade.OVER: "yellow",
     Shade.FAR_OVER: "red",
@@ -29,6 +31,7 @@ COLOURS = {
 }
 MEANINGS = {
     Shade.HOLDS: "passed",
+    Shade.UNSETTLED: "known only as a bound beyond the limit",
     Shade.WAIVED: "waived",
     Shade.OVER: f"failed, up to {FAR:g}x the limit",
     Shade.FAR_OVER: f"up to {VERY_FAR:g}x",

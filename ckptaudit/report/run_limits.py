@@ -36,6 +36,12 @@ class RunLimits:
             return None
         return times_over(m.value, verdict.limit_of(m.tensor), verdict.sign)
 
+    def is_unsettled(self, m: Measurement, verdict: Verdict) -> bool:
+        """Whether all that is known is a bound beyond the limit: the number may lie on either side of it."""
+        safe = "upper_bound" if verdict.sign == "<=" else "lower_bound"
+        times = self.beyond(m, verdict)
+        return m.kind == safe and times is not None and times > 1
+
     @cached_property
     def _by_metric(self) -> dict[str, list[CheckRecord]]:
         found: dict[str, list[CheckRecord]] = {}

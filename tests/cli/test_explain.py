@@ -108,7 +108,7 @@ def test_without_a_checkpoint_it_says_what_it_cannot_know(folder: Path, capsys: 
         (["our", "layers.0"], "did you mean ours"),
         (["ours", "layer.0"], "did you mean layers.0"),
         (["ours", "layers.0", "--config", "nowhere.toml"], "no such configuration file"),
-        (["ours", "layers.0", "--profile", "rl"], "choose one of release, release_sft, rlvr"),
+        (["ours", "layers.0", "--profile", "rl"], "choose one of release, release_sft"),
         (["ours", "layers.0", "--result", "ours.toml"], "not the result of an audit"),
         (["ours", "layers.0", "--base", "nowhere"], "nowhere: no such file"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ def test_a_log_tells_how_far_it_is(
     pytester: pytest.Pytester, small_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, tuned = small_pair
+    monkeypatch.setattr(progress, "LOG_AFTER_S", -1.0)
     monkeypatch.setattr(progress, "LOG_EVERY_S", -1.0)
     result = pytester.runpytest_inprocess("--base", str(base), "--tuned", str(tuned))
-    result.stdout.fnmatch_lines(["ckptaudit: measured * of 4 tensors", "ckptaudit: measured 4 of 4 tensors"])
+    result.stdout.fnmatch_lines(
+        ["ckptaudit: measured * of 4 tensors in 0 s, about 0 s left", "ckptaudit: measured 4 of 4 tensors in 0 s"]
+    )
 
 
 def test_a_quick_run_and_a_quiet_one_say_nothing(
@@ -24,6 +28,29 @@ def test_a_quick_run_and_a_quiet_one_say_nothing(
     base, tuned = small_pair
     result = pytester.runpytest_inprocess("--base", str(base), "--tuned", str(tuned))
     result.stdout.no_fnmatch_line("*measured*tensors*")
-    monkeypatch.setattr(progress, "LOG_EVERY_S", -1.0)
+    monkeypatch.setattr(progress, "LOG_AFTER_S", -1.0)
     quiet = pytester.runpytest_inprocess("--base", str(base), "--tuned", str(tuned), "-q")
     quiet.stdout.no_fnmatch_line("*measured*tensors*")
+
+
+class Reporter:
+    """What the lines are written to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write_line(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_the_first_line_comes_after_five_seconds_and_estimates_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 6.0, 20.0, 600.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    reporter = Reporter()
+    log = progress._Log(reporter)  # type: ignore[arg-type]
+    for done in (5, 10, 20, 60):
+        log(done, 100)
+    assert reporter.lines == [
+        "ckptaudit: measured 10 of 100 tensors in 6 s, about 54 s left",
+        "ckptaudit: measured 60 of 100 tensors in 10 min, about 7 min left",
+    ]

@@ -20,9 +20,11 @@ from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.verdict import times_over
 from ckptaudit.metrics import Measurement
 from ckptaudit.report.html import render_html, write_html
+from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.placing import likeness, placed, published
 from ckptaudit.results.json_io import read_json, write_json
 from ckptaudit.results.records import AuditResult
+from tests.synthetic import measured, result, verdict
 
 VENDOR = Path(__file__).parent.parent.parent / "ckptaudit" / "report" / "html" / "vendor"
 
@@ -225,3 +227,11 @@ def test_the_charts_library_is_the_one_the_manifest_names() -> None:
     for entry in manifest["file"]:
         assert hashlib.sha256((VENDOR / entry["as"]).read_bytes()).hexdigest() == entry["sha256"]
     assert manifest["version"].encode() in (VENDOR / "echarts.common.min.js").read_bytes()
+
+
+def test_a_bound_beyond_the_limit_is_no_cell_that_failed() -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    row = msgspec.structs.replace(measured(name, 0, "q_proj", 0.07), kind="upper_bound")
+    found = result([verdict("layers.0", 0.02, worst=name)], [row])
+    (grid,) = grids_of(found, "tuned", Names()).grids
+    assert [cell.over for cell in grid.cells] == [-3.0]

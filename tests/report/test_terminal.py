@@ -182,3 +182,13 @@ def test_a_hostile_name_cannot_forge_a_line() -> None:
         text = render_summary(found, width=width, colour=False)
         assert "\x1b" not in text
         assert not any(line.startswith("forged") for line in text.splitlines())
+
+
+def test_a_bound_beyond_the_limit_is_not_drawn_as_a_failure() -> None:
+    names = [f"model.layers.0.self_attn.{role}.weight" for role in ("q_proj", "k_proj")]
+    rows = [measured(names[0], 0, "q_proj", 0.02), measured(names[1], 0, "k_proj", 0.07)]
+    rows[1] = msgspec.structs.replace(rows[1], kind="upper_bound")
+    lines = rendered(result([verdict("layers.0", 0.02, worst=names[0])], rows))
+    cells = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("q_proj", "k_proj"))}
+    assert cells == {"q_proj": "#", "k_proj": "?"}
+    assert any("? known only as a bound beyond the limit" in line for line in lines)

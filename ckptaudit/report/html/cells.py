@@ -36,9 +36,9 @@ class CellLimit(msgspec.Struct, frozen=True):
 class Cell(msgspec.Struct, frozen=True, array_like=True):
     """What one role of one layer measured: `worst` stands first among `listed`, which holds (name, value, kind).
 
-    `over` is how many times the worst admitted value lies beyond the check's limit; -1 without a check, -2
-    where the check's guard admits none of the tensors. `missing` counts tensors without a value. `kind` is
-    that of the worst; a mean with a bound in it is one (`mean_kind`).
+    `over` is how many times the worst admitted value lies beyond the check's limit; -1 without a check, -2 where
+    the check's guard admits none of the tensors, -3 where all that is known is a bound beyond the limit. `missing`
+    counts tensors without a value. `kind` is that of the worst; a mean with a bound in it is one (`mean_kind`).
     """
 
     row: int
@@ -136,7 +136,9 @@ class _GridMaker:
         self, where: tuple[int, int], group: list[Measurement], checks: Sequence[CheckRecord], largest: bool
     ) -> Cell:
         known = [(m.value, m) for m in group if m.value is not None]
+        # A number is worse than a bound beyond it: what is behind the bound nobody knows.
         ranked = sorted(known, key=lambda pair: pair[0], reverse=largest)
+        ranked = sorted(ranked, key=lambda pair: self._is_unsettled(pair[1]))
         return Cell(
             *where,
             count=len(group),
@@ -156,9 +158,15 @@ class _GridMaker:
             beyond
             for m in group
             for _, verdict in self.limits.judged(m)
-            if (beyond := self.limits.beyond(m, verdict)) is not None
+            if (beyond := self.limits.beyond(m, verdict)) is not None and not self.limits.is_unsettled(m, verdict)
         ]
+        unsettled = any(map(self._is_unsettled, group))
+        if unsettled and max(over, default=0.0) <= 1:
+            return -3.0
         return min(max(over), 1e300) if over else -2.0
+
+    def _is_unsettled(self, m: Measurement) -> bool:
+        return any(self.limits.is_unsettled(m, verdict) for _, verdict in self.limits.judged(m))
 
 
 def parameters(row: Measurement) -> int:

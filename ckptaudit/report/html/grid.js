@@ -3,7 +3,7 @@
 
 const audit = JSON.parse(document.getElementById("audit").textContent);
 const [ROW, ROLE, COUNT, MISSING, WORST, MEAN, KIND, OVER, LISTED, MEAN_KIND] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-const NO_CHECK = -1, NOT_ADMITTED = -2, OUTSIDE = "outside the layers";
+const NO_CHECK = -1, NOT_ADMITTED = -2, UNSETTLED = -3, OUTSIDE = "outside the layers";
 const state = { run: 0, metric: "", allRoles: false, onlyBroken: false, chosen: null };
 
 function element(tag, text = "", attributes = {}) {
@@ -46,6 +46,7 @@ function stateOf(grid, cell) {
   if (cell[MISSING]) return "blind";
   if (cell[OVER] === NO_CHECK) return "plain";
   if (cell[OVER] === NOT_ADMITTED) return "unjudged";
+  if (cell[OVER] === UNSETTLED) return "unsettled";
   if (cell[OVER] <= 1) return "inside";
   const { rows, roles } = run().grids;
   const verdicts = limitsOf(grid, cell[ROLE]).map((l) => verdictOf(l.check, rows[cell[ROW]], roles[cell[ROLE]], cell));
@@ -53,10 +54,10 @@ function stateOf(grid, cell) {
   return held ? "excused" : "beyond";
 }
 
-const SIGNS = { beyond: "▲ ", excused: "△ ", blind: "! ", unjudged: "– ", inside: "", plain: "" };
+const SIGNS = { beyond: "▲ ", excused: "△ ", blind: "! ", unjudged: "– ", unsettled: "? ", inside: "", plain: "" };
 const MEANINGS = {
   beyond: "beyond the limit", excused: "beyond the limit, but the verdict holds or is waived", blind: "has no value",
-  unjudged: "too little changed to be judged", inside: "inside the limit", plain: "no check asks",
+  unjudged: "too little changed to be judged", unsettled: "known only as a bound beyond the limit", inside: "inside the limit", plain: "no check asks",
 };
 
 function shade(cell, kind, spread) {
@@ -136,7 +137,7 @@ function describe(grid) {
   const which = many ? ` A cell shows the ${grid.largest ? "largest" : "smallest"} of its tensors.` : "";
   document.getElementById("meaning").textContent = `${grid.meaning} Unit: ${grid.unit === "1" ? "dimensionless" : grid.unit}.${which}`;
   const limits = grid.limits.map((l) => `${l.check}: limit ${l.sign === "<=" ? "≤" : "≥"} ${short(l.limit)}`);
-  const signs = ["beyond", "excused", "blind", "unjudged"].filter((kind) => document.querySelector(`#grid td.${kind}`));
+  const signs = ["beyond", "excused", "blind", "unjudged", "unsettled"].filter((kind) => document.querySelector(`#grid td.${kind}`));
   const key = signs.map((kind) => `${SIGNS[kind]}${MEANINGS[kind]}`);
   document.getElementById("legend").textContent = [...(limits.length ? limits : ["no check has a limit on this metric"]), ...key,
     grid.limits.length ? "the fuller the colour, the nearer to the limit or the farther beyond" : "the fuller the colour, the larger"].join(" · ");

@@ -16,6 +16,7 @@ from ckptaudit.checkpoints.sources import stores
 from ckptaudit.checkpoints.sources.stores import HEAD
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
+from ckptaudit.pairing.auxiliary import open_auxiliary
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult, checkpoint_record
 from tests.checkpoints.deltas.write_deltas import trl_delta
@@ -64,6 +65,18 @@ def test_an_adapter_in_a_bucket_merges_into_a_base_here(bucket: Bucket) -> None:
     name = next(n for n, h in here.tensors.items() if h.low_rank is not None)
     for other in (both, mixed):
         assert torch.equal(other.tensors[name].read(), here.tensors[name].read())
+
+
+def test_what_is_given_beside_the_pair_may_be_remote(bucket: Bucket) -> None:
+    urls = {
+        "adapter": "s3://bucket/lora",
+        "aligned": "s3://bucket/rlvr",
+        "parents": "s3://bucket/rlvr,s3://bucket/tuned",
+    }
+    given = open_auxiliary(urls, open_checkpoint("s3://bucket/base"))
+    assert {name: [c.path for c in one.checkpoints] for name, one in given.given.items()} == {
+        name: text.split(",") for name, text in urls.items()
+    }
 
 
 def test_a_sparse_delta_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -35,8 +36,8 @@ def after_the_header(request: Request) -> bool:
     return request.path.endswith("model.safetensors") and not of_header(request)
 
 
-def builtins(result: AuditResult) -> dict[str, object]:
-    found: dict[str, object] = json.loads(msgspec.json.encode(result))
+def builtins(result: AuditResult) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(msgspec.json.encode(result))
     return found
 
 
@@ -46,6 +47,9 @@ def test_an_audit_over_the_web_is_that_of_the_folders(web: Web, audited_here: Au
     here = builtins(audited_here)
     for kind in ("verdicts", "measurements"):
         assert json.dumps(remote[kind]).replace(address, str(FIXTURES)) == json.dumps(here[kind])
+    assert (
+        f"{address}/rlvr: its server lists no files, so those under unusual names were not seen" in remote["notes"]
+    )
 
 
 def test_a_file_by_its_address(web: Web) -> None:
