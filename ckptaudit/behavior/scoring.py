@@ -12,11 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.behavior.batching import Ids, by_length, in_batches, right_padded
+from ckptaudit.behavior.batching import Ids, batch_tokens, by_length, in_batches, right_padded
 from ckptaudit.behavior.causal_models import CausalModel
 
-CHUNK_BYTES = 64 * 2**20
-"""Bytes of the logits that stand at once."""
+CHUNK_BYTES = 16 * 2**20
+"""Bytes of the logits that stand at once, or those of `LEAST` positions: the head is read for each piece."""
+
+LEAST = 64
+BLOCK = 1024
+"""Words that are summed in float32 before float64 takes over."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,10 +62,10 @@ def score(
 ) -> list[ScoredText]:
     """Score every text, in the given order.
 
-    log p in float32 as the model gives its logits, the sums of the softmax in float64. With `alike` no text is
-    padded. `done` is told the tokens of each text that is finished. Raises MeasurementError.
+    log p in float32 as the model gives its logits, the sums of the softmax by blocks in float64. With `alike` no
+    text is padded. `done` is told the tokens of each text that is finished. Raises MeasurementError.
     """
-    batches = by_length([text.ids for text in texts], alike=alike)
+    batches = by_length([text.ids for text in texts], batch_tokens(model.device), alike=alike)
     found: dict[int, ScoredText] = {}
     for index, one in in_batches(batches, lambda batch: _scored(model, [texts[i] for i in batch])):
         found[index] = one
@@ -92,8 +96,8 @@ def places(texts: Sequence[Scored]) -> list[slice]:
 
 
 def chunks(model: CausalModel, *columns: Tensor) -> zip[tuple[Tensor, ...]]:
-    """Columns in pieces such that the float64 logits of one fit `CHUNK_BYTES`."""
-    size = max(1, CHUNK_BYTES // (8 * model.vocabulary))
+    """Columns in pieces such that the float64 logits of one fit `CHUNK_BYTES`, or of `LEAST` positions."""
+    size = max(LEAST, CHUNK_BYTES // (8 * model.vocabulary))
     return zip(*(torch.split(column, size) for column in columns), strict=True)
 
 
@@ -107,15 +111,20 @@ def _of_chunk(logits: Float[Tensor, "n v"], wanted: Int[Tensor, "n"]) -> tuple[T
 def log_p_and_entropy(
     logits: Float[Tensor, "n v"], own: Float[Tensor, "n"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """The log-probability of the logit `own`; H = log Z - sum p z, z = logits - max in float32, sums in float64."""
+    """The log-probability of the logit `own`; H = log Z - sum p z, z = logits - max in float32."""
     most = logits.amax(dim=1, keepdim=True)
     shifted = logits - most
     weights = shifted.exp()
-    total = weights.sum(dim=1, dtype=torch.float64)
+    total = _sum(weights)
     log_z = total.log()
     # A logit of minus infinity has no weight, and adds nothing.
-    mean = (weights * shifted.clamp_min(torch.finfo(shifted.dtype).min)).sum(dim=1, dtype=torch.float64) / total
+    mean = _sum(weights * shifted.clamp_min(torch.finfo(shifted.dtype).min)) / total
     return (own - most[:, 0]).double() - log_z, log_z - mean
+
+
+def _sum(values: Float[Tensor, "n v"]) -> Float[Tensor, "n"]:
+    """The rows' sums: blocks in their own precision, their sums in float64. Converting all takes far longer."""
+    return torch.stack([block.sum(dim=1) for block in torch.split(values, BLOCK, dim=1)]).double().sum(dim=0)
 
 
 def as_columns(texts: Sequence[ScoredText]) -> dict[str, Array]:
