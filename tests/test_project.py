@@ -12,6 +12,7 @@ from hypothesis import settings
 from packaging.requirements import Requirement
 
 import ckptaudit
+from ckptaudit.cli.extras import ENABLES, FOR_DEVELOPMENT
 from tests.conftest import SLOW
 
 ROOT = Path(__file__).parent.parent
@@ -76,3 +77,7 @@ def test_what_is_called_slow_is_there(name: str) -> None:
     found = ROOT / "tests" / path
     assert found.exists()
     assert not test or f" {test.partition('::')[0]}" in found.read_text()
+
+
+def test_the_doctor_says_what_each_extra_enables() -> None:
+    assert {*PROJECT["project"]["optional-dependencies"]} - {*FOR_DEVELOPMENT} == ENABLES.keys()

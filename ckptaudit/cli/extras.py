@@ -9,15 +9,22 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 ENABLES = {
     "attest": "attest, verify: signed evidence of an audit",
+    "behavior": "profile behavior: the model is run on probes",
     "collect": "collect, probes: models that are run on text",
+    "completion": "completion: words that a shell completes",
     "hub": "models by their id on the Hugging Face hub",
     "mlflow": "report --mlflow, promote mlflow",
+    "pandas": "AuditResult.to_pandas",
     "parquet": "--audit-parquet; measure, collect PLAN: shards of an audit",
     "plot": "--audit-plot",
     "ray": "--audit-workers ray: actors of a cluster",
+    "polars": "AuditResult.to_polars",
+    "remote": "checkpoints in S3, GCS and Azure",
     "rollouts": "--audit-rollouts, rollouts: what a trainer logged",
     "tensorboard": "report --tensorboard",
+    "trackio": "report --trackio",
     "train": "the fixtures' recipe",
+    "wandb": "report --wandb",
     "xdist": "-n: several processes",
 }
 """In a few words; an extra that has none here is shown by its name alone."""

@@ -56,7 +56,7 @@ def selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor
 
 def subjects(check: Check, pair: ModelPair) -> dict[str, bool]:
     """Whatever the check gives a verdict on, and whether there is a weight to look at; the keys of `parts`."""
-    if check.counts_findings or check.scope == "rollouts":
+    if check.counts_findings or check.scope in ("rollouts", "probes"):
         return dict.fromkeys(parts(check, pair), False)
     chosen = ((s, tensor) for s, tensors in pair.select(check.roles).items() for tensor in about(check, tensors))
     if check.per == "model":

@@ -81,6 +81,12 @@ def read(job: Job) -> tuple[Tensor, Tensor]:
     return _both(base, tuned)
 
 
+def read_large(job: Job) -> tuple[Tensor, Tensor]:
+    """The same of one tensor by itself; where both sides lie in remote stores, they are asked for together."""
+    read_ahead((job.tensor.base, job.tensor.tuned))
+    return read(job)
+
+
 def _both(base: TensorHandle, tuned: TensorHandle) -> tuple[Tensor, Tensor]:
     """Both sides; what a sparse delta left of the base, or of a weight, is read once."""
     if reads_the_same(tuned, base):

@@ -11,6 +11,7 @@ import torch
 from ckptaudit.behavior.base_rows import Kept, Rows
 from ckptaudit.behavior.causal_models import CausalModel, open_model
 from ckptaudit.behavior.evidence import Evidence
+from ckptaudit.behavior.excerpts import excerpt
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
 from ckptaudit.checkpoints import Checkpoint
@@ -18,7 +19,7 @@ from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.metrics import Measurement
-from ckptaudit.metrics.behavior import ProbeReading, probes_metric_of
+from ckptaudit.metrics.behavior import ProbeReading, label_of, probes_metric_of
 from ckptaudit.pairing.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,13 @@ class ProbeRuns:
     device: torch.device
     cache: FactorCache | None = None
     _opened: dict[str, CausalModel] = field(default_factory=dict)
+    _prepared: dict[str, Prepared] = field(default_factory=dict)
 
     def prepared(self, run: Run) -> Prepared:
         """The probes as tokens. Raises ProbeError or MeasurementError."""
-        return prepare(self.probes, self.base, run.pair.tuned)
+        if run.path not in self._prepared:
+            self._prepared[run.path] = prepare(self.probes, self.base, run.pair.tuned)
+        return self._prepared[run.path]
 
     def evidence(self, run: Run, wanted: Sequence[Wanted]) -> Evidence:
         """What both models do on the probes, as far as the wanted metrics ask. Raises CkptAuditError."""
@@ -85,7 +89,8 @@ def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[Wanted], unit: Un
     without a value and with the reason.
     """
     try:
-        return list(readings(runs.evidence(run, wanted), runs.probes.sets, wanted, unit))
+        evidence = runs.evidence(run, wanted)
+        return [*readings(evidence, runs.probes.sets, wanted, unit), _excerpt(runs, run, evidence, unit)]
     except CkptAuditError as error:
         reason = error.sentence
     except Exception as error:
@@ -95,6 +100,12 @@ def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[Wanted], unit: Un
         _row(unit.subject, metric, ProbeReading(None, remark=reason), unit)
         for metric in dict.fromkeys(name for name, _ in wanted)
     ]
+
+
+def _excerpt(runs: ProbeRuns, run: Run, evidence: Evidence, unit: Unit) -> Measurement:
+    prepared = runs.prepared(run)
+    shown = excerpt(evidence, prepared.decode, lambda item: label_of(item.probe), prepared.notes)
+    return Measurement(unit.subject, None, "", (), "", None, "exact", tuned=unit.run, excerpt=shown)
 
 
 def readings(

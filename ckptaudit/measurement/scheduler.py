@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ckptaudit.errors import CkptAuditError
 from ckptaudit.linalg.threads import blas_threads
-from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large, read
+from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large, read_large
 from ckptaudit.measurement.jobs import Computing, Job
 from ckptaudit.measurement.tasks import Outcome, Outcomes, Task, tasks_of, tried
 from ckptaudit.metrics import Measurement
@@ -87,10 +87,10 @@ def _in_workers(tasks: Sequence[Task], workers: int, computing: Computing) -> It
 def _read_ahead(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
     """Large matrices one after the other, the next being read while one is measured."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = [reader.submit(read, task.jobs[0]) for task in tasks[:1]]
+        pending = [reader.submit(read_large, task.jobs[0]) for task in tasks[:1]]
         for index, task in enumerate(tasks):
             reading = pending.pop()
-            pending += [reader.submit(read, following.jobs[0]) for following in tasks[index + 1 : index + 2]]
+            pending += [reader.submit(read_large, following.jobs[0]) for following in tasks[index + 1 : index + 2]]
             yield task, [([*task.jobs], tried(partial(_measure_read, task.jobs[0], reading), computing))]
 
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from math import prod
 
 from ckptaudit.errors import CkptAuditError, MeasurementError, printable
-from ckptaudit.measurement.batches import failed, is_large, matrices_at_once, measure_alike, measure_large, read
+from ckptaudit.measurement.batches import (
+    failed,
+    is_large,
+    matrices_at_once,
+    measure_alike,
+    measure_large,
+    read_large,
+)
 from ckptaudit.measurement.jobs import Computing, Job
 from ckptaudit.metrics import Measurement
 
@@ -45,7 +52,7 @@ class Task:
 
     def _measured(self, computing: Computing) -> list[Measurement]:
         if self.is_large:
-            return measure_large(self.jobs[0], read(self.jobs[0]), computing)
+            return measure_large(self.jobs[0], read_large(self.jobs[0]), computing)
         return list(measure_alike(self.jobs, computing))
 
 

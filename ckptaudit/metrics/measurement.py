@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from ckptaudit.behavior.excerpts import BehaviorExcerpt
 from ckptaudit.findings import Finding
 from ckptaudit.metrics.step_series import StepSeries
 
@@ -25,7 +26,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     one. `error` is the largest absolute error that `method` leaves, None where it is that of float64 rounding. A
     measurement of several weights together names in `worst` the one that contributes most. `tuned` is the run.
     An estimate lies between `low` and `high`; of any other number both are None. Where `series` is there, it holds
-    the values of every step of rollouts, and the measurement itself has none.
+    the values of every step of rollouts, and the measurement itself has none; `excerpt` holds what a page shows of
+    probes.
     """
 
     tensor: str
@@ -46,6 +48,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     high: float | None = None
     findings: tuple[Finding, ...] = ()
     series: StepSeries | None = None
+    excerpt: BehaviorExcerpt | None = None
 
     @property
     def parameters(self) -> int:

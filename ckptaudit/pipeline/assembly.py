@@ -18,6 +18,7 @@ from ckptaudit.metrics import Measurement
 from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
+from ckptaudit.results.behavior import BehaviorRecord, behavior_records
 from ckptaudit.results.coverage import coverage_of
 from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
@@ -75,6 +76,7 @@ def assemble(
         about=about(opened, profile),
         coverage=tuple(coverage_of(plan, verdicts, measurements, r) for r in opened.runs if opened.has_pair),
         rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
+        behavior=_behavior(opened, measurements),
         not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )
@@ -125,6 +127,12 @@ def _rollouts(
     return tuple(found)
 
 
+def _behavior(opened: OpenedAudit, measurements: MeasurementStore) -> tuple[BehaviorRecord, ...]:
+    entries = [entry for entry in measurements.entries() if entry.unit.scope == "probes"]
+    path = opened.probes.path if opened.probes is not None else ""
+    return behavior_records([m for entry in entries for m in entry.measurements], path)
+
+
 def distributions_of(opened: OpenedAudit) -> dict[str, Distributions]:
     """What the page draws of each log, by run: one more pass over it. A log that has gone since is left out."""
     found = {}
@@ -156,6 +164,7 @@ OTHER_EVIDENCE = {
 def _rows(measurements: MeasurementStore, spelling: Spelling) -> tuple[Measurement, ...]:
     """Numbers by run, in the order of the units; findings stand in the verdicts."""
     found = (m for entry in measurements.entries() if entry.unit.scope in NUMBERS for m in entry.measurements)
+    found = (m for m in found if m.excerpt is None)  # which is shown apart
     return tuple(sorted((_respelled(m, spelling) for m in found), key=lambda m: m.tuned))
 
 

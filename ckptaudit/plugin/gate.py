@@ -35,7 +35,7 @@ from ckptaudit.pipeline.workers import workers_of
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
 from ckptaudit.plugin.progress import progress_of
-from ckptaudit.plugin.request import named_check_files, names_files, node_id
+from ckptaudit.plugin.request import named_check_files, names_files, node_id, refuse_logs_among_files
 from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
 from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
@@ -78,6 +78,8 @@ class Gate:
         chosen = choose_checks(self.opened, self.settings)
         self.profile, self.known = chosen.profile if by_profile else "", chosen.known
         config.args[:] = [str(f.path) for f in chosen.files] if by_profile else list(map(resolved, config.args))
+        if self.opened.logs and not by_profile:
+            refuse_logs_among_files(config.args)
         self.files = named_check_files(config.args)
         self.baseline = baseline_of(self.opened)
         self._refuse_empty_plot()

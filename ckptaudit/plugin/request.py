@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptaudit.errors import RolloutError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.profiles import bundled_check_files
 
@@ -26,6 +27,19 @@ def named_check_files(arguments: list[str]) -> dict[Path, CheckFile]:
         elif path.is_dir():
             found |= {p.resolve(): load_checks(p) for p in sorted(path.rglob("*.toml")) if holds_checks(p)}
     return found
+
+
+def refuse_logs_among_files(arguments: list[str]) -> None:
+    """Raise RolloutError for a log where check files are named: a pattern that the shell has written out."""
+    # Imported late: pyarrow is an extra, and only rollouts need it.
+    from ckptaudit.rollouts.readers import readers
+
+    for path in map(Path, arguments):
+        if path.exists() and any(reader.recognises(path) for reader in readers()):
+            raise RolloutError(
+                f"{printable(path)}: a log of rollouts where check files are named; give {parameter('rollouts')} "
+                "once for each log, or a pattern in quotes."
+            )
 
 
 def node_id(path: Path) -> dict[str, str]:

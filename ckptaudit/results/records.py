@@ -16,6 +16,7 @@ from ckptaudit.errors import CheckpointError, parameter, printable
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import METRICS, Measurement, Scale
+from ckptaudit.results.behavior import BehaviorRecord
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
 from ckptaudit.results.rollouts import RolloutsRecord
@@ -175,6 +176,7 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     not_judged: tuple[str, ...] = ()
     """Kinds of evidence that were not given, and what would give them."""
     rollouts: tuple[RolloutsRecord, ...] = ()
+    behavior: tuple[BehaviorRecord, ...] = ()
 
     @property
     def has_pair(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, median
 
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import Measurement, runs_metrics
+from ckptaudit.metrics import METRICS, Measurement, runs_metrics
 from ckptaudit.pairing.runs import RunGroup
 from ckptaudit.results.records import MetricCurve, Siblings, StepRecord, Trajectory
 
@@ -63,10 +63,11 @@ def _first_failures(steps: Sequence[StepRecord], verdicts: Sequence[Verdict]) ->
 
 
 def _by_metric(measurements: Sequence[Measurement], paths: Sequence[str]) -> Values:
-    """Values of matrices by metric and run."""
+    """Values of matrices, and of probe sets, by metric and run."""
     found: Values = {}
     for m in measurements:
-        if m.value is not None and m.kind == "exact" and m.tuned in paths and len(m.shape) >= 2:
+        of_probes = m.metric in METRICS and METRICS[m.metric].scope == "probes"
+        if m.value is not None and m.kind == "exact" and m.tuned in paths and (of_probes or len(m.shape) >= 2):
             found.setdefault(m.metric, {}).setdefault(m.tuned, []).append(m.value)
     return found
 

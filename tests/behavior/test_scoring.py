@@ -18,7 +18,7 @@ from ckptaudit.behavior.batching import by_length, in_batches
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.comparison import ComparedText, at_positions, compare, mean_kl
 from ckptaudit.behavior.padding import padding_is_seen, rounding_floor
-from ckptaudit.behavior.scoring import Scored, log_p_and_entropy, score
+from ckptaudit.behavior.scoring import Scored, entropy_of, score
 from ckptaudit.errors import MeasurementError
 
 Opened = Callable[[str], CausalModel]
@@ -115,9 +115,7 @@ def test_a_token_that_cannot_be_has_no_part_in_a_divergence() -> None:
     b, t = torch.tensor([[0.0, 1.0, -math.inf]]), torch.tensor([[0.0, 0.0, -math.inf]])
     found = at_positions(b, t, torch.tensor([0]))
     assert all(bool(column.isfinite().all()) for column in found.values())
-    log_p, entropy = log_p_and_entropy(t, t[:, 0])
-    assert float(log_p) == pytest.approx(-math.log(2))
-    assert float(entropy) == pytest.approx(math.log(2))
+    assert float(entropy_of(t.log_softmax(dim=1))) == pytest.approx(math.log(2))
 
 
 def test_what_the_base_rules_out_is_infinitely_far() -> None:

@@ -35,11 +35,14 @@ ELSEWHERE = {
     "ckptaudit probes": "tests/docs/test_probes_page.py",
     "ckptaudit report audit.json --tensorboard": "tests/report/test_trackers.py",
     "ckptaudit report audit.json --mlflow": "tests/report/test_trackers.py",
+    "ckptaudit report audit.json --wandb": "tests/report/test_trackers.py",
+    "ckptaudit report audit.json --trackio": "tests/report/test_trackers.py",
     "ckptaudit checks --prove": "tests/cli/test_prove.py",
 }
 """Commands that are not run here, by how they begin, and where they are."""
 
 PAGES_ELSEWHERE = {
+    "behavior.md": "tests/behavior/test_every_check.py and tests/behavior/test_bundled_pairs.py",
     "remote.md": "tests/checkpoints/sources/test_commands.py",
     "formats.md": "tests/checkpoints/deltas/test_sparse_deltas.py",
     "rollouts.md": "tests/rollouts/test_alone.py and tests/rollouts/test_gate.py",

@@ -171,6 +171,15 @@ def test_a_released_log_is_compared_with(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "released.json").read_bytes())["tuned"] == []
 
 
+def test_a_pattern_that_the_shell_has_written_out_is_refused(pytester: pytest.Pytester, folder: Path) -> None:
+    shutil.copytree(folder, pytester.path / "runs")
+    result = pytester.runpytest("--audit-rollouts=runs/healthy", "runs/stale-engine")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(
+        ["*stale-engine: a log of rollouts where check files are named; give --audit-rollouts*"]
+    )
+
+
 def test_nothing_in_a_log_is_imported(tmp_path: Path) -> None:
     log = tmp_path / "run"
     shutil.copytree(RUNS / "healthy", log)

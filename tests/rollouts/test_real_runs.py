@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptaudit import audit
+from ckptaudit.judging.config import Config
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.measure import measure
 from ckptaudit.rollouts.readers import open_rollouts
@@ -58,3 +60,22 @@ def test_the_curves_are_those_of_the_rollouts() -> None:
         (reading,) = measure(table, FACTS, ["scalar_disagreement"], scalars=curves)
         assert reading.value is not None
         assert reading.value < 1e-3, reading.remark
+
+
+@pytest.mark.parametrize(
+    ("run", "closing", "closing_strictly"),
+    [
+        ("healthy", set(), {"reward-not-by-length"}),
+        ("stale-engine", {"mismatch-k3-mean"}, {"mismatch-k3-mean", "mismatch-k3-median", "few-ratios-past-two"}),
+        ("mixed-groups", {"groups-of-one-prompt"}, {"groups-of-one-prompt"}),
+        ("collapse", set(), {"entropy-kept", "groups-have-signal", "answers-differ"}),
+    ],
+)
+def test_the_gate_tells_them_apart_by_what_is_published(
+    run: str, closing: set[str], closing_strictly: set[str]
+) -> None:
+    for strict, expected in ((False, closing), (True, closing_strictly)):
+        path = FIXTURES / run
+        found = audit(rollouts=path, scalars=path, config=Config(facts=FACTS), strict=strict)
+        closed = {v.check for v in found.verdicts if v.closes}
+        assert expected <= closed if strict else expected == closed

@@ -17,6 +17,7 @@ from ckptaudit.errors import printable
 from ckptaudit.report.appearance import SYMBOLS, WORDS, beyond, margin_of, number
 from ckptaudit.report.coverage_text import coverage_lines
 from ckptaudit.report.escaping import block
+from ckptaudit.report.html.behavior import behavior_views
 from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
@@ -28,7 +29,7 @@ from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
 from ckptaudit.results.summary import counts
 
 HERE = Path(__file__).parent
-STYLES = ("page.css", "rollouts.css")
+STYLES = ("page.css", "rollouts.css", "behavior.css")
 SCRIPTS = ("grid.js", "charts.js", "page.js")
 CHARTS = HERE / "vendor" / "echarts.common.min.js"
 LISTED = 500
@@ -74,6 +75,7 @@ def render_html(result: AuditResult) -> str:
             trajectories=[row for row in result.trajectories if step_curves(result, row)],
             coverage=list(coverage_lines(result)),
             logs=log_views(result),
+            behavior=behavior_views(result),
             data=_embedded(_data(result, runs)),
             charts=charts,
             script=script,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,9 @@ from ckptaudit.checkpoints.sources import stores
 from ckptaudit.checkpoints.sources.stores import HEAD
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
+from ckptaudit.measurement.batches import read_large
+from ckptaudit.measurement.jobs import Job, Unit
+from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.auxiliary import open_auxiliary
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult, checkpoint_record
@@ -287,3 +291,18 @@ def test_nothing_secret_is_printed(
     shown = "".join(capsys.readouterr())
     assert "access was refused" in shown
     assert not re.search("not-a-secret|Signature|AWS4", shown)
+
+
+def test_both_sides_of_a_large_matrix_are_asked_for_together(bucket: Bucket, tmp_path: Path) -> None:
+    for side, value in (("old", 1.0), ("new", 2.0)):
+        save_file({"model.layers.0.mlp.up_proj.weight": torch.full((300, 300), value)}, tmp_path / WEIGHTS)
+        bucket.put(f"wide/{side}/{WEIGHTS}", (tmp_path / WEIGHTS).read_bytes())
+    pair = pair_checkpoints(open_checkpoint("s3://bucket/wide/old"), open_checkpoint("s3://bucket/wide/new"))
+    together = threading.Barrier(2, timeout=10)
+
+    def meeting(request: Request, reply: servers.Reply) -> None:
+        together.wait()
+
+    bucket.log.always.append(meeting)
+    base, tuned = read_large(Job(pair.aligned[0], frozenset(), Unit("", "")))
+    assert float(base.sum()) * 2 == float(tuned.sum())
