@@ -163,4 +163,4 @@ def test_convert_does_not_write_over_the_log(capsys: pytest.CaptureFixture[str])
 
 def test_a_missing_folder_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rollouts", "inspect", "nowhere"]) == 4
-    assert capsys.readouterr().err == "ERROR: nowhere: no such folder or file of rollouts.\n"
+    assert capsys.readouterr().err == "ERROR: nowhere: no such folder or file of rollouts. See docs/rollouts.md.\n"
