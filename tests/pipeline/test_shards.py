@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from benchmarks.giant import Giant, write
 from ckptaudit.errors import ConfigError, ShardError
 from ckptaudit.judging.config import Config, load_config
 from ckptaudit.measurement.shard_plan import ShardPlan, sealed
-from ckptaudit.measurement.shards import Shard
+from ckptaudit.measurement.shards import Shard, cut
 from ckptaudit.metrics import Measurement
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import audited, prepare
@@ -227,6 +228,19 @@ def test_a_plan_that_names_other_tensors_is_refused(plan: ShardPlan) -> None:
     forged = sealed(structs.replace(plan, tasks=(structs.replace(first, tensors=("other",)), *rest)))
     with pytest.raises(ShardError, match="plan again"):
         open_planned(forged)
+
+
+def test_a_giant_is_planned_by_its_headers_and_cut_within_a_fifth(tmp_path: Path) -> None:
+    model = Giant(layers=5, dense=1, experts=16, vocabulary=2048)
+    for side in ("base", "tuned"):
+        assert write(model, tmp_path / side) > 4 * 2**30
+    asked = AuditOptions(base=str(tmp_path / "base"), tuned=(str(tmp_path / "tuned"),), cache="off")
+    costs = [task.cost for task in planned(asked).tasks]
+    assert costs == sorted(costs, reverse=True)
+    for count in (2, 8):
+        sums = [sum(costs[p] for p in share) for share in cut(costs, count)]
+        assert max(sums) <= 1.2 * sum(sums) / count
+        assert min(sums) >= 0.8 * sum(sums) / count
 
 
 NUMBERS = st.none() | st.floats(allow_nan=False)
