@@ -11,11 +11,16 @@ from torch import Tensor
 
 from ckptaudit.errors import MeasurementError
 
-TOKENS = 8192
-"""Tokens of one batch, padding included, unless it is said otherwise."""
+TOKENS, CPU_TOKENS = 8192, 1024
+"""Tokens of one batch, padding included; on a processor those whose activations stay in its caches are fastest."""
 
 Ids = tuple[int, ...]
 Found = TypeVar("Found")
+
+
+def batch_tokens(device: torch.device) -> int:
+    """How many tokens a batch has on a device, unless it is said otherwise."""
+    return CPU_TOKENS if device.type == "cpu" else TOKENS
 
 
 def by_length(texts: Sequence[Ids], tokens: int = TOKENS, *, alike: bool = False) -> list[list[int]]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.behavior.batching import by_length, in_batches
+from ckptaudit.behavior.batching import batch_tokens, by_length, in_batches
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.scoring import Array, Scored, ScoredText, chunks, places, predictions
 
@@ -63,7 +63,7 @@ def compare(
     Forward passes in the models' own precision, distributions and sums in float64, a piece of positions at a time.
     Where one vocabulary is longer, both are taken over the common ids and renormalised. Raises MeasurementError.
     """
-    batches = by_length([text.ids for text in texts], alike=alike)
+    batches = by_length([text.ids for text in texts], batch_tokens(base.device), alike=alike)
     found: dict[int, ComparedText] = {}
     for index, one in in_batches(batches, lambda batch: _compared(base, tuned, [texts[i] for i in batch])):
         found[index] = one

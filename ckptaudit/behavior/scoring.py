@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.behavior.batching import Ids, by_length, in_batches, right_padded
+from ckptaudit.behavior.batching import Ids, batch_tokens, by_length, in_batches, right_padded
 from ckptaudit.behavior.causal_models import CausalModel
 
 CHUNK_BYTES = 32 * 2**20
-"""Bytes of the logits that stand at once."""
+"""Bytes of the logits that stand at once, or those of `LEAST` positions: the head is read for each piece."""
+
+LEAST = 64
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,7 +63,7 @@ def score(
     Distributions in the precision of the logits, float32 at least. With `alike` no text is padded.
     `done` is told the tokens of each text that is finished. Raises MeasurementError.
     """
-    batches = by_length([text.ids for text in texts], alike=alike)
+    batches = by_length([text.ids for text in texts], batch_tokens(model.device), alike=alike)
     found: dict[int, ScoredText] = {}
     for index, one in in_batches(batches, lambda batch: _scored(model, [texts[i] for i in batch])):
         found[index] = one
@@ -93,8 +95,8 @@ def places(texts: Sequence[Scored]) -> list[slice]:
 
 
 def chunks(model: CausalModel, *columns: Tensor) -> zip[tuple[Tensor, ...]]:
-    """Columns in pieces such that the float64 logits of one fit `CHUNK_BYTES`."""
-    size = max(1, CHUNK_BYTES // (8 * model.vocabulary))
+    """Columns in pieces such that the float64 logits of one fit `CHUNK_BYTES`, or of `LEAST` positions."""
+    size = max(LEAST, CHUNK_BYTES // (8 * model.vocabulary))
     return zip(*(torch.split(column, size) for column in columns), strict=True)
 
 

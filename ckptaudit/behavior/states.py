@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.behavior.batching import Ids, by_length, in_batches, right_padded
+from ckptaudit.behavior.batching import Ids, batch_tokens, by_length, in_batches, right_padded
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.scoring import Array
 
@@ -28,7 +28,7 @@ class PooledStates:
 
 def pooled_states(model: CausalModel, prompts: Sequence[Ids], *, alike: bool = False) -> PooledStates:
     """States of every prompt, in the given order. Raises MeasurementError."""
-    batches = by_length(prompts, alike=alike)
+    batches = by_length(prompts, batch_tokens(model.device), alike=alike)
     found = dict(in_batches(batches, lambda batch: _pooled(model, [prompts[i] for i in batch])))
     mean, last = zip(*(found[index] for index in range(len(prompts))), strict=True)
     return PooledStates(np.stack(mean), np.stack(last))

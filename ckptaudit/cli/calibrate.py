@@ -31,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action="append", metavar="PATH", help=f"{AUXILIARY[name].help}; one for each run; repeat"
         )
+    parser.add_argument("--probes", metavar="FILE", help=AUXILIARY["probes"].help)
     parser.add_argument("--profile", help=f"whose checks (default: {default_profile()}; of rollouts alone: theirs)")
     parser.add_argument(
         "--margin", type=float, default=1.5, help="room over the worst value (default: %(default)s)"
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         tuned=tuple(options.tuned or ()),
         rollouts=tuple(options.rollouts or ()),
         scalars=tuple(options.scalars or ()),
+        auxiliary={"probes": options.probes} if options.probes else {},
         profile=options.profile or (default_profile() if options.base else ""),
         device=options.device,
         exact=True,

@@ -245,7 +245,8 @@ def limits_update(check: Check) -> bool:
         return check.at_most is not None and metric.name not in FINITE
     if isinstance(metric, FindingsMetric):
         return metric.covers
-    return check.scope in ("matrix", "group", "runs")
+    # Against another run an update is held to a direction alone, and may be of any size.
+    return check.scope in ("matrix", "group", "runs") and "reference" not in metric.needs
 
 
 def _needed(planned: PlannedVerdict, subject: str) -> Iterator[tuple[AlignedTensor, tuple[str, ...]]]:

@@ -51,6 +51,7 @@ def assemble(
     verdicts = tuple(verdicts)
     steps = [group for group in plan.groups if group.over == "steps"]
     siblings = [group for group in plan.groups if group.over == "siblings"]
+    behavior = _behavior(opened, measurements)
     trajectories = tuple(trajectory_of(group, rows, verdicts) for group in steps)
     return AuditResult(
         base=opened.options.base,
@@ -64,6 +65,7 @@ def assemble(
                 spelled(note, spelling)
                 for note in (*(n for run in opened.runs for n in run.pair.notes), *opened.notes)
             ),
+            *dict.fromkeys(note for record in behavior for note in record.excerpt.notes),
             *notes_of(trajectories),
             *(baseline.remarks(verdicts) if baseline else ()),
             *plan.config.remarks(verdicts),
@@ -76,7 +78,7 @@ def assemble(
         about=about(opened, profile),
         coverage=tuple(coverage_of(plan, verdicts, measurements, r) for r in opened.runs if opened.has_pair),
         rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
-        behavior=_behavior(opened, measurements),
+        behavior=behavior,
         not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
@@ -111,7 +111,7 @@ def block_lines(result: AuditResult, width: int, *, complete: bool = False) -> I
         yield from map(Text, _about(block, width))
         rows = _rows(block, names, width)
         kept, shared = _shared_reasons(rows if complete else rows[:most])
-        yield from map(Text, aligned(COLUMNS, kept, width, LABEL))
+        yield from map(Text, aligned(_columns(block), kept, width, LABEL))
         if len(rows) > len(kept):
             yield Text(f"{' ' * LABEL}and {len(rows) - len(kept)} more: -v")
         yield from (Text(line) for reason in shared for line in _labelled("reason", reason, width))
@@ -211,6 +211,13 @@ def _rows(block: Block, names: dict[str, str], width: int) -> list[tuple[str, ..
 def _is_one_of_many(block: Block) -> bool:
     """Whether the value is that of one weight, or a count of them: then those behind it are worth a row."""
     return block.check is None or block.check.judge_by in ("worst", "sum")
+
+
+def _columns(block: Block) -> tuple[Column, ...]:
+    """The columns; what is ranked of a log are its steps."""
+    known = METRICS.get(block.verdicts[0].metric)
+    of_log = known is not None and known.scope == "rollouts"
+    return tuple(replace(c, heading="step") if of_log and c.heading == "tensor" else c for c in COLUMNS)
 
 
 def _shared_reasons(rows: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -140,6 +140,7 @@ def test_batches_and_chunks_change_nothing(
     texts = encoded("task")
     together = compare(bundled("base"), bundled("rlvr"), texts)
     monkeypatch.setattr("ckptaudit.behavior.scoring.CHUNK_BYTES", 8 * 100 * 3)
+    monkeypatch.setattr("ckptaudit.behavior.scoring.LEAST", 1)
     pieces = compare(bundled("base"), bundled("rlvr"), texts)
     alone = compare(bundled("base"), bundled("rlvr"), texts, alike=True)
     for name in (f.name for f in fields(ComparedText)):
