@@ -24,7 +24,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-from ckptaudit.checkpoints import open_checkpoint
+from ckptaudit.checkpoints import TensorHandle, open_checkpoint
 from ckptaudit.errors import CheckpointError
 
 MEMORY = 64 * 2**20
@@ -561,6 +561,12 @@ def test_an_index_of_gigabytes_is_not_read(tmp_path, refused):
 # The file system
 
 
+def file_of(handle: TensorHandle) -> Path:
+    """The file here that a tensor is read from."""
+    assert isinstance(handle.file, Path)
+    return handle.file
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy", "distributed"])
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_a_file_that_shrinks_while_open_is_refused(kind, tmp_path):
@@ -572,7 +578,7 @@ def test_a_file_that_shrinks_while_open_is_refused(kind, tmp_path):
     else:
         torch.save(weights, tmp_path / "model.pt", _use_new_zipfile_serialization=kind == "zip")
     handle = open_checkpoint(tmp_path).tensors["a"]
-    os.truncate(handle.file, 400_000)
+    os.truncate(file_of(handle), 400_000)
     with pytest.raises(CheckpointError, match=r"cut short|save the checkpoint again|damaged"):
         handle.read()
 
@@ -582,11 +588,11 @@ def test_a_file_that_shrinks_during_a_read_is_refused(tmp_path, monkeypatch):
 
     save_file({"a": torch.ones(500, 500)}, tmp_path / "model.safetensors")
     handle = open_checkpoint(tmp_path).tensors["a"]
-    size = handle.file.stat().st_size
-    seen = storage.stamp(handle.file.stat())  # type: ignore[attr-defined]
+    size = file_of(handle).stat().st_size
+    seen = storage.stamp(file_of(handle).stat())  # type: ignore[attr-defined]
     monkeypatch.setattr(storage, "file_size", lambda _: size)
     monkeypatch.setattr(storage, "stamp", lambda _: seen)
-    os.truncate(handle.file, 400_000)
+    os.truncate(file_of(handle), 400_000)
     with pytest.raises(CheckpointError, match="cut short"):
         handle.read()
 
@@ -605,8 +611,8 @@ def test_a_file_that_is_replaced_after_opening_is_refused(kind, tmp_path):
     handle = open_checkpoint(tmp_path).tensors["a"]
     handle.read()
     other = tmp_path / "other"
-    other.write_bytes(handle.file.read_bytes()[:-4] + bytes(4))
-    other.replace(handle.file)
+    other.write_bytes(file_of(handle).read_bytes()[:-4] + bytes(4))
+    other.replace(file_of(handle))
     with pytest.raises(CheckpointError, match="changed while it was audited"):
         handle.read()
 
@@ -614,7 +620,7 @@ def test_a_file_that_is_replaced_after_opening_is_refused(kind, tmp_path):
 def test_a_file_that_vanishes_is_refused(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     handle = open_checkpoint(tmp_path).tensors["a"]
-    handle.file.unlink()
+    file_of(handle).unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         handle.read()
 
