@@ -37,7 +37,7 @@ def test_is_broken_by_its_own_damage(check: Check) -> None:
 
 def test_supervised_tuning_breaks_the_limits_of_reinforcement_learning() -> None:
     broken = {check.id for check in CHECKS if verdict(check, evidence("sft")).outcome == "failed"}
-    assert {"kl-task", "kl-retain", "shifted-share", "rank-shift", "chosen-likelihood", "utility-choices"} <= broken
+    assert {"kl-task", "kl-retain", "shifted-share", "rank-shift", "chosen-likelihood"} <= broken
 
 
 def test_every_damage_breaks_some_check() -> None:
