@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -116,13 +116,13 @@ class SeriesBuilder:
         return StepSeries(steps, bytes(self._known), values, low, high, errors, samples, dict(self._notes))
 
 
-def _integers(content: bytes) -> array[int]:
+def _integers(content: bytes) -> Sequence[int]:
     column = array("q")
     column.frombytes(content)
     return column
 
 
-def _floats(content: bytes) -> array[float]:
+def _floats(content: bytes) -> Sequence[float]:
     column = array("d")
     column.frombytes(content)
     return column

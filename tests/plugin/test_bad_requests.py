@@ -107,7 +107,7 @@ def test_only_one_side(pytester: pytest.Pytester, base: Path, given: str) -> Non
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--audit-profile", "rl"), ("rl", "release, release_sft, rlvr", "sft, integrity")),
+        (("--audit-profile", "rl"), ("rl", "release, release_sft", "sft, integrity")),
         (("--audit-device", "tpu"), ("tpu", "cpu")),
         (("--audit-device", "cuda:77"), ("cuda:77",)),
         (("--audit-memory", "plenty"), ("plenty", "512MiB")),
@@ -155,8 +155,9 @@ def test_shapes_that_disagree_are_judged_and_not_a_crash(pytester: pytest.Pytest
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            "measured*1 tensors, limit <= 0 (shape_mismatches)",
-            "tensors*model.layers.2.mlp.up_proj.weight*base [[]512, 192[]], tuned [[]3, 5[]]",
+            "judged*shape_mismatches, tensors; limit <= 0",
+            "*model.layers.2.mlp.up_proj.weight",
+            "*shapes differ, base [[]512, 192[]], tuned [[]3, 5[]]",
             "not aligned: model.layers.2.mlp.up_proj.weight*",
         ]
     )
