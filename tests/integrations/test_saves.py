@@ -84,7 +84,7 @@ def test_a_task_of_ray_finds_the_same(saves: tuple[Path, Path, Path], monkeypatc
     import ray
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
         base, _, bad = saves
         audits = made(base, where="ray")

@@ -162,6 +162,12 @@ def test_says_where_its_limit_comes_from(path: Path, check: Check) -> None:
     if check.scope == "rollouts":  # trainers' documentation and code are sources there, too
         assert check.published
         return
+    if check.scope == "probes" and not check.source.startswith(("arXiv:", "ours:")):
+        assert "arXiv:" in check.source
+        assert check.severity != "gate", "what only follows a paper's idea warns"
+        assert check.published
+        assert check.note
+        return
     assert check.source.startswith(("arXiv:", "definition:", "follows from arXiv:", "calibrated:", "ours:"))
     if check.source.startswith("ours:"):
         assert check.severity != "gate", "a limit of our own warns"
@@ -178,7 +184,7 @@ def test_every_damage_breaks_some_check() -> None:
 
 
 def test_every_bundled_file_is_a_profile_or_joins_one() -> None:
-    listed = {f for p in profiles().values() for f in (*p.checks, *p.steps, *p.siblings, *p.reference)}
+    listed = {f for p in profiles().values() for f in (*p.checks, *(f for fs in p.companions.values() for f in fs))}
     assert listed == set(bundled_check_files())
 
 

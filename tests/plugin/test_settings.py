@@ -171,7 +171,7 @@ def test_own_files_on_the_command_line_keep_the_configuration(pytester: pytest.P
         (waiver("layers.7"), ("ckptaudit.toml", "waiver 1, key subject", "layers.0")),
         (
             waiver("layers.1", check="spectral-drift"),
-            ("waiver 1, key check", "it belongs to profile release and release_sft and rlvr"),
+            ("waiver 1, key check", "it belongs to profile release and release_sft and"),
         ),
         (override("roles = ['nothing']\nat_most = 1"), ("override 1, key roles", "q_proj")),
         ("[[waivers]]", ("key waivers", "did you mean waiver")),
