@@ -20,7 +20,7 @@ from math import prod
 from ckptaudit.measurement.batches import is_large
 from ckptaudit.measurement.jobs import Job, Unit
 from ckptaudit.measurement.tasks import Task
-from ckptaudit.metrics import matrix_metrics
+from ckptaudit.metrics import METRICS, MatrixMetric
 from ckptaudit.pairing.runs import Run
 
 Rates = tuple[float, float, float, float]
@@ -43,8 +43,9 @@ MAX_SUBSPACE = 512
 
 def cost_of_task(task: Task, *, exact: bool = False) -> float:
     """Predicted seconds of a task of matrices on one core."""
-    spectral = {name for name, metric in matrix_metrics().items() if metric.cost == "spectrum"}
-    decomposes = not spectral.isdisjoint(task.jobs[0].metrics)
+    # Asked for tens of thousands of tasks: the metrics of the task are looked up, not the table gone through.
+    metrics = (METRICS.get(name) for name in task.jobs[0].metrics)
+    decomposes = any(isinstance(metric, MatrixMetric) and metric.cost == "spectrum" for metric in metrics)
     return sum(cost_of_job(job, exact=exact, decomposes=decomposes) for job in task.jobs)
 
 
