@@ -73,11 +73,10 @@ def generate(
     on seed, name, setting and sample alone. Prompts are padded on the left, or with `alike` not at all.
     """
     lengths = [len(request.ids) for request in requests]
-    # An answer that its prompt leaves little room for must not cut the others of its batch.
     tight = [i for i, length in enumerate(lengths) if length + most > model.context]
     roomy = [i for i, length in enumerate(lengths) if length + most <= model.context]
-    grouped = by_length([requests[i].ids for i in roomy], TOKENS, alike=alike)
-    batches = [*([roomy[i] for i in batch] for batch in grouped), *([i] for i in tight)]
+    # A long prompt leaves its answer less room than a short one: beside each other, it would cut the other's answer.
+    batches = [*_batches(requests, roomy, alike=alike), *_batches(requests, tight, alike=True)]
     found: dict[int, Answer] = {}
 
     def run(batch: Sequence[int]) -> list[Answer]:
@@ -88,6 +87,11 @@ def generate(
         if done is not None:
             done(len(requests[index].ids) + answer.length)
     return [found[index] for index in range(len(requests))]
+
+
+def _batches(requests: Sequence[Request], chosen: Sequence[int], *, alike: bool) -> list[list[int]]:
+    grouped = by_length([requests[i].ids for i in chosen], TOKENS, alike=alike)
+    return [[chosen[i] for i in batch] for batch in grouped]
 
 
 def _answers(

@@ -72,6 +72,22 @@ def test_a_tight_prompt_does_not_cut_its_neighbours(bundled: Opened, requests: l
     assert len(found[1].ids) == endless.context - len(filler.ids)
 
 
+def test_tight_prompts_of_one_length_are_answered_together(
+    bundled: Opened, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length = max(len(request.ids) for request in requests)
+    tight = [Request((request.ids * length)[:length], f"{i}") for i, request in enumerate(requests)]
+    model = replace(bundled("base"), context=length + 5)
+    alone = [generate(model, [request], most=40)[0] for request in tight]
+    ran: list[int] = []
+    generating = model.network.generate
+    monkeypatch.setattr(
+        model.network, "generate", lambda ids, **how: ran.append(len(ids)) or generating(ids, **how)
+    )
+    assert generate(model, tight, most=40) == alone
+    assert ran == [len(tight)]
+
+
 def test_draws_follow_the_distribution() -> None:
     probability = torch.tensor([0.1, 0.6, 0.3])
     uniform = torch.tensor((np.arange(1000) + 0.5) / 1000)
