@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,9 +82,12 @@ def test_tight_prompts_of_one_length_are_answered_together(
     alone = [generate(model, [request], most=40)[0] for request in tight]
     ran: list[int] = []
     generating = model.network.generate
-    monkeypatch.setattr(
-        model.network, "generate", lambda ids, **how: ran.append(len(ids)) or generating(ids, **how)
-    )
+
+    def counted(ids: torch.Tensor, **how: Any) -> Any:
+        ran.append(len(ids))
+        return generating(ids, **how)
+
+    monkeypatch.setattr(model.network, "generate", counted)
     assert generate(model, tight, most=40) == alone
     assert ran == [len(tight)]
 
