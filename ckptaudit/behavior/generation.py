@@ -75,7 +75,7 @@ def generate(
     lengths = [len(request.ids) for request in requests]
     tight = [i for i, length in enumerate(lengths) if length + most > model.context]
     roomy = [i for i, length in enumerate(lengths) if length + most <= model.context]
-    # A long prompt leaves its answer less room than a short one: beside each other, it would cut the other's answer.
+    # A long prompt leaves its answer less room than a short one has: side by side, both would be cut alike.
     batches = [*_batches(requests, roomy, alike=alike), *_batches(requests, tight, alike=True)]
     found: dict[int, Answer] = {}
 
