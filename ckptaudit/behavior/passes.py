@@ -14,14 +14,12 @@ from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.behavior.generation import GREEDY, SAMPLED, Request, Setting
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.padding import padding_is_seen, rounding_floor
+from ckptaudit.behavior.probe import COMPARED
 from ckptaudit.behavior.scoring import Scored, ScoredText
 from ckptaudit.behavior.settings import FULL, SHORT
 from ckptaudit.behavior.states import PooledStates, pooled_states
 
 Decode = Callable[[Sequence[int]], str]
-
-COMPARED = ("preference", "ranking", "choice")
-"""Kinds of probes whose texts are compared with each other."""
 
 ANSWERED = ("prompt", "completion", "labelled")
 """Kinds of probes that are answered."""
