@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from ckptaudit.behavior.tokenizers import (
 )
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import MeasurementError, ProbeError, parameter
+from ckptaudit.loading import without_garbage_collection
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class ProbeSet:
     dtype: str = "float32"
     weak: Checkpoint | None = None
     damage: Callable[[Evidence], Evidence] | None = None
+    done: dict[tuple[str, str], Prepared] = field(default_factory=dict, compare=False, repr=False)
+    """What has been prepared already, by the paths of base and tuned."""
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
@@ -63,9 +68,18 @@ def prepare(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     Raises ProbeError or MeasurementError, in one sentence, where a model cannot be built, tokenizers disagree, or a
     probe cannot be encoded.
     """
+    place = base.path, tuned.path
+    if place not in probes.done:
+        probes.done[place] = _prepared(probes, base, tuned)
+    return probes.done[place]
+
+
+def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     sides = (base, tuned)
-    for side in sides:
-        refuse_unbuildable(side, base)
+    # transformers reads a model's code when it is first asked for it, some ten thousand objects that stay.
+    with nullcontext() if "transformers" in sys.modules else without_garbage_collection():
+        for side in sides:
+            refuse_unbuildable(side, base)
     configs = [model_config(side, base) for side in sides]
     before = open_tokenizer(_folder(base))
     after = open_tokenizer(_folder(tuned)) if has_tokenizer(_folder(tuned)) else before

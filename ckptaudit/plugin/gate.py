@@ -171,7 +171,9 @@ class Gate:
         try:
             with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
                 spread = workers.units if workers is not None else None
-                execute(self.plan, self.store, progress, source=workers, units=spread)
+                execute(
+                    self.plan, self.store, progress.tensors, source=workers, units=spread, tokens=progress.tokens
+                )
         except CkptAuditError as error:  # there are no such workers
             raise pytest.UsageError(error.spelled(option)) from None
 
