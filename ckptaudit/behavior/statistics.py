@@ -11,8 +11,6 @@ from math import inf, sqrt
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
 
 LEVEL = 0.95
 DRAWS = 2_000
@@ -57,6 +55,8 @@ def wilson(successes: float, count: float, level: float = LEVEL) -> Estimate:
 
     centre = (p + z^2/2n) / (1 + z^2/n), half = z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
     """
+    from scipy import stats
+
     p, z = successes / count, float(stats.norm.isf((1 - level) / 2))
     shrink = 1 + z * z / count
     centre = (p + z * z / (2 * count)) / shrink
@@ -71,6 +71,8 @@ def mcnemar(lost: int, gained: int) -> float:
     """Two-sided exact p-value of McNemar's test: `lost` of `lost + gained` against a fair coin."""
     if lost + gained == 0:
         return 1.0
+    from scipy import stats
+
     return float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
 
 
@@ -127,6 +129,8 @@ def ratio(
         return Estimate(value, -inf, inf, count, "none", level)
     error = float(_spread((a * a).sum(), (a * d).sum(), (d * d).sum(), value, d.sum(), count))
     tail = (1 - level) / 2
+    from scipy import stats
+
     student = float(stats.t.isf(tail, count - 1))
     below, above, method = -student, student, "Student"
     if count <= MOST_RESAMPLED and error > 0:
@@ -165,6 +169,8 @@ def _resampled(a: Array, d: Array, value: float, seed: int) -> Array:
 
 def _tango(gained: float, lost: float, count: float, level: float) -> tuple[float, float]:
     """Where (gained - lost - n D) / sqrt(n (2 q + D (1 - D))) = +-z, q the likeliest share lost given D."""
+    from scipy import stats
+
     z = float(stats.norm.isf((1 - level) / 2))
 
     def score(difference: float) -> float:
@@ -184,4 +190,6 @@ def _end(function: Callable[[float], float], low: float, high: float) -> float:
     first, last = function(low + margin), function(high - margin)
     if first * last > 0:
         return high if abs(last) < abs(first) else low
+    from scipy.optimize import brentq
+
     return float(brentq(function, low + margin, high - margin, xtol=1e-10))
