@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -63,7 +63,8 @@ class ProbeRuns:
             weak=None if self.probes.weak is None else self._model(self.probes.weak),
             lookup=self._lookup,
         )
-        found = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        passed = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        found = replace(passed, verdicts=self.probes.verdicts)
         return found if self.probes.damage is None else self.probes.damage(found)
 
     def _model(self, checkpoint: Checkpoint) -> CausalModel:
