@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -66,7 +66,8 @@ class ProbeRuns:
             lookup=self._lookup,
             tally=Tally(self.watch),
         )
-        found = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        passed = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        found = replace(passed, verdicts=self.probes.verdicts)
         return found if self.probes.damage is None else self.probes.damage(found)
 
     def _model(self, checkpoint: Checkpoint) -> CausalModel:
