@@ -70,8 +70,8 @@ def generate(
     """An answer to every request, of at most `most` tokens and within the model's context; settings may differ.
 
     A sampled token is the first whose cumulative probability passes a uniform number; the numbers of an answer hang
-    on seed, name, setting and sample alone. Prompts are padded on the left, or with `alike` not at all. `done` is told
-    the tokens of each prompt that is answered, and of its answer.
+    on seed, name, setting and sample alone. Prompts are padded on the left, or with `alike` not at all. `done` is
+    told the tokens of each prompt that is answered, and of its answer.
     """
     lengths = [len(request.ids) for request in requests]
     tight = [i for i, length in enumerate(lengths) if length + most > model.context]

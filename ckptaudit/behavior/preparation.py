@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +25,6 @@ from ckptaudit.behavior.tokenizers import (
 )
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import MeasurementError, ProbeError, parameter
-from ckptaudit.loading import without_garbage_collection
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,8 @@ def prepare(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
 
 def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     sides = (base, tuned)
-    # transformers reads a model's code when it is first asked for it, some ten thousand objects that stay.
-    with nullcontext() if "transformers" in sys.modules else without_garbage_collection():
-        for side in sides:
-            refuse_unbuildable(side, base)
+    for side in sides:
+        refuse_unbuildable(side, base)
     configs = [model_config(side, base) for side in sides]
     before = open_tokenizer(_folder(base))
     after = open_tokenizer(_folder(tuned)) if has_tokenizer(_folder(tuned)) else before

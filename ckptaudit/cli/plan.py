@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         missing = "base" if not options.base else "tuned"
         raise ShardError(f"weights are what is measured in shares; {parameter(missing)} PATH is missing.")
     # Imported late: these pull in torch. What is made in here lives as long as the process.
-    from ckptaudit.loading import without_garbage_collection
+    from ckptaudit.cli.loading import without_garbage_collection
 
     with without_garbage_collection():
         plan = _planned(options)

@@ -89,7 +89,7 @@ def _open_gate(config: pytest.Config) -> Gate:
     if "torch" in sys.modules:
         from ckptaudit.plugin.gate import Gate
     else:
-        from ckptaudit.loading import without_garbage_collection
+        from ckptaudit.cli.loading import without_garbage_collection
 
         with without_garbage_collection():
             from ckptaudit.plugin.gate import Gate

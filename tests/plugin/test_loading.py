@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from ckptaudit.loading import without_garbage_collection
+from ckptaudit.cli.loading import without_garbage_collection
 
 
 @pytest.fixture(autouse=True)
