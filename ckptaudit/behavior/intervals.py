@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.comparison import compare
-from ckptaudit.behavior.items import Item
+from ckptaudit.behavior.items import COMPARED, Item
 from ckptaudit.behavior.padding import padding_is_seen
-from ckptaudit.behavior.probe import COMPARED
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,6 @@ Safety = Literal["safe", "unsafe"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-COMPARED: tuple[Kind, ...] = ("preference", "ranking", "choice")
-"""Kinds whose texts are compared with each other."""
-
 
 @dataclass(frozen=True, slots=True)
 class Message:

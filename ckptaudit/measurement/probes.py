@@ -16,6 +16,7 @@ from ckptaudit.behavior.intervals import Interval, interval
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
+from ckptaudit.behavior.tally import Tally, Watch
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
@@ -44,6 +45,7 @@ class ProbeRuns:
     base: Checkpoint
     device: torch.device
     cache: FactorCache | None = None
+    watch: Watch | None = None
     groups: Sequence[RunGroup] = ()
     _opened: dict[str, CausalModel] = field(default_factory=dict)
     _prepared: dict[str, Prepared] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class ProbeRuns:
             facts=self.probes.facts,
             weak=None if self.probes.weak is None else self._model(self.probes.weak),
             lookup=self._lookup,
+            tally=Tally(self.watch),
         )
 
     def _up_to(self, run: Run, items: Sequence[Item]) -> tuple[Interval, ...]:
