@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import AttestationError, printable, spelled
 
+if TYPE_CHECKING:
+    from ckptaudit.results.inputs import InputName
+
 HELP = "verify an attestation: signature, the folder's content now, open gate, coverage"
 
 DOES_NOT_HOLD = 1
-INPUTS = ("rollouts", "scalars", "probes")
+INPUTS: tuple[InputName, ...] = ("rollouts", "scalars", "probes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

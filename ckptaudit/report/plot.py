@@ -140,10 +140,11 @@ def _draw(place: Axes, panel: Panel) -> None:
         place.annotate(
             words, (0.99, limit.limit), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6
         )
-    if panel.first_broken in panel.steps:
-        value = panel.middle[panel.steps.index(panel.first_broken)]
-        place.plot(panel.first_broken, value, marker="o", markersize=9, markerfacecolor="none", color="tab:red")
-        place.annotate(f"first: step {panel.first_broken}", (panel.first_broken, value), fontsize=6)
+    first = panel.first_broken
+    if first is not None and first in panel.steps:
+        value = panel.middle[panel.steps.index(first)]
+        place.plot(first, value, marker="o", markersize=9, markerfacecolor="none", color="tab:red")
+        place.annotate(f"first: step {first}", (first, value), fontsize=6)
     place.set_title(panel.metric, fontsize=8)
     place.set_xlabel(panel.along, fontsize=7)
     place.set_ylabel(panel.unit, fontsize=7)
