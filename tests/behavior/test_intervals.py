@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def between_saves(probes: Path, name: str) -> list[float]:
     return [total / tokens for total in sums]
 
 
-def gate(tmp_path: Path, probes: Path, *tuned: str, **options: str) -> tuple[int, dict[str, object]]:
+def gate(tmp_path: Path, probes: Path, *tuned: str, **options: str) -> tuple[int, dict[str, Any]]:
     words = ["--base", FIXTURES / "base", "--audit-probes", probes, "--audit-profile", "behavior"]
     words += [word for name in tuned for word in ("--tuned", FIXTURES / name)]
     words += [word for name, value in options.items() for word in (f"--audit-{name}", value)]
@@ -69,13 +70,13 @@ def gate(tmp_path: Path, probes: Path, *tuned: str, **options: str) -> tuple[int
          "--audit-json", "found.json", *map(str, words)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    found: dict[str, object] = json.loads((tmp_path / "found.json").read_text())
+    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
     return done.returncode, found
 
 
 def test_the_growth_from_save_to_save_is_what_transformers_says(tmp_path: Path, probes: Path) -> None:
     code, found = gate(tmp_path, probes, *SAVES, several="steps")
-    rows = {(Path(m["tuned"]).name, m["tensor"]): m for m in found["measurements"]}  # type: ignore[attr-defined]
+    rows = {(Path(m["tuned"]).name, m["tensor"]): m for m in found["measurements"]}
     for name in SETS:
         first, second, third = between_saves(probes, name)
         assert rows["rlvr-step70", f"set {name}"]["value"] == pytest.approx(second / first, rel=1e-4)
@@ -83,16 +84,16 @@ def test_the_growth_from_save_to_save_is_what_transformers_says(tmp_path: Path, 
         assert last["value"] == pytest.approx(third / max(first, second), rel=1e-4)
         assert f"{first:.2g}, {second:.2g}, {third:.2g}" in last["remark"]
     assert code == 0
-    verdicts = [(v["check"], Path(v["tuned"]).name) for v in found["verdicts"]]  # type: ignore[attr-defined]
+    verdicts = [(v["check"], Path(v["tuned"]).name) for v in found["verdicts"]]
     assert verdicts == [("kl-step-growth", "rlvr-step70"), ("kl-step-growth", "rlvr")]
-    (curve,) = found["trajectories"][0]["series"]  # type: ignore[index]
+    (curve,) = found["trajectories"][0]["series"]
     assert curve["median"][0] is None
     assert None not in curve["median"][1:]
 
 
 def test_without_saves_it_says_what_it_compares(tmp_path: Path, probes: Path) -> None:
     code, found = gate(tmp_path, probes, "rlvr")
-    (verdict,) = found["verdicts"]  # type: ignore[misc]
+    (verdict,) = found["verdicts"]
     assert code == 4  # a gate that judged nothing is not green
     assert verdict["outcome"] == "skipped"
     assert verdict["reason"].startswith("it compares checkpoints of one run")
