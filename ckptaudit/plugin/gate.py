@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from ckptaudit.cli.gate_outputs import Outputs
 from ckptaudit.cli.gate_request import audit_options, resolved
 from ckptaudit.cli.gate_spelling import option
+from ckptaudit.cli.loading import without_garbage_collection
 from ckptaudit.errors import CkptAuditError, MeasurementError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.judge import respelled, verdict_of
@@ -94,13 +96,17 @@ class Gate:
         config.pluginmanager.register(output, "ckptaudit-output")
 
     def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
-        return plan(self.opened, files, self.settings, self.baseline, known=self.known)
+        # transformers reads the code of a model when it is first asked for one, and all of that stays.
+        brings = self.opened.probes is not None and "transformers" not in sys.modules
+        with without_garbage_collection() if brings else nullcontext():
+            return plan(self.opened, files, self.settings, self.baseline, known=self.known)
 
     def _refuse_empty_plot(self) -> None:
-        if self.outputs.plot is not None and "steps" not in self.opened.compares:
+        if self.outputs.plot is not None and "steps" not in self.opened.compares and not self.opened.logs:
             raise ReportError(
                 f"{parameter('plot')} {printable(self.outputs.plot)}: the tuned side is no two checkpoints of one "
-                f"run, so nothing can be drawn; pass FOLDER@all, or {parameter('several')} steps."
+                f"run, so nothing can be drawn; pass FOLDER@all, {parameter('several')} steps, or "
+                f"{parameter('rollouts')} PATH."
             )
 
     def pytest_report_header(self) -> list[str]:
@@ -171,7 +177,9 @@ class Gate:
         try:
             with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
                 spread = workers.units if workers is not None else None
-                execute(self.plan, self.store, progress, source=workers, units=spread)
+                execute(
+                    self.plan, self.store, progress.tensors, source=workers, units=spread, tokens=progress.tokens
+                )
         except CkptAuditError as error:  # there are no such workers
             raise pytest.UsageError(error.spelled(option)) from None
 
@@ -278,6 +286,8 @@ class Gate:
         cache = self.opened.cache
         if cache is not None and cache.trouble:
             lines.append(f"note: nothing more was kept in the cache ({cache.trouble})")
+        if cache is not None and cache.shortage:
+            lines.append(f"note: {cache.shortage}")
         return lines
 
     @cached_property
