@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from email.utils import format_datetime, formatdate
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from urllib.request import Request as Asked
@@ -110,7 +111,7 @@ def google_answer(upstream: str) -> Callable[[Request], Reply]:
     return answer
 
 
-def _json(address: str) -> dict[str, str]:
+def _json(address: str) -> dict[str, Any]:
     try:
         with urlopen(address) as answer:
             return dict(json.load(answer))
@@ -118,9 +119,8 @@ def _json(address: str) -> dict[str, str]:
         return {}
 
 
-def _xml(listing: dict[str, object]) -> Reply:
+def _xml(listing: dict[str, Any]) -> Reply:
     items = listing.get("items", [])
-    assert isinstance(items, list)
     rows = "".join(
         f"<Contents><Key>{escape(one['name'])}</Key><LastModified>{one['updated']}</LastModified>"
         f'<ETag>"{one["etag"]}"</ETag><Size>{one["size"]}</Size></Contents>'
