@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and write. Raises CkptAuditError, also where a side has changed since the plan was made."""
+    from ckptaudit.cli.written_files import refuse_unwritable, refuse_what_is_read
     from ckptaudit.errors import printable
     from ckptaudit.measurement.shard_plan import read_plan
     from ckptaudit.measurement.shards import parse_shard
@@ -28,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from ckptaudit.pipeline.shards import measure_shard
 
     shard, plan, output = parse_shard(options.shard), read_plan(options.plan), options.output.absolute()
+    refuse_unwritable(output, "--output")
+    refuse_what_is_read([output], [options.plan])
     with folder_of(plan):
         work = open_planned(plan)
         with measuring() as watch:
