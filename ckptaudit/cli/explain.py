@@ -139,9 +139,9 @@ def _parts(check: Check, subject: str, pair: ModelPair) -> list[JudgedMatrix]:
 
 def _is_set(check: Check, subject: str) -> bool:
     """Whether the subject is one of the probe sets that a verdict on probes ranks."""
-    from ckptaudit.judging.probes import SET
+    from ckptaudit.metrics.behavior import set_of_subject
 
-    return check.scope == "probes" and subject.startswith(SET)
+    return check.scope == "probes" and set_of_subject(subject) is not None
 
 
 def _of_set(verdict: Verdict, check: Check, subject: str) -> Verdict:

@@ -13,9 +13,8 @@ from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import outcome_of, undecided
 from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
 from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.behavior import EVERY_PROBE, set_of_subject
 
-EVERY_PROBE = "probes"
-SET = "set "
 SHOWN = 6
 """How many probe sets a verdict ranks."""
 
@@ -58,7 +57,8 @@ def judged_sets(check: Check, measured: Sequence[Measurement]) -> list[Measureme
     """The readings that a check is about."""
     if check.per == "probes":
         return [m for m in measured if m.tensor == EVERY_PROBE]
-    return [m for m in measured if m.tensor.startswith(SET) and is_about_set(check, m.tensor.removeprefix(SET))]
+    named = ((m, set_of_subject(m.tensor)) for m in measured)
+    return [m for m, name in named if name is not None and is_about_set(check, name)]
 
 
 def is_about_set(check: Check, name: str) -> bool:

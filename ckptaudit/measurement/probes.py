@@ -22,12 +22,11 @@ from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.metrics import Measurement
-from ckptaudit.metrics.behavior import ProbeReading, label_of, probes_metric_of
+from ckptaudit.metrics.behavior import EVERY_PROBE, ProbeReading, label_of, probes_metric_of, subject_of_set
 from ckptaudit.pairing.runs import Run, RunGroup
 
 logger = logging.getLogger(__name__)
 
-EVERY_PROBE = "probes"
 """The subject of a reading over all probes together; every other is a probe set."""
 
 Wanted = tuple[str, str]
@@ -115,7 +114,7 @@ class ProbeRuns:
 
 
 def measure_probes(runs: ProbeRuns, run: Run, wanted: Sequence[Wanted], unit: Unit) -> list[Measurement]:
-    """Every wanted metric, of each probe set ("set NAME") or of all probes together ("probes").
+    """Every wanted metric, of each probe set ("set NAME", "probes without a set") or of all together ("probes").
 
     Where a model cannot be run there is no number at all: every metric is there once, about the unit's own subject,
     without a value and with the reason.
@@ -145,7 +144,7 @@ def readings(
 ) -> Iterator[Measurement]:
     """Every wanted metric, of each set that has fitting probes or of all probes together."""
     for metric, per in wanted:
-        subjects = {EVERY_PROBE: None} if per == "probes" else {f"set {name}": name for name in sets}
+        subjects = {EVERY_PROBE: None} if per == "probes" else {subject_of_set(name): name for name in sets}
         for subject, name in subjects.items():
             reading = probes_metric_of(metric).reading(evidence, name)
             if reading is not None:

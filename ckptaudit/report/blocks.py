@@ -27,6 +27,9 @@ from ckptaudit.results.records import AuditResult, CheckRecord
 SHOWN = 10
 """How many subjects of a check are listed, unless all are asked for."""
 
+RANKED = {"rollouts": "step", "probes": "set"}
+"""What a verdict ranks where it is not tensors, by the scope of its metric."""
+
 ALL_BLOCKS, FEWEST = 48, 3
 """How many are listed in all blocks together, and the least for each check."""
 
@@ -214,10 +217,10 @@ def _is_one_of_many(block: Block) -> bool:
 
 
 def _columns(block: Block) -> tuple[Column, ...]:
-    """The columns; what is ranked of a log are its steps."""
+    """The columns; what is ranked of a log are its steps, and of probes their sets."""
     known = METRICS.get(block.verdicts[0].metric)
-    of_log = known is not None and known.scope == "rollouts"
-    return tuple(replace(c, heading="step") if of_log and c.heading == "tensor" else c for c in COLUMNS)
+    heading = RANKED.get(known.scope if known is not None else "", "tensor")
+    return tuple(replace(c, heading=heading) if c.heading == "tensor" else c for c in COLUMNS)
 
 
 def _shared_reasons(rows: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from ckptaudit.judging.config import Config
 from ckptaudit.measurement import probes as running
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import audit, audited
+from ckptaudit.report.blocks import block_lines
 from ckptaudit.report.html.page import render_html
 from ckptaudit.results.diff import compare
 from ckptaudit.results.records import AuditResult
@@ -78,6 +80,14 @@ def test_supervised_tuning_closes_it(sft: AuditResult) -> None:
     assert kl.outcome == "failed"
     assert kl.worst == "set task"
     assert kl.value == pytest.approx(5.86, rel=0.01)
+
+
+def test_probes_that_name_no_set_are_called_so() -> None:
+    result = audited_on(FIXTURES / "probes" / "task.jsonl", "sft")
+    kl = next(verdict for verdict in result.verdicts if verdict.check == "kl-task")
+    assert kl.worst == "probes without a set"
+    said = "\n".join(line.plain for line in block_lines(result, 100))
+    assert re.search(r"subject +set *\n *5\.86.* probes +probes without a set", said), said
 
 
 def test_the_limits_of_reinforcement_learning_are_not_those_of_the_sft_profile(probes: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ckptaudit.behavior.excerpts import PositionCurve, ShownProbe, ShownToken
 from ckptaudit.errors import printable
 from ckptaudit.metrics import METRICS, Measurement
+from ckptaudit.metrics.behavior import subject_of_set
 from ckptaudit.report.appearance import number
 from ckptaudit.report.failure import quantity
 from ckptaudit.results.records import AuditResult
@@ -103,7 +104,7 @@ def _curve(curve: PositionCurve) -> Curve:
     step = WIDTH / max(1, len(curve.kl) - 1)
     points = " ".join(f"{at * step:.1f},{HEIGHT * (1 - value / top):.1f}" for at, value in enumerate(curve.kl))
     what = "answers of the tuned model" if curve.of_answers else "given text"
-    return Curve(f"set {printable(curve.set)}, {what}", points, f"{top:.3g} nats", len(curve.kl))
+    return Curve(f"{printable(subject_of_set(curve.set))}, {what}", points, f"{top:.3g} nats", len(curve.kl))
 
 
 def _probe(shown: ShownProbe) -> Probe:
