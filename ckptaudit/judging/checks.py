@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.metrics import METRICS, FindingsMetric, RunsMetric, Scope
+from ckptaudit.metrics import Scope
+from ckptaudit.metrics.descriptions import descriptions
 from ckptaudit.pairing.runs import Over
 
 Per = Literal["matrix", "layer", "model", "step", "run", "probe_set", "probes"]
@@ -88,15 +89,14 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def scope(self) -> Scope:
         """What one value of its metric is about."""
-        return METRICS[self.metric].scope
+        return descriptions()[self.metric].scope
 
     @property
     def over(self) -> Over | None:
         """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
-        metric = METRICS[self.metric]
-        return metric.over if isinstance(metric, RunsMetric) else None
+        return descriptions()[self.metric].over
 
     @property
     def counts_findings(self) -> bool:
         """Whether its value is a number of findings, each with a name of its own."""
-        return isinstance(METRICS[self.metric], FindingsMetric)
+        return descriptions()[self.metric].counts_findings

@@ -12,7 +12,7 @@ from rich.text import Text
 from ckptaudit.errors import printable
 from ckptaudit.findings import Finding
 from ckptaudit.judging.verdict import Ranked, Verdict
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.metrics.scales import is_count
 from ckptaudit.report.appearance import bound_mark, first_few, margin_of, number, shortened, unit_of, word
 from ckptaudit.report.appearance import margin as margin_against
@@ -215,7 +215,7 @@ def _is_one_of_many(block: Block) -> bool:
 
 def _columns(block: Block) -> tuple[Column, ...]:
     """The columns; what is ranked of a log are its steps."""
-    known = METRICS.get(block.verdicts[0].metric)
+    known = description_of(block.verdicts[0].metric)
     of_log = known is not None and known.scope == "rollouts"
     return tuple(replace(c, heading="step") if of_log and c.heading == "tensor" else c for c in COLUMNS)
 
@@ -252,7 +252,7 @@ def _tensor(v: Verdict, width: int) -> str:
 
 
 def _is_weight(v: Verdict) -> bool:
-    known = METRICS.get(v.metric)
+    known = description_of(v.metric)
     return known is None or known.scope in ("matrix", "group", "runs")
 
 
