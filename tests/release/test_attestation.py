@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from ckptaudit.cli import main
 from ckptaudit.results.json_io import read_json, write_json
 from ckptaudit.results.records import AuditResult
-from tests.conftest import package, program
 from tests.cli.torchless import told
+from tests.conftest import package, program
 from tests.release.conftest import Release, new_key
 
 
