@@ -26,14 +26,20 @@ def progress_of(config: pytest.Config) -> Iterator[Watch]:
     if reporter is None or capture is None or reporter.verbosity < 0:
         yield lambda done, total: None
     elif not reporter.isatty:
-        yield _Log(reporter)
+        yield Log(reporter)
     else:
         with capture.global_and_fixture_disabled(), Progress(*COLUMNS, console=Console(), transient=True) as bar:
             task = bar.add_task("measuring", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class _Log:
+def log_of(config: pytest.Config) -> Log | None:
+    """A line now and then between tests, on a terminal as in a log; None with `-q`."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return None if reporter is None or reporter.verbosity < 0 else Log(reporter)
+
+
+class Log:
     """A line now and then, where the output cannot be redrawn."""
 
     def __init__(self, reporter: pytest.TerminalReporter) -> None:
@@ -45,6 +51,7 @@ class _Log:
         now = time.monotonic()
         if now > self._next:
             self._next = now + LOG_EVERY_S
+            self._reporter.ensure_newline()
             self._reporter.write_line(
                 f"ckptaudit: measured {done} of {total} tensors{_left(done, total, now - self._started)}"
             )
