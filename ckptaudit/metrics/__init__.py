@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptaudit.metrics.across_runs import RunsMetric, runs_metrics
     from ckptaudit.metrics.base_facts import CachedLookup, Tensors, uncached
-    from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+    from ckptaudit.metrics.batch import PairBatch
     from ckptaudit.metrics.behavior import ProbesMetric
     from ckptaudit.metrics.estimates import Estimate
     from ckptaudit.metrics.findings import FindingsMetric, findings_metric_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckptaudit.metrics.measurement import Kind, Measurement, Method
     from ckptaudit.metrics.metric import METRICS, Metric, Scale, Scope, of_scope
     from ckptaudit.metrics.rollouts import RolloutsMetric
+    from ckptaudit.metrics.weight_batch import ALPHA, ETA
 
 __all__ = [
     "ALPHA",
@@ -56,7 +57,7 @@ __all__ = [
 _HOMES = {
     "across_runs": ("RunsMetric", "runs_metrics"),
     "base_facts": ("CachedLookup", "Tensors", "uncached"),
-    "batch": ("ALPHA", "ETA", "PairBatch"),
+    "batch": ("PairBatch",),
     "behavior": ("ProbesMetric",),
     "estimates": ("Estimate",),
     "findings": ("FindingsMetric", "findings_metric_of"),
@@ -66,6 +67,7 @@ _HOMES = {
     "measurement": ("Kind", "Measurement", "Method"),
     "metric": ("METRICS", "Metric", "Scale", "Scope", "of_scope"),
     "rollouts": ("RolloutsMetric",),
+    "weight_batch": ("ALPHA", "ETA"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
