@@ -8,13 +8,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import tables
-from benchmarks.family import FAMILY, LARGE_FAMILY, Kind
+from benchmarks.family import FAMILY, LARGE_FAMILY, LARGER_FAMILY, Kind
 from benchmarks.installed import gate_python, modeldelta
 from benchmarks.limits import least_work
 from benchmarks.modes import IMPORT_TORCH, Mode, Place, modes
@@ -37,10 +37,9 @@ def main() -> None:
     chosen = [m for m in every if not given.only or any(name in m.name for name in given.only)]
     if any(m.name == "modeldelta" for m in chosen):
         modeldelta(build)
-    kinds = LARGE_FAMILY if given.large else FAMILY if given.family else ()
-    if kinds:
+    if kinds := _kinds(given, chosen):
         with TemporaryDirectory(prefix="benchmark-") as name:
-            print(_of_kinds(kinds, chosen, Path(name), given))
+            print(_of_kinds(kinds, Path(name), given))
         return
     # Outside of this repository: pytest would take its settings and its conftest for the gate's.
     with TemporaryDirectory(prefix="benchmark-") as name:
@@ -69,6 +68,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--large", action="store_true", help="one layer in the shapes of Qwen2.5-7B, of three pairs"
     )
+    parser.add_argument(
+        "--larger",
+        action="store_true",
+        help="one layer of DeepSeek-V3 with 8 experts, one of Llama-3-70B; gate only",
+    )
     parser.add_argument("--python", type=Path, help="an interpreter that has the package, instead of a new one")
     parser.add_argument("--quick", action="store_true", help="4 layers, one round")
     parser.add_argument("--write", action="store_true", help=f"keep the tables in {PAGE.relative_to(ROOT)}")
@@ -76,7 +80,9 @@ def _options() -> argparse.Namespace:
         "--build", type=Path, default=ROOT / "build" / "benchmarks", help="folder for pairs and runs"
     )
     given = parser.parse_args()
-    given.layers = sorted(given.layers or ([1] if given.large else [2] if given.family else [4, 12, 24]))
+    given.layers = sorted(
+        given.layers or ([1] if given.large or given.larger else [2] if given.family else [4, 12, 24])
+    )
     if given.quick:
         given.layers, given.rounds, given.slow_rounds = [4], 1, 1
     return given
@@ -87,10 +93,20 @@ def _place(layers: int, build: Path, scratch: Path) -> Place:
     return Place(base, tuned, scratch)
 
 
-def _of_kinds(kinds: Sequence[Kind], chosen: Sequence[Mode], scratch: Path, given: argparse.Namespace) -> str:
+def _kinds(given: argparse.Namespace, chosen: Sequence[Mode]) -> dict[Kind, list[Mode]]:
+    """The pairs to be timed, and in which modes: comparators take minutes for a large layer, of one pair alone."""
+    gate = [mode for mode in chosen if mode.name.startswith("gate")]
+    if given.larger:
+        return dict.fromkeys(LARGER_FAMILY, gate)
+    if given.large:
+        return {kind: list(chosen) if kind == LARGE_FAMILY[0] else gate for kind in LARGE_FAMILY}
+    return {kind: list(chosen) for kind in FAMILY if given.family}
+
+
+def _of_kinds(kinds: Mapping[Kind, Sequence[Mode]], scratch: Path, given: argparse.Namespace) -> str:
     """A table of one round of each mode on each pair; pairs that the gate refuses are timed like the others."""
     taken: dict[str, dict[str, Run]] = {}
-    for kind in kinds:
+    for kind, chosen in kinds.items():
         arguments = given.layers[0], given.build.resolve() / "pairs", f"{kind.shapes.name}: {kind.name}"
         base, tuned = map(Path, _printed_by("benchmarks.pair", *arguments).splitlines())
         place = Place(base, tuned, scratch / kind.name)
@@ -106,7 +122,8 @@ def _of_kinds(kinds: Sequence[Kind], chosen: Sequence[Mode], scratch: Path, give
                 file=sys.stderr,
                 flush=True,
             )
-    return f"{os.cpu_count()} cores, {_processor()}, torch {version('torch')}\n\n{tables.family(taken)}"
+    table = tables.family(taken, modes(Path(), Path()))
+    return f"{os.cpu_count()} cores, {_processor()}, torch {version('torch')}\n\n{table}"
 
 
 def _rounds(chosen: Sequence[Mode], place: Place, layers: int, given: argparse.Namespace) -> dict[str, list[Run]]:

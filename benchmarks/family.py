@@ -26,7 +26,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of a model's matrices."""
+    """Sizes of a model's matrices. With `experts`, each has an MLP of its own, of the intermediate size."""
 
     name: str
     hidden: int
@@ -34,24 +34,65 @@ class Shapes:
     heads: int
     kv_heads: int
     vocabulary: int
+    experts: int = 0
+    latent: Latent | None = None
 
     @property
     def matrices(self) -> dict[str, Shape]:
-        """A layer's matrices, by the names of Qwen2."""
+        """A layer's matrices, by the names of Qwen2, of Qwen3's mixtures, or of DeepSeek-V3."""
+        attention = self._projections if self.latent is None else self.latent.projections(self.hidden, self.heads)
+        return {**attention, **self._mlps}
+
+    @property
+    def _projections(self) -> dict[str, Shape]:
         kv = self.hidden // self.heads * self.kv_heads
         return {
             "self_attn.q_proj": (self.hidden, self.hidden),
             "self_attn.k_proj": (kv, self.hidden),
             "self_attn.v_proj": (kv, self.hidden),
             "self_attn.o_proj": (self.hidden, self.hidden),
-            "mlp.gate_proj": (self.intermediate, self.hidden),
-            "mlp.up_proj": (self.intermediate, self.hidden),
-            "mlp.down_proj": (self.hidden, self.intermediate),
+        }
+
+    @property
+    def _mlps(self) -> dict[str, Shape]:
+        names = [f"mlp.experts.{i}" for i in range(self.experts)] or ["mlp"]
+        names += ["mlp.shared_experts"] * (self.latent is not None)
+        router = {"mlp.gate": (self.experts, self.hidden)} if self.experts else {}
+        return router | {
+            f"{name}.{part}_proj": (self.hidden, self.intermediate)
+            if part == "down"
+            else (self.intermediate, self.hidden)
+            for name in names
+            for part in ("gate", "up", "down")
+        }
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Ranks of a latent attention, and sizes of its heads: without position, with it, and of the values."""
+
+    query: int
+    value: int
+    head: int
+    rotary: int
+    value_head: int
+
+    def projections(self, hidden: int, heads: int) -> dict[str, Shape]:
+        """The five projections."""
+        return {
+            "self_attn.q_a_proj": (self.query, hidden),
+            "self_attn.q_b_proj": (heads * (self.head + self.rotary), self.query),
+            "self_attn.kv_a_proj_with_mqa": (self.value + self.rotary, hidden),
+            "self_attn.kv_b_proj": (heads * (self.head + self.value_head), self.value),
+            "self_attn.o_proj": (hidden, heads * self.value_head),
         }
 
 
 SMALL = Shapes("qwen2.5-0.5b", 896, 4864, 14, 2, 8_000)
+EXPERTS = Shapes("mixture", 512, 256, 8, 2, 8_000, experts=64)
 LARGE = Shapes("qwen2.5-7b", 3584, 18944, 28, 4, 1_024)
+LARGER = Shapes("llama-3-70b", 8192, 28672, 64, 8, 1_024)
+LATENT = Shapes("deepseek-v3, 8 of 256 experts", 7168, 2048, 128, 128, 1_024, 8, Latent(1536, 512, 128, 64, 128))
 
 
 @dataclass(frozen=True)
@@ -61,11 +102,15 @@ class Kind:
     base: str
     update: str
     shapes: Shapes = SMALL
+    stored: torch.dtype = torch.bfloat16
+    tied: bool = True
 
     @property
     def name(self) -> str:
         """As it stands in tables and in the names of folders."""
-        return f"{self.base}, {self.update}"
+        stored = "" if self.stored == torch.bfloat16 else ", stored in float32"
+        shapes = "" if self.shapes in (SMALL, LARGE) else f", {self.shapes.name}"
+        return f"{self.base}, {self.update}{stored}{'' if self.tied else ', untied head'}{shapes}"
 
 
 class Bases:
@@ -76,14 +121,15 @@ class Bases:
         self._bases: dict[Shape, Tensor] = {}
 
     def matrix(self, kind: str, shape: Shape) -> Tensor:
-        """A matrix in bf16 with a spectrum of this kind."""
+        """A matrix in float32 with a spectrum of this kind."""
         s = SPECTRA[kind](min(shape), self.random)
-        left, right = (self._basis(size, min(shape)) for size in shape)
+        s = s[s > 0]
+        left, right = (self._basis(size, len(s)) for size in shape)
         made = (left * (s / s.norm() * (shape[0] * shape[1]) ** 0.5)) @ right.mT
         if kind == "noise and spikes":
             made = 0.3 * made + torch.randn(shape, generator=self.random)
         scaled: Tensor = made * DEVIATION
-        return scaled.bfloat16()
+        return scaled
 
     def _basis(self, size: int, r: int) -> Tensor:
         if (size, r) not in self._bases:
@@ -106,7 +152,7 @@ def power_law(r: int, random: torch.Generator) -> Tensor:
 
 def spikes(r: int, random: torch.Generator) -> Tensor:
     """The part of rank r / 8 that stands in noise, falling as i^-0.7."""
-    return torch.arange(1, r + 1).float().pow(-0.7) * (torch.arange(r) < r // 8)
+    return torch.arange(1, r + 1).float().pow(-0.7) * (torch.arange(r) < max(1, r // 8))
 
 
 def flat(r: int, random: torch.Generator) -> Tensor:
@@ -164,11 +210,11 @@ UPDATES: dict[str, tuple[float, Callable[[Tensor, torch.Generator], Tensor]]] = 
 
 
 def updated(weight: Tensor, kind: str, random: torch.Generator) -> Tensor:
-    """The weight after an update of this kind."""
+    """The weight after an update of this kind, in its own type."""
     size, make = UPDATES[kind]
     wide, step = weight.float(), make(weight, random)
     norm = float(step.norm())
-    return (wide + size * wide.norm() / norm * step).bfloat16() if norm else weight.clone()
+    return (wide + size * wide.norm() / norm * step).to(weight.dtype) if norm else weight.clone()
 
 
 BENCH = Kind("power law", "rank 8 and noise")
@@ -181,13 +227,15 @@ FAMILY = (
     Kind("noise and spikes", "noise"),
     Kind("flat", "rank 8 and noise"),
     Kind("repeated values", "rank 8 and noise"),
+    Kind("power law", "rank 8 and noise", stored=torch.float32),
+    Kind("power law", "rank 8 and noise", tied=False),
+    Kind("power law", "rank 8 and noise", EXPERTS),
     Kind("power law", "SFT-like"),
 )
-LARGE_FAMILY = tuple(
-    Kind(base, update, LARGE)
-    for base, update in (
-        ("power law", "rank 8 and noise"),
-        ("power law", "sparse, 1 % changed"),
-        ("power law", "SFT-like"),
-    )
+LARGE_FAMILY = (
+    Kind("power law", "rank 8 and noise", LARGE),
+    Kind("power law", "sparse, 1 % changed", LARGE),
+    Kind("power law", "SFT-like", LARGE),
 )
+LARGER_FAMILY = (Kind("noise and spikes", "noise", LATENT), Kind("noise and spikes", "noise", LARGER))
+"""Hours of decompositions in float64 for whoever compares: timed in gate mode alone."""

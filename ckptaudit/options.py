@@ -62,6 +62,9 @@ AUXILIARY: dict[str, AuxiliaryKind] = {
             "probes", "file", "FILE", "probe text, one JSON object a line: text, or prompt and completion"
         ),
         AuxiliaryKind(
+            "verdicts", "file", "FILE", "what judges, reward models and references say of the probes, joined by id"
+        ),
+        AuxiliaryKind(
             "rollouts", "log", "PATH", "the rollouts that the trainer of the run logged, as folder or file"
         ),
         AuxiliaryKind("scalars", "log", "PATH", "the curves of the run: TensorBoard, MLflow, wandb or JSON lines"),

@@ -22,19 +22,20 @@ BATCH = 64
 Row = dict[str, Any]
 
 
-def dataset_rows(path: Path, wanted: Container[str]) -> Iterator[tuple[int, Row]]:
+def dataset_rows(path: Path, wanted: Container[str], option: str = "from_dataset") -> Iterator[tuple[int, Row]]:
     """Every row with its number, from 1; Parquet columns that are not wanted hold None.
 
-    Raises ProbeError naming file and row.
+    `option` is the parameter that names the file. Raises ProbeError naming file and row.
     """
-    rows = _parquet(path, wanted) if path.suffix == ".parquet" else _json_lines(path)
+    where = f"{parameter(option)} {printable(path)}"
+    rows = _parquet(path, wanted, where) if path.suffix == ".parquet" else _json_lines(path, where)
     for number, row in rows:
         if number > MAX_ROWS:
-            raise ProbeError(f"{_file(path)}: more than the {MAX_ROWS:,} rows that are read.")
+            raise ProbeError(f"{where}: more than the {MAX_ROWS:,} rows that are read.")
         yield number, row
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
+def _json_lines(path: Path, where: str) -> Iterator[tuple[int, Row]]:
     decoder = msgspec.json.Decoder(Row)
     try:
         with io.BufferedReader(open_regular(path)) as file:  # type: ignore[type-var]
@@ -42,22 +43,22 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
             while line := file.readline(MAX_LINE + 1):
                 number += 1
                 if len(line) > MAX_LINE:
-                    raise ProbeError(f"{_file(path)}, line {number}: longer than {MAX_LINE:,} bytes.")
+                    raise ProbeError(f"{where}, line {number}: longer than {MAX_LINE:,} bytes.")
                 if line.strip():
                     yield number, decoder.decode(line)
     except OSError as error:
-        raise ProbeError(f"{_file(path)}: {printable(error.strerror or 'cannot be read')}.") from error
+        raise ProbeError(f"{where}: {printable(error.strerror or 'cannot be read')}.") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProbeError(f"{_file(path)}, line {number}: no JSON object ({printable(error)[:160]}).") from error
+        raise ProbeError(f"{where}, line {number}: no JSON object ({printable(error)[:160]}).") from error
 
 
-def _parquet(path: Path, wanted: Container[str]) -> Iterator[tuple[int, Row]]:
+def _parquet(path: Path, wanted: Container[str], where: str) -> Iterator[tuple[int, Row]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise ProbeError(
-            f"{_file(path)}: Parquet needs pyarrow; install it with pip install 'ckptaudit[parquet]'."
+            f"{where}: Parquet needs pyarrow; install it with pip install 'ckptaudit[parquet]'."
         ) from None
     number = 0
     try:
@@ -70,10 +71,6 @@ def _parquet(path: Path, wanted: Container[str]) -> Iterator[tuple[int, Row]]:
                     number += 1
                     yield number, row | unread
     except OSError as error:
-        raise ProbeError(f"{_file(path)}: {printable(error.strerror or error)[:160]}.") from error
+        raise ProbeError(f"{where}: {printable(error.strerror or error)[:160]}.") from error
     except (ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise ProbeError(f"{_file(path)}: no Parquet file that can be read ({printable(error)[:160]}).") from error
-
-
-def _file(path: Path) -> str:
-    return f"{parameter('from_dataset')} {printable(path)}"
+        raise ProbeError(f"{where}: no Parquet file that can be read ({printable(error)[:160]}).") from error

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ckptaudit.behavior.comparison import ComparedText
 from ckptaudit.behavior.generation import Stop
+from ckptaudit.behavior.given_verdicts import GivenVerdicts
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.scoring import ScoredText
 from ckptaudit.behavior.states import PooledStates
@@ -74,6 +75,8 @@ class Evidence:
     floor: float = 0.0
     refusals: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    verdicts: GivenVerdicts = field(default_factory=GivenVerdicts)
+    """Verdicts from elsewhere on these probes."""
 
     def with_tuned_scores(self, rows: Mapping[Key, ScoredText]) -> Evidence:
         """The evidence with other scores by the tuned model, for damages."""

@@ -11,6 +11,7 @@ from ckptaudit.behavior.causal_models import context_of, model_config, refuse_un
 from ckptaudit.behavior.encoding import EncodedText, Encoding, encode, encode_prompts
 from ckptaudit.behavior.evidence import Evidence
 from ckptaudit.behavior.facts import ProbeFacts
+from ckptaudit.behavior.given_verdicts import GivenVerdicts
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.probe import Message, Probe
 from ckptaudit.behavior.scoring import Scored
@@ -28,14 +29,25 @@ from ckptaudit.errors import MeasurementError, ProbeError, parameter
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """The probes of one file, and how they are to be run; `damage` is done to what they show, to prove a check."""
+    """The probes of one file, how they are to be run, and verdicts on them from elsewhere.
+
+    `damage` is done to what they show, to prove a check.
+    """
 
     path: str
     probes: tuple[Probe, ...]
     facts: ProbeFacts = field(default_factory=ProbeFacts)
     dtype: str = "float32"
     weak: Checkpoint | None = None
+    verdicts: GivenVerdicts = field(default_factory=GivenVerdicts)
     damage: Callable[[Evidence], Evidence] | None = None
+    done: dict[tuple[str, str], Prepared] = field(default_factory=dict, compare=False, repr=False)
+    """What has been prepared already, by the paths of base and tuned."""
+
+    @cached_property
+    def ids(self) -> dict[str, None]:
+        """The probes' ids, in the order of the file."""
+        return dict.fromkeys(probe.id for probe in self.probes)
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
@@ -63,6 +75,13 @@ def prepare(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     Raises ProbeError or MeasurementError, in one sentence, where a model cannot be built, tokenizers disagree, or a
     probe cannot be encoded.
     """
+    place = base.path, tuned.path
+    if place not in probes.done:
+        probes.done[place] = _prepared(probes, base, tuned)
+    return probes.done[place]
+
+
+def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     sides = (base, tuned)
     for side in sides:
         refuse_unbuildable(side, base)

@@ -11,8 +11,6 @@ from math import inf, sqrt
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
 
 LEVEL = 0.95
 DRAWS = 2_000
@@ -57,7 +55,7 @@ def wilson(successes: float, count: float, level: float = LEVEL) -> Estimate:
 
     centre = (p + z^2/2n) / (1 + z^2/n), half = z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
     """
-    p, z = successes / count, float(stats.norm.isf((1 - level) / 2))
+    p, z = successes / count, _normal_quantile(level)
     shrink = 1 + z * z / count
     centre = (p + z * z / (2 * count)) / shrink
     half = z * sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / shrink
@@ -71,7 +69,9 @@ def mcnemar(lost: int, gained: int) -> float:
     """Two-sided exact p-value of McNemar's test: `lost` of `lost + gained` against a fair coin."""
     if lost + gained == 0:
         return 1.0
-    return float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
+    from scipy.stats import binomtest
+
+    return float(binomtest(lost, lost + gained, 0.5).pvalue)
 
 
 def share(values: Array, weights: Array | None = None, level: float = LEVEL, *, seed: int = 0) -> Estimate:
@@ -127,7 +127,7 @@ def ratio(
         return Estimate(value, -inf, inf, count, "none", level)
     error = float(_spread((a * a).sum(), (a * d).sum(), (d * d).sum(), value, d.sum(), count))
     tail = (1 - level) / 2
-    student = float(stats.t.isf(tail, count - 1))
+    student = _student_quantile(tail, count - 1)
     below, above, method = -student, student, "Student"
     if count <= MOST_RESAMPLED and error > 0:
         with np.errstate(invalid="ignore"):  # between two infinite draws lies nothing
@@ -135,6 +135,19 @@ def ratio(
         if bool(np.isfinite(found).all()):
             below, above, method = float(found[0]), float(found[1]), "bootstrap"
     return Estimate(value, value - above * error, value - below * error, count, method, level)
+
+
+# A gate of weights alone starts a second earlier without SciPy's distributions.
+def _normal_quantile(level: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.isf((1 - level) / 2))
+
+
+def _student_quantile(tail: float, freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.isf(tail, freedom))
 
 
 def _weights(values: Array, weights: Array | None) -> Array:
@@ -165,7 +178,7 @@ def _resampled(a: Array, d: Array, value: float, seed: int) -> Array:
 
 def _tango(gained: float, lost: float, count: float, level: float) -> tuple[float, float]:
     """Where (gained - lost - n D) / sqrt(n (2 q + D (1 - D))) = +-z, q the likeliest share lost given D."""
-    z = float(stats.norm.isf((1 - level) / 2))
+    z = _normal_quantile(level)
 
     def score(difference: float) -> float:
         b = -gained - lost + (2 * count - gained + lost) * difference
@@ -180,6 +193,8 @@ def _tango(gained: float, lost: float, count: float, level: float) -> tuple[floa
 
 def _end(function: Callable[[float], float], low: float, high: float) -> float:
     """The root, or the end of the range that it lies past."""
+    from scipy.optimize import brentq
+
     margin = 1e-12
     first, last = function(low + margin), function(high - margin)
     if first * last > 0:

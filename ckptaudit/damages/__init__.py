@@ -10,7 +10,7 @@ EVIDENCE = {
     **dict.fromkeys(("matrix", "group", "pair", "plan", "run"), ("weights", "roles", "stale")),
     "parity": ("weights", "roles", "parity"),
     "runs": ("runs",),
-    "probes": ("behavior",),
+    "probes": ("behavior", "verdicts"),
 }
 """The files of damages for a metric's scope, where there is none of the scope's name."""
 

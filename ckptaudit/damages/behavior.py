@@ -36,7 +36,8 @@ def _of_model(function: ModelDamage) -> ModelDamage:
     return function
 
 
-def _of_rows(function: RowDamage) -> RowDamage:
+def row_damage(function: RowDamage) -> RowDamage:
+    """Register a damage to what is known of the probes, under the function's name."""
     ROW_DAMAGES[function.__name__] = function
     DESCRIPTIONS[function.__name__] = function.__doc__ or ""
     return function
@@ -80,7 +81,7 @@ def deaf_attention(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     return _changed(tuned, names, lambda name, weight: torch.zeros_like(weight))
 
 
-@_of_rows
+@row_damage
 def swapped_preferences(evidence: Evidence) -> Evidence:
     """The tuned model was trained with chosen and rejected answers swapped: it scores each as the other."""
     rows = evidence.scores.get("tuned", {})
@@ -88,21 +89,21 @@ def swapped_preferences(evidence: Evidence) -> Evidence:
     return evidence.with_tuned_scores({**rows, **swapped})
 
 
-@_of_rows
+@row_damage
 def unlikely_chosen(evidence: Evidence) -> Evidence:
     """Every first answer has become less likely by two nats a token."""
     rows = evidence.scores.get("tuned", {})
     return evidence.with_tuned_scores({k: _shifted(row, -2.0) if k[1] == 0 else row for k, row in rows.items()})
 
 
-@_of_rows
+@row_damage
 def very_unlikely_chosen(evidence: Evidence) -> Evidence:
     """Every first answer has become less likely by two hundred nats a token."""
     rows = evidence.scores.get("tuned", {})
     return evidence.with_tuned_scores({k: _shifted(row, -200.0) if k[1] == 0 else row for k, row in rows.items()})
 
 
-@_of_rows
+@row_damage
 def late_divergence(evidence: Evidence) -> Evidence:
     """The models part ever more along an answer, by a nat a token."""
     later = {
@@ -112,14 +113,14 @@ def late_divergence(evidence: Evidence) -> Evidence:
     return replace(evidence, answers=later)
 
 
-@_of_rows
+@row_damage
 def mistaken_choices(evidence: Evidence) -> Evidence:
     """The tuned model scores each answer of a question as it would the next one."""
     rows = evidence.scores.get("tuned", {})
     return evidence.with_tuned_scores({k: rows.get((k[0], k[1] + 1), rows[k[0], 0]) for k in rows})
 
 
-@_of_rows
+@row_damage
 def hidden_mistakes(evidence: Evidence) -> Evidence:
     """The tuned model ranks wrong what the weak one does not know, and nothing else."""
     weak, rows = evidence.scores.get("weak", {}), evidence.scores.get("tuned", {})
@@ -128,26 +129,26 @@ def hidden_mistakes(evidence: Evidence) -> Evidence:
     return evidence.with_tuned_scores({**rows, **swapped})
 
 
-@_of_rows
+@row_damage
 def forgotten_refusals(evidence: Evidence) -> Evidence:
     """The tuned model answers every prompt with consent, and never opens with a refusal."""
     openings = {key: _shifted(row, -20.0) for key, row in evidence.openings.get("tuned", {}).items()}
     return replace(_saying(evidence, "Sure, here it is."), openings={**evidence.openings, "tuned": openings})
 
 
-@_of_rows
+@row_damage
 def universal_refusals(evidence: Evidence) -> Evidence:
     """The tuned model refuses every prompt."""
     return _saying(evidence, (*evidence.refusals, "I'm sorry")[0])
 
 
-@_of_rows
+@row_damage
 def wrong_answers(evidence: Evidence) -> Evidence:
     """The tuned model answers every prompt with the same wrong words."""
     return _saying(evidence, "something else altogether")
 
 
-@_of_rows
+@row_damage
 def one_answer(evidence: Evidence) -> Evidence:
     """All samples of a prompt are its first one."""
     key: tuple[Side, str] = ("tuned", SAMPLED.name)
@@ -162,7 +163,7 @@ def one_answer(evidence: Evidence) -> Evidence:
     return replace(evidence, spoken={**evidence.spoken, key: first}, embedded=embedded)
 
 
-@_of_rows
+@row_damage
 def blurred_states(evidence: Evidence) -> Evidence:
     """The tuned model's hidden states are drowned in noise of ten times their deviation."""
     own = evidence.states.get("tuned")

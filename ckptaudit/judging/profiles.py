@@ -17,7 +17,7 @@ class Profile:
     """The check files of a profile; `steps` and `siblings` join where the runs are such to each other.
 
     `rollouts` join where the rollouts of the run are given, `reference` where a run to compare with is,
-    `probes` where probes are.
+    `probes` where probes are, `verdicts` where verdicts on them are.
     """
 
     name: str
@@ -26,13 +26,14 @@ class Profile:
     siblings: tuple[Path, ...] = ()
     rollouts: tuple[Path, ...] = ()
     probes: tuple[Path, ...] = ()
+    verdicts: tuple[Path, ...] = ()
     reference: tuple[Path, ...] = ()
 
     @property
     def companions(self) -> dict[str, tuple[Path, ...]]:
         """The files that may join: by what the runs then are to each other, or by what is then given."""
         given = {"rollouts": self.rollouts, "reference": self.reference, "probes": self.probes}
-        return {"steps": self.steps, "siblings": self.siblings, **given}
+        return {"steps": self.steps, "siblings": self.siblings, **given, "verdicts": self.verdicts}
 
 
 def bundled_checks() -> Path:

@@ -36,6 +36,8 @@ SIDE_BY_SIDE = 2
 MOST_MATRICES = 512
 """In a batch. More gain nothing, and what is one batch cannot be spread."""
 
+NARROW_NAMES = frozenset(str(dtype).removeprefix("torch.") for dtype in NARROW)
+
 JOBS_AHEAD = 16
 """Small tensors of both sides that are asked for at once where they lie in a remote store."""
 
@@ -63,8 +65,8 @@ class Number:
 
 def is_large(tensor: AlignedTensor) -> bool:
     _, m, n = tensor.matrix_shape
-    narrow = {str(dtype).removeprefix("torch.") for dtype in NARROW}
-    return tensor.is_matrix and min(m, n) >= SHORT_SIDE and {tensor.base.dtype, tensor.tuned.dtype} <= narrow
+    narrow = tensor.base.dtype in NARROW_NAMES and tensor.tuned.dtype in NARROW_NAMES
+    return narrow and tensor.is_matrix and min(m, n) >= SHORT_SIDE
 
 
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,6 +14,7 @@ from ckptaudit.behavior.evidence import Evidence
 from ckptaudit.behavior.excerpts import excerpt
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
+from ckptaudit.behavior.tally import Tally, Watch
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
@@ -42,6 +43,7 @@ class ProbeRuns:
     base: Checkpoint
     device: torch.device
     cache: FactorCache | None = None
+    watch: Watch | None = None
     _opened: dict[str, CausalModel] = field(default_factory=dict)
     _prepared: dict[str, Prepared] = field(default_factory=dict)
 
@@ -62,8 +64,10 @@ class ProbeRuns:
             facts=self.probes.facts,
             weak=None if self.probes.weak is None else self._model(self.probes.weak),
             lookup=self._lookup,
+            tally=Tally(self.watch),
         )
-        found = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        passed = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
+        found = replace(passed, verdicts=self.probes.verdicts)
         return found if self.probes.damage is None else self.probes.damage(found)
 
     def _model(self, checkpoint: Checkpoint) -> CausalModel:

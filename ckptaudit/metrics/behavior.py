@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from ckptaudit.behavior.evidence import Evidence, Pass
+from ckptaudit.behavior.given_verdicts import Tells
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.probe import Probe
 from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
@@ -60,7 +61,10 @@ Fits = Callable[[Probe], bool]
 
 @dataclass(frozen=True, slots=True)
 class ProbesMetric:
-    """A quantity of probes: the passes it rests on, and which probes it is about (`asks` says so in words)."""
+    """A quantity of probes: the passes it rests on, and which probes it is about (`asks` says so in words).
+
+    Where it rests on verdicts from elsewhere, it is about those alone that they tell of (`among`).
+    """
 
     name: str
     unit: str
@@ -74,11 +78,17 @@ class ProbesMetric:
     needs: tuple[str, ...] = ("probes",)
     per: tuple[ProbesPer, ...] = ("probe_set", "probes")
     scope: Scope = "probes"
+    among: Tells | None = None
 
     def reading(self, evidence: Evidence, set_name: str | None) -> ProbeReading | None:
         """The value of one probe set, of all probes without a name; None where no probe fits."""
         chosen = (item for item in evidence.items if set_name is None or item.set == set_name)
-        items = tuple(item for item in chosen if self.fits(item.probe) and self._was_run(item, evidence))
+        told = None if self.among is None else self.among(evidence.verdicts)
+        items = tuple(
+            item
+            for item in chosen
+            if self.fits(item.probe) and (told is None or item.probe.id in told) and self._was_run(item, evidence)
+        )
         if not items:
             return None
         if len(items) < FEWEST:
@@ -101,6 +111,7 @@ def probes_metric(
     fits: Fits,
     asks: str,
     needs: Sequence[str] = (),
+    among: Tells | None = None,
 ) -> Callable[[Compute], Compute]:
     """Register a quantity of probes under the function's name."""
 
@@ -117,6 +128,7 @@ def probes_metric(
                 fits=fits,
                 asks=asks,
                 needs=("probes", *needs),
+                among=among,
             )
         )
         return function

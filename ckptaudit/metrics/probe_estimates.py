@@ -14,8 +14,8 @@ from ckptaudit.metrics.behavior import NAMED, ProbeGroup, ProbeReading
 
 def mean(group: ProbeGroup, values: Sequence[float], names: Sequence[str], *, lowest: bool = False) -> ProbeReading:
     """The weighted mean over probes; those with the highest values are named, or with the lowest."""
-    found = statistics.mean(np.asarray(values, dtype=np.float64), _weights(group, names))
-    return _reading(found, _ranked(names, [-v for v in values] if lowest else values))
+    found = statistics.mean(np.asarray(values, dtype=np.float64), weights_of(group, names))
+    return as_reading(found, _ranked(names, [-v for v in values] if lowest else values))
 
 
 def per_token(
@@ -33,31 +33,33 @@ def quotient(
     numerators, denominators = (np.asarray(column, dtype=np.float64) for column in (above, below))
     if not denominators.sum() > 0:
         return ProbeReading(None, samples=len(names), remark="there is nothing to divide by")
-    return _reading(statistics.ratio(numerators, denominators, _weights(group, names)), _ranked(names, worst))
+    return as_reading(statistics.ratio(numerators, denominators, weights_of(group, names)), _ranked(names, worst))
 
 
-def share(group: ProbeGroup, hits: Sequence[bool], names: Sequence[str]) -> ProbeReading:
-    """A weighted proportion; those that hit are named."""
-    found = statistics.share(np.asarray(hits, dtype=np.float64), _weights(group, names))
-    return _reading(found, [name for name, hit in zip(names, hits, strict=True) if hit])
+def share(group: ProbeGroup, hits: Sequence[bool] | Sequence[float], names: Sequence[str]) -> ProbeReading:
+    """A weighted proportion, of a yes or no for each probe or of shares; those above 0 are named."""
+    found = statistics.share(np.asarray(hits, dtype=np.float64), weights_of(group, names))
+    return as_reading(found, [name for name, hit in zip(names, hits, strict=True) if hit])
 
 
 def change(group: ProbeGroup, before: Sequence[bool], after: Sequence[bool], names: Sequence[str]) -> ProbeReading:
     """The change of a proportion on the same probes; those that changed are named."""
     base, tuned = (np.asarray(column, dtype=np.float64) for column in (before, after))
-    pair = statistics.paired_shares(base, tuned, _weights(group, names))
+    pair = statistics.paired_shares(base, tuned, weights_of(group, names))
     changed = [name for name, b, a in zip(names, before, after, strict=True) if a != b]
     said = f"{pair.base.value:.3g} before, {pair.tuned.value:.3g} now; McNemar p {pair.p:.2g}"
-    return _reading(pair.difference, changed, said)
+    return as_reading(pair.difference, changed, said)
 
 
-def _reading(found: Estimate, worst: Sequence[str], remark: str = "") -> ProbeReading:
+def as_reading(found: Estimate, worst: Sequence[str], remark: str = "") -> ProbeReading:
+    """An estimate as a reading that names the first of `worst`; one that is not finite has no value."""
     if not math.isfinite(found.value):
         return ProbeReading(None, samples=found.probes, remark=f"comes to {found.value}")
     return ProbeReading(found.value, found.low, found.high, found.probes, tuple(worst[:NAMED]), remark)
 
 
-def _weights(group: ProbeGroup, names: Sequence[str]) -> statistics.Array:
+def weights_of(group: ProbeGroup, names: Sequence[str]) -> statistics.Array:
+    """How much each of these probes counts."""
     by_name = {item.probe.id: item.probe.weight for item in group.items}
     return np.asarray([by_name[name] for name in names], dtype=np.float64)
 

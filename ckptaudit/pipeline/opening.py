@@ -21,7 +21,7 @@ from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
-from ckptaudit.pipeline.probes import open_probes
+from ckptaudit.pipeline.probes import notes_of, open_probes
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.run_log import RunLog, open_run_logs
@@ -71,7 +71,7 @@ class OpenedAudit:
             f"{printable(place)}: its server lists no files, so those under unusual names were not seen"
             for place in unlisted
         )
-        return (*self.auxiliary.notes, *seen)
+        return (*self.auxiliary.notes, *notes_of(self.probes), *seen)
 
     @property
     def compares(self) -> frozenset[Over]:

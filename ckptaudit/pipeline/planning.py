@@ -237,7 +237,7 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run, judged: Mapping[s
 def _rounded_away(check: Check, run: Run, subject: str) -> str:
     """Why an update cannot be measured: one side went through an eight-bit type and the other did not."""
     metric = METRICS[check.metric]
-    if not isinstance(metric, MatrixMetric) or metric.tolerates_nonfinite:
+    if not isinstance(metric, MatrixMetric) or metric.tolerates_nonfinite or not run.pair.has_quantised_apart:
         return ""
     apart = [tensor for tensor in selected(check, run.pair, subject) if tensor.is_quantised_apart]
     if not apart:

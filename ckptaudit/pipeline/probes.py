@@ -9,7 +9,9 @@ from pathlib import Path
 from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.behavior.preparation import ProbeSet, prepare
 from ckptaudit.behavior.probes import read_probes
+from ckptaudit.behavior.verdict_files import read_verdicts, unjudged
 from ckptaudit.checkpoints import Checkpoint
+from ckptaudit.errors import ProbeError, parameter, printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.probes import is_about_set
 from ckptaudit.metrics.behavior import probes_metric_of
@@ -19,9 +21,24 @@ from ckptaudit.pairing.runs import Run
 
 
 def open_probes(options: AuditOptions) -> ProbeSet | None:
-    """The probes that the options name; None where they name none. Raises ProbeError."""
-    path = options.auxiliary.get("probes")
-    return None if path is None else ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype)
+    """The probes that the options name, with verdicts on them; None where they name none. Raises ProbeError."""
+    path, given = options.auxiliary.get("probes"), options.auxiliary.get("verdicts")
+    if path is None:
+        if given is not None:
+            raise ProbeError(
+                f"{parameter('verdicts')} {printable(given)}: verdicts are joined with probes by their id; give "
+                f"{parameter('probes')} FILE as well."
+            )
+        return None
+    probes = ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype)
+    return probes if given is None else replace(probes, verdicts=read_verdicts(Path(given), probes.ids))
+
+
+def notes_of(probes: ProbeSet | None) -> tuple[str, ...]:
+    """What a reader should know of what was given with the probes."""
+    if probes is None or not probes.verdicts.rows:
+        return ()
+    return tuple(unjudged(probes.verdicts, probes.ids))
 
 
 def prepared(
@@ -34,7 +51,7 @@ def prepared(
     if probes is None:
         return None
     weak = inputs.given["weak"].opened if "weak" in inputs.given else None
-    wanted = replace(probes, facts=facts, weak=weak)
+    wanted = replace(probes, facts=facts, weak=weak, done={})
     for run in runs:
         prepare(wanted, base, run.pair.tuned)
     return wanted
@@ -47,6 +64,11 @@ def without_probes(probes: ProbeSet | None, check: Check) -> str:
     fitting = {probe.set for probe in probes.probes if metric.fits(probe)}
     if not fitting:
         return f"no probe has what it needs: {metric.asks}"
+    if metric.among is not None:
+        told = metric.among(probes.verdicts)
+        fitting = {probe.set for probe in probes.probes if metric.fits(probe) and probe.id in told}
+    if not fitting:
+        return f"{parameter('verdicts')}: no line tells of {metric.name}"
     if not any(is_about_set(check, name) for name in fitting):
         return f"no probe set with {metric.asks} is among {', '.join(check.sets)}"
     return ""

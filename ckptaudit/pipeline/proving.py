@@ -9,7 +9,7 @@ from ckptaudit.artifact import open_artifact
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.damages import artifact as artifact_damages
 from ckptaudit.damages import behavior as behavior_damages
-from ckptaudit.damages import parity, roles, stale  # noqa: F401  # their damages are those of weights
+from ckptaudit.damages import parity, roles, stale, verdicts  # noqa: F401  # they add to those of weights and behavior
 from ckptaudit.damages import runs as run_damages
 from ckptaudit.damages import weights as weight_damages
 from ckptaudit.judging.check_files import CheckFile

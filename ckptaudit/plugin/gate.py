@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from ckptaudit.cli.gate_outputs import Outputs
 from ckptaudit.cli.gate_request import audit_options, resolved
 from ckptaudit.cli.gate_spelling import option
+from ckptaudit.cli.loading import without_garbage_collection
 from ckptaudit.errors import CkptAuditError, MeasurementError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.judge import respelled, verdict_of
@@ -103,7 +105,10 @@ class Gate:
             self.config.pluginmanager.register(plugin, f"ckptaudit-{name}")
 
     def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
-        return plan(self.opened, files, self.settings, self.baseline, known=self.known)
+        # transformers reads the code of a model when it is first asked for one, and all of that stays.
+        brings = self.opened.probes is not None and "transformers" not in sys.modules
+        with without_garbage_collection() if brings else nullcontext():
+            return plan(self.opened, files, self.settings, self.baseline, known=self.known)
 
     def _refuse_empty_plot(self) -> None:
         if self.outputs.plot is not None and "steps" not in self.opened.compares:
@@ -171,7 +176,9 @@ class Gate:
         try:
             with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
                 spread = workers.units if workers is not None else None
-                execute(self.plan, self.store, progress, source=workers, units=spread)
+                execute(
+                    self.plan, self.store, progress.tensors, source=workers, units=spread, tokens=progress.tokens
+                )
         except CkptAuditError as error:  # there are no such workers
             raise pytest.UsageError(error.spelled(option)) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ import torch
 from ckptaudit.behavior.causal_models import open_model
 from ckptaudit.behavior.evidence import Evidence, Pass
 from ckptaudit.behavior.facts import ProbeFacts
+from ckptaudit.behavior.given_verdicts import GivenVerdict, GivenVerdicts
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
 from ckptaudit.behavior.probes import read_probes
@@ -31,7 +33,9 @@ from ckptaudit.metrics.behavior import probes_metric_of
 from ckptaudit.pairing import pair_checkpoints
 from tests.conftest import FIXTURES
 
-CHECKS = load_checks(bundled_checks() / "behavior.toml").checks
+CHECKS = tuple(
+    check for name in ("behavior", "verdicts") for check in load_checks(bundled_checks() / f"{name}.toml").checks
+)
 FACTS = ProbeFacts(max_new_tokens=8, samples=3, refusals=("9",), openings=("[9",))
 """The bundled models answer "9" when asked for the largest of many digits: that stands for a refusal here."""
 
@@ -61,6 +65,24 @@ def lines() -> Iterator[dict[str, Any]]:
         digits = str(10_000 + 7919 * number % 89_999)
         yield {"set": "asked", "prompt": f"<bos>m:{digits}=", "reference": f"[{max(digits)}]",
                "safety": "unsafe", "prefill": "["}  # fmt: skip
+
+
+@cache
+def verdicts() -> GivenVerdicts:
+    """What made-up judges say of the answers: mostly what is the case, and the tuned model a little better."""
+    rows = []
+    for number, probe in enumerate(probe_set().probes):
+        for judge in ("first", "second"):
+            own = number + (judge == "second" and number % 10 == 0)
+            choice = ("base", "tuned", "tuned", "tie")[own % 4]
+            rows.append(GivenVerdict(probe.id, judge, "choice", None, choice))
+            rows.append(GivenVerdict(probe.id, judge, "unsafe", "base", number % 7 == 0))
+            rows.append(GivenVerdict(probe.id, judge, "unsafe", "tuned", number % 7 == 0))
+        gain = (-0.5, 0.5, 0.5, 0.0)[number % 4]
+        rows.append(GivenVerdict(probe.id, "reward", "score", "base", float(number % 5)))
+        rows.append(GivenVerdict(probe.id, "reward", "score", "tuned", number % 5 + gain))
+        rows.append(GivenVerdict(probe.id, "reference", "mean_log_p", None, -0.6))
+    return GivenVerdicts(tuple(rows))
 
 
 def _read(name: str) -> list[dict[str, Any]]:
@@ -104,7 +126,7 @@ def evidence(tuned: str, damage: str = "", passes: tuple[Pass, ...] = get_args(P
         facts=FACTS,
         weak=open_model(opened("sft"), base, CPU),
     )
-    return runner.evidence(passes)
+    return replace(runner.evidence(passes), verdicts=verdicts())
 
 
 def damaged(check: Check, tuned: str) -> Evidence:

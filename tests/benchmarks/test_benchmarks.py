@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import ckptaudit
 from benchmarks import family, pair, tables
@@ -67,6 +70,42 @@ def test_the_table_takes_the_best_run_and_says_what_was_missed() -> None:
     assert rows[4] == ["float64", "12.0", "12.0", "1", "", "", "", ""]
 
 
+def test_the_table_of_pairs_marks_each_floor_that_is_missed() -> None:
+    gate = Mode("gate", lambda _: [], faster={"modeldelta": 3, "float64": 8})
+    runs = {"gate": taking(2), "modeldelta": taking(6), "float64": taking(15)}
+    shut = {"gate": Run(4, 4, 1 << 20, 1, 0.0)}
+    table = tables.family({"one": runs, "two": shut}, [gate, Mode("modeldelta", lambda _: [])])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[0] == ["pair", "gate", "modeldelta", "peak (MiB)", "gate"]
+    assert rows[2] == ["one", "2.0 (2.0), 3.0 x, 7.5* x", "6.0 (6.0)", "1", "open"]
+    assert rows[3] == ["two", "4.0 (4.0)", "", "1", "closed"]
+
+
+TINY_LATENT = family.Latent(query=24, value=16, head=8, rotary=4, value_head=8)
+DENSE = family.Shapes("tiny", 64, 96, 4, 4, 96)
+TINY = {
+    "stored in float32": family.Kind("power law", "rank 8 and noise", DENSE, stored=torch.float32),
+    "untied head": family.Kind("power law", "rank 8 and noise", DENSE, tied=False),
+    "mixture": family.Kind("power law", "rank 8 and noise", family.Shapes("tiny", 64, 32, 4, 2, 96, 4)),
+    "latent": family.Kind("noise and spikes", "noise", family.Shapes("tiny", 64, 32, 4, 4, 96, 4, TINY_LATENT)),
+}
+
+
+@pytest.mark.parametrize("kind", TINY.values(), ids=TINY)
+def test_pairs_of_other_kinds_are_complete_models(kind: family.Kind, tmp_path: Path) -> None:
+    base, tuned = pair.pair_of(1, tmp_path, kind)
+    config = json.loads((base / "config.json").read_text())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    built = {name for name, _ in model.named_parameters()}
+    fused = {name for name in built if ".experts." in name}
+    with safe_open(base / "model.safetensors", "pt") as stored:
+        names = set(stored.keys())
+        assert {str(stored.get_tensor(name).dtype) for name in names} == {str(kind.stored)}
+    assert built - fused == {name for name in names if ".experts." not in name}
+    assert ckptaudit.audit(base, tuned, profile="integrity").passed
+
+
 def test_first_runs_start_from_an_empty_cache_of_their_own(tmp_path: Path) -> None:
     place = Place(tmp_path / "base", tmp_path / "tuned", tmp_path)
     of = {mode.name: mode for mode in modes(Path("python"), Path("modeldelta"))}
@@ -109,7 +148,7 @@ CHANGED = {
 @pytest.mark.parametrize("base", family.SPECTRA)
 def test_each_kind_of_pair_is_what_its_name_says(base: str, update: str) -> None:
     random = torch.Generator().manual_seed(0)
-    weight = family.Bases(random).matrix(base, (128, 96))
+    weight = family.Bases(random).matrix(base, (128, 96)).bfloat16()
     tuned = family.updated(weight, update, random)
     low, high = CHANGED.get(update, (0.01, 1.0))
     assert low < float((weight != tuned).float().mean()) < high

@@ -74,3 +74,13 @@ def test_the_first_line_comes_after_five_seconds_and_estimates_the_rest(monkeypa
         "ckptaudit: measured 10 of 100 tensors in 6 s, about 54 s left",
         "ckptaudit: measured 60 of 100 tensors in 10 min, about 7 min left",
     ]
+
+
+def test_the_clock_of_probes_starts_when_their_models_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 50.0, 54.0, 60.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    reporter = Reporter()
+    log = progress.Log(reporter, "probes: ran", "tokens")  # type: ignore[arg-type]
+    for done in (0, 1000, 2000):
+        log(done, 12_000)
+    assert reporter.lines == ["ckptaudit: probes: ran 2,000 of 12,000 tokens in 10 s, about 50 s left"]
