@@ -79,6 +79,7 @@ def assemble(
         coverage=tuple(coverage_of(plan, verdicts, measurements, r) for r in opened.runs if opened.has_pair),
         rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
         behavior=behavior,
+        inputs=opened.inputs,
         not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )

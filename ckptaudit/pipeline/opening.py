@@ -22,6 +22,7 @@ from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
 from ckptaudit.pipeline.probes import notes_of, open_probes
+from ckptaudit.results.inputs import InputRecord, input_record
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.run_log import RunLog, open_run_logs
@@ -92,6 +93,16 @@ class OpenedAudit:
         taken = self.options.digest
         base = checkpoint_record("base", self.runs[0].pair.base, digest=taken)
         return (base, *(checkpoint_record("tuned", run.pair.tuned, digest=taken) for run in self.runs))
+
+    @cached_property
+    def inputs(self) -> tuple[InputRecord, ...]:
+        """Logs, curves and probes with the digests of their files; none where no digests were asked for."""
+        if not self.options.digest:
+            return ()
+        logs = [input_record("rollouts", log.path, run) for run, log in self.logs.items()]
+        curves = [input_record("scalars", path, run) for run, log in self.logs.items() for path in log.scalars]
+        probes = [input_record("probes", self.probes.path)] if self.probes is not None else []
+        return (*logs, *curves, *probes)
 
 
 def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAudit:

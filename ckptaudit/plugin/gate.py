@@ -111,10 +111,11 @@ class Gate:
             return plan(self.opened, files, self.settings, self.baseline, known=self.known)
 
     def _refuse_empty_plot(self) -> None:
-        if self.outputs.plot is not None and "steps" not in self.opened.compares:
+        if self.outputs.plot is not None and "steps" not in self.opened.compares and not self.opened.logs:
             raise ReportError(
                 f"{parameter('plot')} {printable(self.outputs.plot)}: the tuned side is no two checkpoints of one "
-                f"run, so nothing can be drawn; pass FOLDER@all, or {parameter('several')} steps."
+                f"run, so nothing can be drawn; pass FOLDER@all, {parameter('several')} steps, or "
+                f"{parameter('rollouts')} PATH."
             )
 
     def pytest_report_header(self) -> list[str]:

@@ -20,6 +20,7 @@ from ckptaudit.metrics.descriptions import descriptions
 from ckptaudit.results.behavior import BehaviorRecord
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
+from ckptaudit.results.inputs import InputRecord
 from ckptaudit.results.rollouts import RolloutsRecord
 from ckptaudit.results.summary import Summary, counts
 
@@ -178,6 +179,8 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of evidence that were not given, and what would give them."""
     rollouts: tuple[RolloutsRecord, ...] = ()
     behavior: tuple[BehaviorRecord, ...] = ()
+    inputs: tuple[InputRecord, ...] = ()
+    """Logs, curves and probes by the digests of their files, where these were asked for."""
 
     @property
     def has_pair(self) -> bool:

@@ -63,7 +63,7 @@ REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
 TOKEN_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_list(field.type))
 
 ROW_GROUP_BYTES = 32 * 2**20
-BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 8 * 2**20
 MAX_BATCH_ROWS = 8192
 
 
@@ -182,7 +182,7 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
 
 
 def read_table(files: Sequence[Path], columns: Iterable[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Batches of at most some 16 MiB, file by file; a column that a file lacks is missing from its batches.
+    """Batches of at most some 8 MiB, file by file; a column that a file lacks is missing from its batches.
 
     Raises RolloutError for a file that is no such table.
     """

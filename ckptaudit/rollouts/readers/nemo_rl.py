@@ -44,6 +44,11 @@ def recognises(folder: Path) -> bool:
     return line is not None and {"token_loss_mask", "generation_logprobs"} <= line.keys()
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return [path for _, path in numbered(folder, _PATTERN)]
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Step by step."""
     for step, path in numbered(folder, _PATTERN):

@@ -45,6 +45,11 @@ def recognises(folder: Path) -> bool:
     return next(_files(folder), None) is not None
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return [path for _, _, path in _files(folder)]
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Step by step, and rank by rank in each."""
     for step, rank, path in _files(folder):

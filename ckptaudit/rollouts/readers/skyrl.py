@@ -51,6 +51,11 @@ def recognises(folder: Path) -> bool:
     return bool(numbered(_folder(folder), _PATTERN))
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return [path for _, path in numbered(_folder(folder), _PATTERN)]
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Step by step."""
     for step, path in numbered(_folder(folder), _PATTERN):

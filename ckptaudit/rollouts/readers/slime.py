@@ -53,6 +53,12 @@ def recognises(folder: Path) -> bool:
     return bool(_dumps(folder, "rollout_data") or _dumps(folder, "train_data"))
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    kinds = [_dumps(folder, kind) for kind in ("rollout_data", "train_data")]
+    return [path for dumps in kinds for paths in dumps.values() for path in paths]
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Rollout by rollout."""
     rollouts, trained = _dumps(folder, "rollout_data"), _dumps(folder, "train_data")

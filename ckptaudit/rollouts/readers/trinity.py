@@ -67,6 +67,11 @@ def recognises(folder: Path) -> bool:
     return line is not None and "eid" in line and "prompt_length" in line
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return _databases(folder) or _line_files(folder)
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Database by database, or file by file."""
     for path in _databases(folder):
