@@ -51,15 +51,31 @@ def descriptions() -> Mapping[str, Description]:
     return {row.name: row for row in rows}
 
 
+@cache
 def description_of(name: str) -> Description | None:
-    """The description of a metric; None for one that this release does not know."""
-    return descriptions().get(name)
+    """The description of a metric; None for one that is not known.
+
+    What is not in the file may be a metric that was just added: then the metrics themselves are looked at.
+    """
+    if name in descriptions():
+        return descriptions()[name]
+    try:
+        metric = METRICS.get(name)
+    except ImportError:  # a report is made where torch is not, and of a release that has other metrics
+        return None
+    return None if metric is None else describe(metric)
 
 
 def scope_of(name: str) -> Scope | None:
-    """What a value of a metric is about; None for one that this release does not know."""
-    known = descriptions().get(name)
+    """What a value of a metric is about; None for one that is not known."""
+    known = description_of(name)
     return known.scope if known else None
+
+
+def over_of(name: str) -> Over | None:
+    """What runs are to each other that a metric compares; None for one that compares none."""
+    known = description_of(name)
+    return known.over if known else None
 
 
 def written() -> str:

@@ -18,7 +18,7 @@ from ckptaudit.report.appearance import bound_mark, first_few, margin_of, number
 from ckptaudit.report.appearance import margin as margin_against
 from ckptaudit.report.columns import Column, aligned
 from ckptaudit.report.failure import in_one_line, judged_as, remedy_of
-from ckptaudit.report.places import short_name
+from ckptaudit.report.places import names_a_weight, short_name
 from ckptaudit.report.runs import labels
 from ckptaudit.report.samples import sample_lines
 from ckptaudit.results.gate import answer
@@ -247,17 +247,12 @@ def _row(v: Verdict, names: dict[str, str], width: int, *, limit: bool) -> tuple
 def _tensor(v: Verdict, width: int) -> str:
     if not v.worst or v.worst == v.subject:
         return ""
-    name = printable(short_name(v.worst) if width < NARROW and _is_weight(v) else v.worst)
+    name = printable(short_name(v.worst) if width < NARROW and names_a_weight(v) else v.worst)
     return shortened(name, NAME) if v.reason else name
 
 
-def _is_weight(v: Verdict) -> bool:
-    known = description_of(v.metric)
-    return known is None or known.scope in ("matrix", "group", "runs")
-
-
 def _ranked_row(v: Verdict, ranked: Ranked, width: int, *, at_top: bool) -> tuple[str, ...]:
-    name = short_name(ranked.tensor) if width < NARROW and _is_weight(v) else ranked.tensor
+    name = short_name(ranked.tensor) if width < NARROW and names_a_weight(v) else ranked.tensor
     margin = "" if is_count(v.metric) else margin_against(ranked.value, v.limit_of(ranked.tensor), v.sign)
     reason = ranked.remark or (v.reason if at_top else "")
     return (number(ranked.value), "", margin, "", shortened(printable(name), NAME), printable(reason))

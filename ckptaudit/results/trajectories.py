@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
-from ckptaudit.metrics.descriptions import descriptions, scope_of
+from ckptaudit.metrics.descriptions import descriptions, over_of, scope_of
 from ckptaudit.pairing.runs import RunGroup
 from ckptaudit.results.records import MetricCurve, Siblings, StepRecord, Trajectory
 
@@ -21,7 +21,7 @@ def trajectory_of(group: RunGroup, measurements: Sequence[Measurement], verdicts
     order = group.order
     steps = [StepRecord(run.path, run.label, step) for run, step in zip(group.runs, order.steps, strict=True)]
     values = _by_metric(measurements, [step.tuned for step in steps])
-    among_siblings = {name for name, metric in descriptions().items() if metric.over == "siblings"}
+    among_siblings = {name for name in values if over_of(name) == "siblings"}
     return Trajectory(
         name=order.name,
         steps=tuple(steps),
@@ -35,7 +35,8 @@ def siblings_of(group: RunGroup, measurements: Sequence[Measurement], verdicts: 
     """How runs from one base agree, and which of them a check on their kinship names."""
     paths = [run.path for run in group.runs]
     values = _by_metric(measurements, paths)
-    names = [name for name, metric in descriptions().items() if metric.over == "siblings" and name in values]
+    known = dict.fromkeys([*descriptions(), *values])
+    names = [name for name in known if over_of(name) == "siblings" and name in values]
     named = {v.tuned for v in verdicts if v.metric == KINSHIP and v.outcome == "failed"}
     figures = {name: tuple(_mean(values[name].get(path, [])) for path in paths) for name in names}
     return Siblings(tuple(paths), tuple(path for path in paths if path in named), figures)
