@@ -117,7 +117,7 @@ def _lines(path: str) -> list[str]:
 
 def _cache() -> Line:
     try:
-        from ckptaudit.measurement.base_cache import open_cache
+        from ckptaudit.measurement.cache_location import open_cache
     except Exception as error:
         return Line("cache", f"not looked at, as the package does not load ({type(error).__name__})")
     try:
