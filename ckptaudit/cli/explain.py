@@ -139,7 +139,7 @@ def _parts(check: Check, subject: str, pair: ModelPair) -> list[JudgedMatrix]:
 
 def _is_set(check: Check, subject: str) -> bool:
     """Whether the subject is one of the probe sets that a verdict on probes ranks."""
-    from ckptaudit.metrics.behavior import set_of_subject
+    from ckptaudit.behavior.sets import set_of_subject
 
     return check.scope == "probes" and set_of_subject(subject) is not None
 

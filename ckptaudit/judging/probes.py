@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from ckptaudit.behavior.decisions import Decision, decide
+from ckptaudit.behavior.sets import EVERY_PROBE, set_of_subject
 from ckptaudit.behavior.statistics import Estimate
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import outcome_of, undecided
 from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
 from ckptaudit.metrics import Measurement
-from ckptaudit.metrics.behavior import EVERY_PROBE, set_of_subject
 
 SHOWN = 6
 """How many probe sets a verdict ranks."""

@@ -16,13 +16,14 @@ from ckptaudit.behavior.intervals import Interval, interval
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
+from ckptaudit.behavior.sets import EVERY_PROBE, subject_of_set
 from ckptaudit.behavior.tally import Tally, Watch
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.metrics import Measurement
-from ckptaudit.metrics.behavior import EVERY_PROBE, ProbeReading, label_of, probes_metric_of, subject_of_set
+from ckptaudit.metrics.behavior import ProbeReading, label_of, probes_metric_of
 from ckptaudit.pairing.runs import Run, RunGroup
 
 logger = logging.getLogger(__name__)

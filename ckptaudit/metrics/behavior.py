@@ -20,9 +20,6 @@ ProbesPer = Literal["probe_set", "probes"]
 FEWEST = 5
 """Probes below which nothing is estimated."""
 
-EVERY_PROBE, SET, NO_SET = "probes", "set ", "probes without a set"
-"""What a reading is about: all probes, the set of a name, or those that name none."""
-
 ANSWERING = frozenset(("greedy", "answers", "samples", "settings", "prefill"))
 """Passes in which models answer; of very many prompts only the first are."""
 
@@ -163,15 +160,3 @@ def probes_metric_of(name: str) -> ProbesMetric:
 def with_remark(reading: ProbeReading, remark: str) -> ProbeReading:
     """The reading with a further remark."""
     return replace(reading, remark="; ".join(filter(None, (reading.remark, remark))))
-
-
-def subject_of_set(name: str) -> str:
-    """What a reading of a probe set is about, as reports name it."""
-    return f"{SET}{name}" if name else NO_SET
-
-
-def set_of_subject(subject: str) -> str | None:
-    """The probe set that a reading is about; None of all probes together."""
-    if subject == NO_SET:
-        return ""
-    return subject.removeprefix(SET) if subject.startswith(SET) else None
