@@ -92,6 +92,7 @@ SLOW = (
     "parity",
     "pipeline/test_audit.py",
     "pipeline/test_devices.py",
+    "pipeline/test_other_device.py",
     "pipeline/test_named_causes.py",
     "pipeline/test_shards.py",
     "pipeline/test_workers.py",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.blind_updates import BlindUpdate, Census, census, census_among, sample
+from ckptaudit.linalg.blind_updates import BlindUpdate, Census, censuses, censuses_among, sample
 from ckptaudit.linalg.factors import ANGLE_ERROR, SMALL, Factors, direct_values, singular_values
 from ckptaudit.linalg.masks import in_top, share_in_top, visibly_changed
 from ckptaudit.linalg.parts import cached_property
@@ -129,15 +129,19 @@ class PairBatch:
         exponents = torch.frexp(largest).exponent.clamp(min=-1021)
         return torch.where(ordinary, torch.ones_like(largest), torch.ldexp(torch.ones_like(largest), exponents - 1))
 
+    @cached_property
+    def is_ordinary(self) -> bool:
+        """Whether `unit` is 1 for all of them."""
+        return bool((self.unit == 1.0).all())
+
     def _in_units(self, stored: Shaped[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
         wide = stored.double()
-        return wide if bool((self.unit == 1.0).all()) else wide / self.unit[:, None, None]
+        return wide if self.is_ordinary else wide / self.unit[:, None, None]
 
     @property
     def in_range(self) -> tuple[Shaped[Tensor, "batch m n"], Shaped[Tensor, "batch m n"]]:
         """Both sides as stored, or in units of `unit` where float64 goes beyond bf16's range."""
-        ordinary = bool((self.unit == 1.0).all())
-        return (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
+        return (self.stored_base, self.stored_tuned) if self.is_ordinary else (self.base, self.tuned)
 
     @cached_property
     def update(self) -> Float[Tensor, "batch m n"]:
@@ -272,14 +276,14 @@ class PairBatch:
     @cached_property
     def censuses(self) -> tuple[Census, ...]:
         """Of each matrix, how many weights of W0 lie in each binade."""
-        return tuple(census(weight) for weight in self.in_range[0])
+        return censuses(self.in_range[0])
 
     @cached_property
     def principal_binades(self) -> tuple[Tensor, ...]:
         """The same of the weights in the principal mask, of the same sample."""
         part = self.base_factors.part(self.mask_rank).abs().flatten(1)
         marked = in_top(part, count=int(ALPHA * part.shape[1]))[:, sample(self.m, self.n)]
-        return tuple(census_among(w, marks) for w, marks in zip(self.in_range[0], marked, strict=True))
+        return tuple(censuses_among(self.in_range[0], marked))
 
     @cached_property
     def blind(self) -> tuple[BlindUpdate, ...]:
@@ -293,7 +297,9 @@ class PairBatch:
     def precisions(self) -> tuple[int, ...]:
         """Of each matrix, the bits of precision that W1 was rounded to; a bf16 matrix may be stored as another."""
         bits = PRECISION.get(self.stored_tuned.dtype, 53)
-        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.in_range[1])
+        if bits == 8:
+            return (bits,) * len(self.stored_tuned)
+        return tuple(8 if known.on_grid else bits for known in censuses(self.in_range[1]))
 
     @property
     def grid(self) -> tuple[slice, slice]:
