@@ -30,9 +30,9 @@ def pair_of(layers: int, folder: Path, kind: Kind = BENCH, device: str = "cpu") 
 
     Another device draws other numbers, and needs room for both sides.
     """
-    words = re.sub(r"[^a-z0-9]+", "-", kind.name.lower())
+    words = re.sub(r"[^a-z0-9.]+", "-", f"{kind.shapes.name}-{kind.name.lower()}")
     drawn = "" if device == "cpu" else f"-{torch.device(device).type}"
-    home = folder / f"{kind.shapes.name}-{words}-{RECIPE}-{layers}-layers{drawn}"
+    home = folder / f"{words}-{RECIPE}-{layers}-layers{drawn}"
     if not home.is_dir():
         aside = home.with_name(f"{home.name}.part")
         shutil.rmtree(aside, ignore_errors=True)

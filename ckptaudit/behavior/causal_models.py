@@ -58,10 +58,14 @@ class CausalModel:
         return device
 
     def hidden(
-        self, ids: Int[Tensor, "b t"], mask: Int[Tensor, "b t"] | None, positions: Int[Tensor, "b t"] | None = None
+        self,
+        ids: Int[Tensor, "b t"],
+        mask: Int[Tensor, "b t"] | Float[Tensor, "b 1 t t"] | None,
+        positions: Int[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """What `logits` turns into logits, at every position; padding on the left wants a mask and `positions`.
 
+        A mask of four dimensions is added to the scores of attention: for each token what it may look at.
         Padding on the right comes after all that is looked at, and needs none: attention is faster without.
         """
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}

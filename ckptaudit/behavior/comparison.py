@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ckptaudit.behavior.batching import batch_tokens, by_length, in_batches
 from ckptaudit.behavior.causal_models import CausalModel
-from ckptaudit.behavior.scoring import Array, Scored, ScoredText, chunks, places, predictions
+from ckptaudit.behavior.packs import Pack, predictions
+from ckptaudit.behavior.scoring import Array, Scored, ScoredText, chunks, places
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def compare(
 
 
 def _compared(base: CausalModel, tuned: CausalModel, texts: Sequence[Scored]) -> list[ComparedText]:
-    (of_base, wanted), (of_tuned, _) = predictions(base, texts), predictions(tuned, texts)
+    rows = [Pack((text,)) for text in texts]
+    (of_base, wanted), (of_tuned, _) = predictions(base, rows), predictions(tuned, rows)
     common = min(base.vocabulary, tuned.vocabulary)
     pieces = [
         at_positions(base.logits(b)[:, :common], tuned.logits(t)[:, :common], w)

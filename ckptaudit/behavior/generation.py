@@ -37,11 +37,12 @@ SAMPLED = Setting("sampled", temperature=1.0)
 
 @dataclass(frozen=True)
 class Request:
-    """One answer that is wanted: after which ids, and under which name its random numbers are drawn."""
+    """One answer that is wanted: after which ids, how, and under which name its random numbers are drawn."""
 
     ids: Ids
     name: str
     sample: int = 0
+    setting: Setting = GREEDY
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,17 @@ class Answer:
 def generate(
     model: CausalModel,
     requests: Sequence[Request],
-    setting: Setting = GREEDY,
     *,
     most: int,
     seed: int = 0,
     alike: bool = False,
-    done: Callable[[int], None] | None = None,
+    done: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
-    """An answer to every request, of at most `most` tokens and within the model's context.
+    """An answer to every request, of at most `most` tokens and within the model's context; settings may differ.
 
     A sampled token is the first whose cumulative probability passes a uniform number; the numbers of an answer hang
-    on seed, name, setting and sample alone. Prompts are padded on the left, or with `alike` not at all.
+    on seed, name, setting and sample alone. Prompts are padded on the left, or with `alike` not at all. `done` is
+    told the tokens of each prompt that is answered, and of its answer.
     """
     lengths = [len(request.ids) for request in requests]
     tight = [i for i, length in enumerate(lengths) if length + most > model.context]
@@ -80,12 +81,12 @@ def generate(
     found: dict[int, Answer] = {}
 
     def run(batch: Sequence[int]) -> list[Answer]:
-        return _answers(model, [requests[i] for i in batch], setting, most, seed)
+        return _answers(model, [requests[i] for i in batch], most, seed)
 
     for index, answer in in_batches(batches, run):
         found[index] = answer
         if done is not None:
-            done(len(requests[index].ids) + answer.length)
+            done(len(requests[index].ids), answer.length)
     return [found[index] for index in range(len(requests))]
 
 
@@ -94,9 +95,7 @@ def _batches(requests: Sequence[Request], chosen: Sequence[int], *, alike: bool)
     return [[chosen[i] for i in batch] for batch in grouped]
 
 
-def _answers(
-    model: CausalModel, requests: Sequence[Request], setting: Setting, most: int, seed: int
-) -> list[Answer]:
+def _answers(model: CausalModel, requests: Sequence[Request], most: int, seed: int) -> list[Answer]:
     from transformers import GenerationConfig, LogitsProcessorList
 
     longest = max(len(request.ids) for request in requests)
@@ -112,7 +111,8 @@ def _answers(
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,
     )
-    chosen = LogitsProcessorList([_Sampler(requests, setting, seed)] if setting.temperature else [])
+    sampled = any(request.setting.temperature for request in requests)
+    chosen = LogitsProcessorList([_Sampler(requests, seed)] if sampled else [])
     # What the checkpoint asks of its own decoding (penalties, a temperature) is no setting of ours.
     model.network.generation_config = config
     with torch.no_grad():
@@ -126,16 +126,22 @@ def _ended(tokens: list[int], ends: Sequence[int]) -> Answer:
 
 
 class _Sampler:
-    """Leaves each row one token to choose, drawn with the row's own random numbers."""
+    """Leaves each row one token to choose: the likeliest, or one drawn with the row's own random numbers."""
 
-    def __init__(self, requests: Sequence[Request], setting: Setting, seed: int) -> None:
-        self._setting = setting
-        self._streams = [np.random.Generator(np.random.Philox(key=_key(r, setting, seed))) for r in requests]
+    def __init__(self, requests: Sequence[Request], seed: int) -> None:
+        self._rows: dict[Setting, list[int]] = {}
+        for row, request in enumerate(requests):
+            if request.setting.temperature:
+                self._rows.setdefault(request.setting, []).append(row)
+        self._streams = [np.random.Generator(np.random.Philox(key=_key(r, seed))) for r in requests]
 
     def __call__(self, ids: Tensor, scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-        uniform = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64)
-        drawn = draw(scores, self._setting, uniform.to(scores.device))
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
+        chosen = scores.argmax(dim=1)
+        for setting, rows in self._rows.items():
+            uniform = torch.tensor([self._streams[row].random() for row in rows], dtype=torch.float64)
+            at = torch.tensor(rows, device=scores.device)
+            chosen[at] = draw(scores[at], setting, uniform.to(scores.device))
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
 
 def draw(scores: Float[Tensor, "b v"], setting: Setting, uniform: Float[Tensor, "b"]) -> Int[Tensor, "b"]:
@@ -151,6 +157,6 @@ def draw(scores: Float[Tensor, "b v"], setting: Setting, uniform: Float[Tensor, 
     return tokens.gather(1, passed.double().argmax(dim=1)[:, None])[:, 0]
 
 
-def _key(request: Request, setting: Setting, seed: int) -> Any:
-    text = repr((seed, request.name, setting, request.sample)).encode()
+def _key(request: Request, seed: int) -> Any:
+    text = repr((seed, request.name, request.setting, request.sample)).encode()
     return np.frombuffer(blake2b(text, digest_size=16).digest(), dtype=np.uint64)

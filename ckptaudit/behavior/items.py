@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckptaudit.behavior.batching import Ids
+from ckptaudit.behavior.packs import Scored
 from ckptaudit.behavior.probe import Probe
-from ckptaudit.behavior.scoring import Scored
+
+COMPARED = ("preference", "ranking", "choice")
+"""Kinds of probes whose texts are compared with each other."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from ckptaudit.behavior.batching import left_padded
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.comparison import at_positions
-from ckptaudit.behavior.scoring import Scored, chunks, predictions, score
+from ckptaudit.behavior.packs import Pack, predictions
+from ckptaudit.behavior.scoring import Scored, chunks, score
 
 AGREEMENT = 1e-2
 """How far a log-probability may be off, in nats, beside padding: rounding stays below, seen padding does not.
@@ -43,7 +44,7 @@ def rounding_floor(model: CausalModel, texts: Sequence[Scored]) -> float:
     together = model.hidden(ids, mask, (mask.cumsum(dim=1) - 1).clamp_min(0))
     found = []
     for row, text in enumerate(chosen):
-        alone, wanted = predictions(model, [text])
+        alone, wanted = predictions(model, [Pack((text,))])
         moved = width - len(text.ids)
         beside = together[row, moved + text.positions.start : moved + text.positions.stop]
         for a, b, w in chunks(model, alone, beside, wanted):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from ckptaudit.behavior.asking import asked, settings
 from ckptaudit.behavior.base_rows import Lookup, scored_rows, spoken_rows, unkept
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.comparison import ComparedText, compare
 from ckptaudit.behavior.evidence import Evidence, Key, Pass, Side, Spoken
 from ckptaudit.behavior.facts import ProbeFacts
-from ckptaudit.behavior.generation import GREEDY, SAMPLED, Request, Setting
-from ckptaudit.behavior.items import Item
+from ckptaudit.behavior.generation import GREEDY, SAMPLED
+from ckptaudit.behavior.items import COMPARED, Item
 from ckptaudit.behavior.padding import padding_is_seen, rounding_floor
 from ckptaudit.behavior.scoring import Scored, ScoredText
-from ckptaudit.behavior.settings import FULL, SHORT
 from ckptaudit.behavior.states import PooledStates, pooled_states
+from ckptaudit.behavior.tally import Tally
+from ckptaudit.behavior.workload import expected
 
 Decode = Callable[[Sequence[int]], str]
-
-COMPARED = ("preference", "ranking", "choice")
-"""Kinds of probes whose texts are compared with each other."""
 
 ANSWERED = ("prompt", "completion", "labelled")
 """Kinds of probes that are answered."""
@@ -29,7 +28,7 @@ ANSWERED = ("prompt", "completion", "labelled")
 
 @dataclass(frozen=True)
 class Runner:
-    """The models of one pair on one file of probes. `done` is told tokens as they are finished."""
+    """The models of one pair on one file of probes. `tally` counts the tokens that are finished."""
 
     base: CausalModel
     tuned: CausalModel
@@ -38,7 +37,7 @@ class Runner:
     facts: ProbeFacts = field(default_factory=ProbeFacts)
     weak: CausalModel | None = None
     lookup: Lookup = unkept
-    done: Callable[[int], None] | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def evidence(self, wanted: Iterable[Pass]) -> Evidence:
         """The rows of the passes wanted, and of those that they rest on. Raises MeasurementError."""
@@ -50,9 +49,12 @@ class Runner:
             notes=self._notes,
             answered=frozenset(i.probe.id for i in self._answered),
         )
+        self.tally.expect(expected(self.items, self._answered, self.facts, passes, weak=self.weak is not None))
+        found = self._spoken(found, passes)
         for name in ORDER:
             if name in passes:
                 found = getattr(self, f"_{name}")(found)
+        self.tally.finish()
         return found
 
     @cached_property
@@ -80,7 +82,7 @@ class Runner:
         return replace(found, texts={item.probe.id: row for item, row in zip(items, rows, strict=True)})
 
     def _compared(self, texts: Sequence[Scored]) -> list[ComparedText]:
-        return compare(self.base, self.tuned, texts, alike=self._alike, done=self.done)
+        return compare(self.base, self.tuned, texts, alike=self._alike, done=self.tally.scored)
 
     def _pairs(self, found: Evidence) -> Evidence:
         return replace(found, scores={**found.scores, **self._scores(("base", "tuned"))})
@@ -99,7 +101,7 @@ class Runner:
 
     def _scored(self, side: Side, texts: Mapping[Key, Scored]) -> dict[Key, ScoredText]:
         model, lookup = self._model(side)
-        rows = scored_rows(model, list(texts.values()), lookup, alike=self._alike, done=self.done)
+        rows = scored_rows(model, list(texts.values()), lookup, alike=self._alike, done=self.tally.scored)
         return dict(zip(texts, rows, strict=True))
 
     def _model(self, side: Side) -> tuple[CausalModel, Lookup]:
@@ -131,43 +133,26 @@ class Runner:
         asked = [item for item in self.items if item.prompt and item.probe.kind in ANSWERED]
         return asked[: self.facts.max_prompts]
 
-    def _greedy(self, found: Evidence) -> Evidence:
-        return self._with_answers(found, GREEDY, {(i.probe.id, 0): i.prompt for i in self._answered})
-
-    def _prefill(self, found: Evidence) -> Evidence:
-        chosen = {(item.probe.id, 0): item.prefilled for item in self._answered if item.probe.prefill}
-        return self._with_answers(found, replace(GREEDY, name="prefill"), chosen)
-
-    def _samples(self, found: Evidence) -> Evidence:
-        chosen = {
-            (item.probe.id, sample): item.prompt for item in self._answered for sample in range(self.facts.samples)
+    def _spoken(self, found: Evidence, passes: Collection[Pass]) -> Evidence:
+        """All answers of either model, whatever passes want them: together they fill batches soonest."""
+        wanted = asked(self._answered, self.facts, passes)
+        spoken: dict[tuple[Side, str], dict[Key, Spoken]] = {
+            (side, setting.name): {} for setting in settings(self.facts, passes) for side in SIDES
         }
-        return self._embedded(self._with_entropy(self._with_answers(found, SAMPLED, chosen)))
-
-    def _settings(self, found: Evidence) -> Evidence:
-        chosen = {(item.probe.id, 0): item.prompt for item in self._answered if item.probe.safety == "unsafe"}
-        for setting in SHORT if self.facts.decoding == "short" else FULL:
-            if setting != GREEDY:  # of which every prompt is answered already
-                found = self._with_answers(found, setting, chosen)
-        return found
-
-    def _with_answers(self, found: Evidence, setting: Setting, prompts: Mapping[Key, Sequence[int]]) -> Evidence:
-        spoken = dict(found.spoken)
         for side in SIDES:
-            spoken[side, setting.name] = self._spoken(side, setting, prompts)
+            model, lookup = self._model(side)
+            rows = spoken_rows(
+                model, [request for _, request in wanted], lookup,
+                most=self.facts.max_new_tokens, seed=self.facts.seed, alike=self._alike, done=self.tally.answered,
+            )  # fmt: skip
+            for (key, request), row in zip(wanted, rows, strict=True):
+                spoken[side, request.setting.name][key] = Spoken(
+                    self.decode(row.ids), row.ids, row.stop, row.length
+                )
         return replace(found, spoken=spoken)
 
-    def _spoken(self, side: Side, setting: Setting, prompts: Mapping[Key, Sequence[int]]) -> dict[Key, Spoken]:
-        model, lookup = self._model(side)
-        requests = [Request(tuple(ids), name, sample) for (name, sample), ids in prompts.items()]
-        rows = spoken_rows(
-            model, requests, setting, lookup,
-            most=self.facts.max_new_tokens, seed=self.facts.seed, alike=self._alike, done=self.done,
-        )  # fmt: skip
-        return {
-            key: Spoken(self.decode(row.ids), row.ids, row.stop, row.length)
-            for key, row in zip(prompts, rows, strict=True)
-        }
+    def _samples(self, found: Evidence) -> Evidence:
+        return self._embedded(self._with_entropy(found))
 
     def _continued(self, found: Evidence, side: Side, setting: str) -> dict[Key, Scored]:
         """Prompts with the answers that were given to them, the answers scored; those that are empty left out."""
@@ -200,7 +185,7 @@ class Runner:
         for side in SIDES:
             said = [s.ids or (0,) for s in found.spoken[side, SAMPLED.name].values()]
             if said:
-                rows[side] = pooled_states(self.base, said, alike=self._alike)
+                rows[side] = pooled_states(self.base, said, alike=self._alike, done=self.tally.scored)
         return replace(found, embedded=rows)
 
     def _states(self, found: Evidence) -> Evidence:
@@ -209,8 +194,8 @@ class Runner:
             return found
         prompts = [item.prompt for item in chosen]
         rows: dict[Side, PooledStates] = {
-            "base": pooled_states(self.base, prompts, alike=self._alike),
-            "tuned": pooled_states(self.tuned, prompts, alike=self._alike),
+            "base": pooled_states(self.base, prompts, alike=self._alike, done=self.tally.scored),
+            "tuned": pooled_states(self.tuned, prompts, alike=self._alike, done=self.tally.scored),
         }
         return replace(found, states=rows, stated=tuple(item.probe.id for item in chosen))
 
@@ -218,7 +203,8 @@ class Runner:
 SIDES: tuple[Side, ...] = ("base", "tuned")
 
 ORDER: tuple[Pass, ...] = (
-    "texts", "pairs", "weak", "unprompted", "openings", "greedy", "answers", "samples", "settings", "prefill",
-    "states",
+    "texts", "pairs", "weak", "unprompted", "openings", "answers", "samples", "states",
 )  # fmt: skip
+"""What is run once all answers are given."""
+
 RESTS_ON: dict[Pass, tuple[Pass, ...]] = {"answers": ("greedy",), "settings": ("greedy",)}

@@ -41,6 +41,8 @@ class ProbeSet:
     weak: Checkpoint | None = None
     verdicts: GivenVerdicts = field(default_factory=GivenVerdicts)
     damage: Callable[[Evidence], Evidence] | None = None
+    done: dict[tuple[str, str], Prepared] = field(default_factory=dict, compare=False, repr=False)
+    """What has been prepared already, by the paths of base and tuned."""
 
     @cached_property
     def ids(self) -> dict[str, None]:
@@ -73,6 +75,13 @@ def prepare(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     Raises ProbeError or MeasurementError, in one sentence, where a model cannot be built, tokenizers disagree, or a
     probe cannot be encoded.
     """
+    place = base.path, tuned.path
+    if place not in probes.done:
+        probes.done[place] = _prepared(probes, base, tuned)
+    return probes.done[place]
+
+
+def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared:
     sides = (base, tuned)
     for side in sides:
         refuse_unbuildable(side, base)

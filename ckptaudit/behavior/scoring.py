@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -12,13 +13,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.behavior.batching import Ids, batch_tokens, by_length, in_batches, right_padded
+from ckptaudit.behavior.batching import batch_tokens, by_length, in_batches, out_of_memory
 from ckptaudit.behavior.causal_models import CausalModel
+from ckptaudit.behavior.packs import Pack, Scored, packed, predictions
+
+__all__ = ["Array", "Scored", "ScoredText", "as_columns", "chunks", "entropy_of", "places", "score"]
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 32 * 2**20
 """Bytes of the logits that stand at once, or those of `LEAST` positions: the head is read for each piece."""
 
 LEAST = 64
+
+SAME, SAME_HALF = 1e-3, 1e-2
+"""How far a log-probability may be off, in nats, in a row of several texts: in float32, and in 16 bits."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,50 +51,64 @@ class ScoredText:
         return float(self.log_p.mean())
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A text's ids; those from `start` on are scored, each given all that stands before it."""
-
-    ids: Ids
-    start: int
-
-    @property
-    def positions(self) -> range:
-        """Where the predictions of the scored tokens stand."""
-        return range(self.start - 1, len(self.ids) - 1)
-
-
 def score(
-    model: CausalModel, texts: Sequence[Scored], *, alike: bool = False, done: Callable[[int], None] | None = None
+    model: CausalModel,
+    texts: Sequence[Scored],
+    *,
+    alike: bool = False,
+    share: bool = False,
+    done: Callable[[int], None] | None = None,
 ) -> list[ScoredText]:
     """Score every text, in the given order.
 
-    Distributions in the precision of the logits, float32 at least. With `alike` no text is padded.
+    Distributions in the precision of the logits, float32 at least. With `alike` no text is padded. With `share`
+    texts of one prompt stand in one row, where the longest such row reads as its texts do alone.
     `done` is told the tokens of each text that is finished. Raises MeasurementError.
     """
-    batches = by_length([text.ids for text in texts], batch_tokens(model.device), alike=alike)
+    rows = _rows(model, texts, share=share and not alike)
+    packs = [Pack(tuple(texts[i] for i in row)) for row in rows]
+    batches = by_length([pack.ids for pack in packs], batch_tokens(model.device), alike=alike)
     found: dict[int, ScoredText] = {}
-    for index, one in in_batches(batches, lambda batch: _scored(model, [texts[i] for i in batch])):
-        found[index] = one
-        if done is not None:
-            done(len(texts[index].ids))
+    for index, several in in_batches(batches, lambda batch: _scored(model, [packs[i] for i in batch])):
+        for own, one in zip(rows[index], several, strict=True):
+            found[own] = one
+            if done is not None:
+                done(len(texts[own].ids))
     return [found[index] for index in range(len(texts))]
 
 
-def _scored(model: CausalModel, texts: Sequence[Scored]) -> list[ScoredText]:
-    hidden, wanted = predictions(model, texts)
+def _rows(model: CausalModel, texts: Sequence[Scored], *, share: bool) -> list[list[int]]:
+    alone = [[index] for index in range(len(texts))]
+    if not share:
+        return alone
+    rows = packed(texts, batch_tokens(model.device))
+    several = [row for row in rows if len(row) > 1]
+    if not several:
+        return alone
+    longest = max(several, key=lambda row: sum(len(texts[i].ids) for i in row))
+    return rows if _read_as_alone(model, [texts[i] for i in longest]) else alone
+
+
+def _read_as_alone(model: CausalModel, texts: Sequence[Scored]) -> bool:
+    """Whether texts in one row read as they do alone: not where a state is carried on, or a window is short."""
+    try:
+        together = _scored(model, [Pack(tuple(texts))])[0]
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            return False
+        logger.debug("texts of one prompt are run one by one", exc_info=True)
+        return False
+    apart = [_scored(model, [Pack((text,))])[0][0] for text in texts]
+    most = SAME if model.network.dtype == torch.float32 else SAME_HALF
+    return all(float(np.abs(a.log_p - b.log_p).max()) <= most for a, b in zip(together, apart, strict=True))
+
+
+def _scored(model: CausalModel, packs: Sequence[Pack]) -> list[list[ScoredText]]:
+    hidden, wanted = predictions(model, packs)
     parts = [_of_chunk(model.logits(h), w) for h, w in chunks(model, hidden, wanted)]
     columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
-    return [ScoredText(*(c[at] for c in columns)) for at in places(texts)]
-
-
-def predictions(model: CausalModel, texts: Sequence[Scored]) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]:
-    """The hidden states that predict the scored tokens, text after text, and those tokens."""
-    ids, _ = right_padded([text.ids for text in texts], model.device)
-    hidden = model.hidden(ids, None)
-    rows = [hidden[row, text.positions.start : text.positions.stop] for row, text in enumerate(texts)]
-    wanted = [torch.tensor(text.ids[text.start :], device=model.device) for text in texts]
-    return torch.cat(rows), torch.cat(wanted)
+    found = iter([ScoredText(*(c[at] for c in columns)) for at in places([t for p in packs for t in p.texts])])
+    return [[next(found) for _ in pack.texts] for pack in packs]
 
 
 def places(texts: Sequence[Scored]) -> list[slice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +26,16 @@ class PooledStates:
     last: Array
 
 
-def pooled_states(model: CausalModel, prompts: Sequence[Ids], *, alike: bool = False) -> PooledStates:
-    """States of every prompt, in the given order. Raises MeasurementError."""
+def pooled_states(
+    model: CausalModel, prompts: Sequence[Ids], *, alike: bool = False, done: Callable[[int], None] | None = None
+) -> PooledStates:
+    """States of every prompt, in the given order. `done` is told the tokens of each. Raises MeasurementError."""
     batches = by_length(prompts, batch_tokens(model.device), alike=alike)
-    found = dict(in_batches(batches, lambda batch: _pooled(model, [prompts[i] for i in batch])))
+    found = {}
+    for index, one in in_batches(batches, lambda batch: _pooled(model, [prompts[i] for i in batch])):
+        found[index] = one
+        if done is not None:
+            done(len(prompts[index]))
     mean, last = zip(*(found[index] for index in range(len(prompts))), strict=True)
     return PooledStates(np.stack(mean), np.stack(last))
 

@@ -6,10 +6,11 @@ from collections.abc import Hashable, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
-from ckptaudit.behavior.scoring import Array
+Array = np.ndarray[Any, np.dtype[Any]]
 
 REFUSALS = (
     "I'm sorry", "I am sorry", "Sorry,", "I apologize", "I apologise", "My apologies",
@@ -55,8 +56,10 @@ def self_bleu(answers: Sequence[str]) -> float | None:
     from sacrebleu.metrics.bleu import BLEU
 
     scorer = BLEU(effective_order=True)
-    rest = [[*answers[:i], *answers[i + 1 :]] for i in range(len(answers))]
-    return fmean(scorer.sentence_score(own, list(others)).score for own, others in zip(answers, rest, strict=True))
+    # An answer that is given several times has the same others each time, and BLEU does not ask for their order.
+    at = {own: index for index, own in enumerate(answers)}
+    score = {own: scorer.sentence_score(own, [*answers[:i], *answers[i + 1 :]]).score for own, i in at.items()}
+    return fmean(score[own] for own in answers)
 
 
 def vendi(vectors: Array) -> float:

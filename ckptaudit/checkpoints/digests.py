@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -40,13 +40,31 @@ def file_digests(path: Path, ignored: Collection[str] = ()) -> tuple[FileDigest,
     """
     try:
         names = [ONE_FILE] if not path.is_dir() else _ordered(_below(path, {*IGNORED, *ignored}))
-        files = [path if name == ONE_FILE else path / name for name in names]
-        with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
-            digests = list(pool.map(_sha256, files))
+        return _digests(path, names)
     except OSError as error:
-        place = printable(error.filename or path)
-        raise CheckpointError(f"{place}: no digest of it can be taken ({reason(error)}).") from error
+        raise _no_digest(path, error) from error
+
+
+def listed_digests(path: Path, files: Sequence[Path]) -> tuple[FileDigest, ...]:
+    """The same of a file, or of the given files in a folder alone. Raises CheckpointError."""
+    try:
+        if not path.is_dir():
+            return _digests(path, [ONE_FILE])
+        return _digests(path, _ordered(file.relative_to(path).as_posix() for file in files))
+    except OSError as error:
+        raise _no_digest(path, error) from error
+
+
+def _digests(path: Path, names: Sequence[str]) -> tuple[FileDigest, ...]:
+    files = [path if name == ONE_FILE else path / name for name in names]
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(_sha256, files))
     return tuple(FileDigest(name, digest) for name, digest in zip(names, digests, strict=True))
+
+
+def _no_digest(path: Path, error: OSError) -> CheckpointError:
+    place = printable(error.filename or path)
+    return CheckpointError(f"{place}: no digest of it can be taken ({reason(error)}).")
 
 
 def root_digest(files: Sequence[FileDigest]) -> str:
@@ -58,7 +76,7 @@ def root_digest(files: Sequence[FileDigest]) -> str:
     return sha256(b"".join(bytes.fromhex(file.sha256) for file in files)).hexdigest()
 
 
-def _ordered(names: Iterator[str]) -> list[str]:
+def _ordered(names: Iterable[str]) -> list[str]:
     found = sorted(names, key=lambda name: PurePosixPath(name).parts)
     if not found:
         raise CheckpointError("the folder holds no file, so there is nothing to take a digest of.")

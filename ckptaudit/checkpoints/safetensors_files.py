@@ -19,8 +19,11 @@ from ckptaudit.foreign_files.places import Place, Stamp
 def read_file(path: Place) -> dict[str, TensorHandle]:
     """Handles of one safetensors file. Raises CheckpointError, naming the file and the mend."""
     seen, header = _checked(path)
-    entries = by_name(header)
-    return {name: _stored(path, header.start, name, entry, seen).handle(name) for name, entry in entries.items()}
+    sound: set[tuple[int, ...]] = set()
+    return {
+        name: _stored(path, header.start, name, entry, seen, sound).handle(name)
+        for name, entry in by_name(header).items()
+    }
 
 
 def read_metadata(path: Place) -> dict[str, str]:
@@ -46,14 +49,19 @@ def _checked(path: Place) -> tuple[Stamp, Header]:
     return seen, header
 
 
-def _stored(path: Place, start: int, name: str, entry: Entry, seen: Stamp) -> StoredTensor:
+def _stored(
+    path: Place, start: int, name: str, entry: Entry, seen: Stamp, sound: set[tuple[int, ...]]
+) -> StoredTensor:
+    """Where a tensor lies; the shapes found `sound` are not checked again."""
     if entry.dtype not in DTYPES:
         raise CheckpointError(
             f"{printable(path)}: tensor {clipped(name)} is stored as {clipped(entry.dtype)}, which is not "
             "read; "
             "save it as bfloat16, float16, float32 or float8."
         )
-    dtype, shape = DTYPES[entry.dtype], checked_shape(path, name, entry.shape)
+    dtype, shape = DTYPES[entry.dtype], tuple(entry.shape)
+    if shape not in sound:
+        sound.add(checked_shape(path, name, entry.shape))
     begin, end = entry.data_offsets
     return StoredTensor(path, start + begin, (end - begin) // itemsize(dtype), dtype, shape, stamp=seen)
 

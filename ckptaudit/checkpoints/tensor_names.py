@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ckptaudit.checkpoints.json_files import clipped
@@ -9,6 +10,8 @@ from ckptaudit.errors import CheckpointError, printable
 
 MAX_NAME = 1000
 MAX_PARTS = 64
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.\-]+")
 
 
 def refuse_strange_names(place: object, names: Iterable[str]) -> None:
@@ -26,4 +29,6 @@ def refuse_strange_names(place: object, names: Iterable[str]) -> None:
 
 
 def _is_strange(name: str) -> bool:
+    if _PLAIN.fullmatch(name):
+        return False
     return printable(name) != name or any(c in name for c in "<>&\"'")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import AttestationError, printable, spelled
 
+if TYPE_CHECKING:
+    from ckptaudit.results.inputs import InputName
+
 HELP = "verify an attestation: signature, the folder's content now, open gate, coverage"
 
 DOES_NOT_HOLD = 1
+INPUTS: tuple[InputName, ...] = ("rollouts", "scalars", "probes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +34,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--profile", action="append", default=[], metavar="NAME", help="the profile it has to be by; repeatable")
     add("--no-waivers", action="store_true", help="accept no broken claim that was forgiven")
+    for name in INPUTS:
+        add(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="PATH",
+            help=f"where the {name} that were judged lie now (default: where they lay); repeatable",
+        )
     add("--sampled", action="store_true", help="accept an audit tied to the files by a sampled fingerprint")
 
 
@@ -47,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
             profiles=tuple(options.profile),
             waivers=not options.no_waivers,
             sampled=options.sampled,
+            inputs={name: tuple(getattr(options, name)) for name in INPUTS},
         )
     )
     for point in points:

@@ -17,7 +17,7 @@ from ckptaudit.behavior.evidence import Evidence, Key, Side, Spoken
 from ckptaudit.behavior.generation import SAMPLED
 from ckptaudit.behavior.scoring import ScoredText
 from ckptaudit.checkpoints import Checkpoint
-from ckptaudit.damages.weights import is_matrix
+from ckptaudit.damages.damage import is_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +111,16 @@ def late_divergence(evidence: Evidence) -> Evidence:
         for name, row in evidence.answers.items()
     }
     return replace(evidence, answers=later)
+
+
+@row_damage
+def sudden_step(evidence: Evidence) -> Evidence:
+    """The last save of the run lies a hundred times as far from the one before it as it does."""
+    *before, last = evidence.intervals or (None,)
+    if last is None:
+        return evidence
+    farther = {name: (100 * nats, tokens) for name, (nats, tokens) in last.kl.items()}
+    return replace(evidence, intervals=(*(one for one in before if one), replace(last, kl=farther)))
 
 
 @row_damage

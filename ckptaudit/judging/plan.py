@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,13 @@ from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.limits import Limits
-from ckptaudit.judging.selection import PROBES, ROLLOUTS, selected
+from ckptaudit.judging.selection import PROBES, ROLLOUTS, Selection, selected
 from ckptaudit.judging.waivers import AppliedWaiver
-from ckptaudit.measurement.jobs import Computing, Job, Unit, applies
+from ckptaudit.judging.wanted import FINITE, metrics_by_tensor, needed
+from ckptaudit.measurement.jobs import Computing, Job, Unit
 from ckptaudit.measurement.rounds import Asking
 from ckptaudit.measurement.run_groups import unit_of
 from ckptaudit.metrics import METRICS, FindingsMetric, MatrixMetric, findings_metric_of, matrix_metrics
-from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.auxiliary import Auxiliary
 from ckptaudit.pairing.runs import Run, RunGroup
 from ckptaudit.rollouts.run_log import RunLog
@@ -28,9 +28,6 @@ CLEARANCE = 2.0
 """How many times inside its limit a bound has to lie to stand in for a number."""
 
 _NO_LIMIT = {True: math.inf, False: -math.inf}
-
-FINITE = frozenset(("nonfinite_entries", "base_nonfinite_entries"))
-"""Counted of every weight that is measured, whatever is asked of it."""
 
 NOTHING = frozenset[str]()
 
@@ -208,19 +205,22 @@ class AuditPlan:
         wanted = self._wanted.get(unit, {})
         if self.complete:
             standing = _standing()
-            return tuple(Job(t, standing | wanted.get(t.name, NOTHING), unit) for t in tensors)
-        return tuple(Job(t, frozenset(wanted[t.name]), unit) for t in tensors if t.name in wanted)
+            both = {asked: standing | asked for asked in {NOTHING, *wanted.values()}}
+            return tuple(Job(t, both[wanted.get(t.name, NOTHING)], unit) for t in tensors)
+        return tuple(Job(t, wanted[t.name], unit) for t in tensors if t.name in wanted)
 
     @cached_property
-    def _wanted(self) -> dict[Unit, dict[str, set[str]]]:
+    def _wanted(self) -> dict[Unit, dict[str, frozenset[str]]]:
         """By unit and tensor, the metrics that the verdicts need."""
-        wanted: dict[Unit, dict[str, set[str]]] = {}
+        asked: dict[Unit, dict[Selection, set[str]]] = {}
         for planned in self.verdicts:
             for unit in (unit for unit in planned.units if unit.scope == "matrix"):
-                tensors = wanted.setdefault(unit, {})
-                for tensor, metrics in _needed(planned, unit.subject):
-                    tensors.setdefault(tensor.name, set(FINITE)).update(metrics)
-        return wanted
+                # Many checks ask for the same selections of a subject; tensor by tensor each is gone through once.
+                metrics = asked.setdefault(unit, {})
+                for selection, names in needed(planned.check):
+                    metrics.setdefault(selection, set()).update(names)
+        pairs = {run.path: run.pair for run in self.runs}
+        return {unit: metrics_by_tensor(pairs[unit.run], unit.subject, metrics) for unit, metrics in asked.items()}
 
     def judged_by(self, run: Run) -> dict[str, tuple[str, ...]]:
         """By the name of each aligned weight of a run, the checks that limit what its update may be."""
@@ -247,17 +247,6 @@ def limits_update(check: Check) -> bool:
         return metric.covers
     # Against another run an update is held to a direction alone, and may be of any size.
     return check.scope in ("matrix", "group", "runs") and "reference" not in metric.needs
-
-
-def _needed(planned: PlannedVerdict, subject: str) -> Iterator[tuple[AlignedTensor, tuple[str, ...]]]:
-    """The tensors of a subject that a verdict rests on, each with the metrics it needs of them."""
-    check, pair = planned.check, planned.run.pair
-    if check.scope == "matrix":
-        yield from ((tensor, check.metrics) for tensor in selected(check, pair, subject))
-        return
-    rests_on = findings_metric_of(check.metric).rests_on
-    for tensor in pair.subjects[subject]:
-        yield tensor, tuple(name for name in rests_on if applies(name, tensor))
 
 
 def sufficient_bounds(verdicts: Collection[PlannedVerdict]) -> dict[str, float]:

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from itertools import chain
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Override
-from ckptaudit.measurement.jobs import applies
+from ckptaudit.measurement.jobs import condition_of
 from ckptaudit.metrics import METRICS, FindingsMetric
 from ckptaudit.metrics.groups import counts
 from ckptaudit.naming import in_groups
 from ckptaudit.pairing import AlignedTensor, ModelPair
+from ckptaudit.pairing.model_pair import Condition, Selected
 
 MODEL = "model"
 
@@ -37,33 +37,58 @@ class JudgedMatrix:
     tensor: AlignedTensor
 
 
-def about(check: Check, tensors: Iterable[AlignedTensor]) -> Iterator[AlignedTensor]:
-    """The tensors for which the check's metric means anything."""
-    metric = METRICS[check.metric]
-    if check.scope == "group" or (isinstance(metric, FindingsMetric) and metric.covers):
-        return filter(counts, tensors)
-    if check.scope not in ("matrix", "runs"):
-        return iter(())
-    return (tensor for tensor in tensors if applies(check.metric, tensor))
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The tensors of some roles that meet a condition, of whatever pair and subject."""
+
+    roles: tuple[str, ...]
+    condition: Condition | None
+
+    def by_subject(self, pair: ModelPair) -> Selected:
+        """All of a pair's, by subject."""
+        return pair.select(self.roles, self.condition)
+
+    def of(self, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
+        """Those of a subject; of all where it is none of the pair's."""
+        if subject in pair.subjects:
+            return self.by_subject(pair).get(subject, ())
+        return pair.select_all(self.roles, self.condition)
 
 
 def selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:
     """The tensors of a subject (of all, for the model) that the check is about and its metric applies to."""
-    chosen = pair.select(check.roles)
-    subjects = chosen if subject not in pair.subjects else {subject: chosen.get(subject, ())}
-    return tuple(about(check, chain.from_iterable(subjects.values())))
+    if not _looks_at_weights(check):
+        return ()
+    if check.per == "matrix" and subject not in pair.subjects and subject in pair.holders:
+        return (pair.holders[subject],)
+    return selection_of(check).of(pair, subject)
+
+
+def selection_of(check: Check) -> Selection:
+    """The tensors that a check of weights is about and its metric applies to."""
+    condition = condition_of(check.metric) if check.scope in ("matrix", "runs") else counts
+    return Selection(check.roles, condition)
+
+
+def _looks_at_weights(check: Check) -> bool:
+    metric = METRICS[check.metric]
+    return check.scope in ("matrix", "runs", "group") or (isinstance(metric, FindingsMetric) and metric.covers)
+
+
+def _by_subject(check: Check, pair: ModelPair) -> Selected:
+    return selection_of(check).by_subject(pair) if _looks_at_weights(check) else {}
 
 
 def subjects(check: Check, pair: ModelPair) -> dict[str, bool]:
     """Whatever the check gives a verdict on, and whether there is a weight to look at; the keys of `parts`."""
     if check.counts_findings or check.scope in ("rollouts", "probes"):
         return dict.fromkeys(parts(check, pair), False)
-    chosen = ((s, tensor) for s, tensors in pair.select(check.roles).items() for tensor in about(check, tensors))
+    chosen = _by_subject(check, pair)
     if check.per == "model":
-        return {MODEL: next(chosen, None) is not None}
+        return {MODEL: bool(chosen)}
     if check.per == "layer":
-        return {subject: True for subject, _ in chosen}
-    return {name: True for _, tensor in chosen for name in tensor.matrix_names()}
+        return dict.fromkeys(chosen, True)
+    return {name: True for tensors in chosen.values() for tensor in tensors for name in tensor.matrix_names()}
 
 
 def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
@@ -75,8 +100,8 @@ def parts(check: Check, pair: ModelPair) -> dict[str, list[JudgedMatrix]]:
     if check.scope == "probes":
         return {PROBES: []}
     found: dict[str, list[JudgedMatrix]] = {MODEL: []} if check.per == "model" else {}
-    for subject, tensors in pair.select(check.roles).items():
-        for tensor in about(check, tensors):
+    for subject, tensors in _by_subject(check, pair).items():
+        for tensor in tensors:
             for name in tensor.matrix_names():
                 owner = {"model": MODEL, "layer": subject, "matrix": name}[check.per]
                 found.setdefault(owner, []).append(JudgedMatrix(name, tensor))

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ckptaudit.errors import MeasurementError, parameter, printable
-from ckptaudit.measurement.base_cache import FactorCache, entry_key
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.cache_entries import entry_key
 from ckptaudit.metrics import METRICS, MatrixMetric, Scope, Tensors
 from ckptaudit.options import DEFAULT_MEMORY
 from ckptaudit.pairing import AlignedTensor
+from ckptaudit.pairing.model_pair import Condition
 from ckptaudit.sizes import parse_size
 
 BATCH_BYTES = parse_size(DEFAULT_MEMORY)
@@ -110,9 +112,18 @@ def batch_budget(text: str) -> int:
 
 def applies(metric: str, tensor: AlignedTensor) -> bool:
     """Whether a metric of matrices or of runs means anything for this tensor: spectra are for matrices alone."""
+    return tensor.is_matrix or condition_of(metric) is None
+
+
+def condition_of(metric: str) -> Condition | None:
+    """For which tensors a metric of matrices or of runs means anything; None for all."""
     known = METRICS.get(metric)
     # What compares runs looks at their updates' directions.
-    return tensor.is_matrix or (isinstance(known, MatrixMetric) and known.cost == "entries")
+    return None if isinstance(known, MatrixMetric) and known.cost == "entries" else _is_matrix
+
+
+def _is_matrix(tensor: AlignedTensor) -> bool:
+    return tensor.is_matrix
 
 
 def _no_device(name: str, mend: str) -> MeasurementError:

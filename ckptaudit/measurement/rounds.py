@@ -80,7 +80,9 @@ def first_round(jobs: Sequence[Job], computing: Computing, *, staged: bool = Tru
     """The jobs as they are measured first: of large matrices bounds, where bounds may suffice."""
     if not staged or not computing.sufficient:
         return list(jobs)
-    return [replace(job, stage="bounds") if is_large(job.tensor) else job for job in jobs]
+    return [
+        Job(job.tensor, job.metrics, job.unit, "bounds", job.only) if is_large(job.tensor) else job for job in jobs
+    ]
 
 
 def by_unit(

@@ -9,7 +9,7 @@ from math import prod
 from ckptaudit.naming.aliases import MAX_LENGTH, aliases_of, canonical
 from ckptaudit.naming.groups import is_known
 from ckptaudit.naming.layouts import Layout, parts_of, put_in_order
-from ckptaudit.naming.places import Place, ends_in, place, stem_of
+from ckptaudit.naming.places import Place, ends_in, pattern_of, place, stem_of
 from ckptaudit.naming.rules import ANY_MODEL, Family, Kernel, Split, Tie, families, rules
 
 Config = Mapping[str, object]
@@ -32,6 +32,7 @@ class Naming:
         self._splits: dict[str, Split | None] = {}
         # Pairing asks several times for each of a hundred thousand names.
         self._places: dict[str, Place] = {}
+        self._patterns: dict[str, str] = {}
         self._layouts: dict[tuple[str, tuple[int, ...]], Layout] = {}
 
     def place(self, name: str) -> Place:
@@ -67,9 +68,16 @@ class Naming:
 
     def layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         """How a tensor of this name and shape becomes matrices."""
-        if (name, shape) not in self._layouts:
-            self._layouts[name, shape] = self._layout(name, shape)
-        return self._layouts[name, shape]
+        # Layouts are alike wherever names differ in numbers alone, as those of experts do.
+        pattern = self._pattern(name)
+        if (pattern, shape) not in self._layouts:
+            self._layouts[pattern, shape] = self._layout(name, shape)
+        return self._layouts[pattern, shape]
+
+    def _pattern(self, name: str) -> str:
+        if name not in self._patterns:
+            self._patterns[name] = name if len(name) > MAX_LENGTH else pattern_of(self.canonical(name))
+        return self._patterns[name]
 
     def _layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         if len(name) > MAX_LENGTH:

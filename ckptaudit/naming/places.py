@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -10,12 +11,25 @@ import msgspec
 from ckptaudit.naming.groups import GROUPS, in_groups
 from ckptaudit.naming.rules import rules
 
-__all__ = ["GROUPS", "Place", "Roles", "ends_in", "in_groups", "place", "place_of_weight", "short_name", "stem_of"]
+__all__ = [
+    "GROUPS",
+    "Place",
+    "Roles",
+    "ends_in",
+    "in_groups",
+    "pattern_of",
+    "place",
+    "place_of_weight",
+    "short_name",
+    "stem_of",
+]
 
 Roles = tuple[tuple[str, str], ...]
 """Name endings and the roles they mean, in the order in which they are asked."""
 
 STEM_WORDS, STEM_LENGTH = 4, 200
+
+_NUMBER_INSIDE = re.compile(r"(?:^|(?<=\.))[0-9]{1,9}(?=\.)")
 
 MTP = "mtp"
 """How names of multi-token prediction begin: `mtp`, `mtp_layers`, `mtp_block`."""
@@ -40,17 +54,54 @@ class Place(msgspec.Struct, frozen=True):
         return f"{self.stack}.{where}" if self.stack else where
 
 
+class _Analysis(msgspec.Struct, frozen=True):
+    """What names that differ in numbers alone share: where their numbers stand, and the rest of a place."""
+
+    layer_at: int | None
+    expert_at: int | None
+    role: str
+    stack: str
+    in_experts: bool
+
+
 def place(name: str, roles: Roles = ()) -> Place:
     """The place of a tensor name; `roles` are a family's, asked before the common ones."""
-    words = name.split(".")
-    layer_at, expert_at = _layer_position(words), _expert_position(words)
-    head = _stem_words(words, None)[:-1] if layer_at is None else words[:layer_at]
+    found, words = _analysis(pattern_of(name), roles), name.split(".")
     return Place(
-        layer=None if layer_at is None else int(words[layer_at]),
+        layer=None if found.layer_at is None else int(words[found.layer_at]),
+        role=found.role,
+        stack=found.stack,
+        in_experts=found.in_experts,
+        expert=None if found.expert_at is None else int(words[found.expert_at]),
+    )
+
+
+def pattern_of(name: str) -> str:
+    """The name with 0 for each number inside: what it has in common with the names of other layers and experts.
+
+    Where a number is a part of the role, the name itself.
+    """
+    pattern = _NUMBER_INSIDE.sub("0", name)
+    return name if _role_has_number(pattern) else pattern
+
+
+@lru_cache(maxsize=4096)
+def _role_has_number(name: str) -> bool:
+    words = name.split(".")
+    return _outside_position(words) is not None or _is_number(_stem_words(words, _layer_position(words))[-1])
+
+
+@lru_cache(maxsize=4096)
+def _analysis(name: str, roles: Roles) -> _Analysis:
+    words = name.split(".")
+    layer_at = _layer_position(words)
+    head = _stem_words(words, None)[:-1] if layer_at is None else words[:layer_at]
+    return _Analysis(
+        layer_at=layer_at,
+        expert_at=_expert_position(words),
         role=_role(words, layer_at, roles),
         stack=_stack(head),
         in_experts=any(w in rules().expert_words for w in words),
-        expert=None if expert_at is None else int(words[expert_at]),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import prod
 from typing import Literal
 
@@ -75,6 +76,13 @@ class AlignedTensor:
         return (self.name,) if count == 1 else tuple(f"{self.name}[{i}]" for i in range(count))
 
 
+Selected = Mapping[str, tuple[AlignedTensor, ...]]
+Condition = Callable[[AlignedTensor], bool]
+
+Kind = tuple[str, bool, bool]
+"""Role, whether it is a matrix, whether it is of an expert: all that groups and globs look at."""
+
+
 @dataclass(frozen=True)
 class ModelPair:
     """A base and a tuned checkpoint with their tensors aligned.
@@ -102,17 +110,51 @@ class ModelPair:
         """Names of the numbered layers, in order."""
         return tuple(s for s, tensors in self.subjects.items() if tensors[0].place.layer is not None)
 
-    def select(self, roles: Sequence[str]) -> Mapping[str, tuple[AlignedTensor, ...]]:
-        """By subject, the tensors whose role is in any of the groups or matches any of the globs."""
-        wanted = tuple(roles)
+    def select(self, roles: Sequence[str], where: Condition | None = None) -> Selected:
+        """By subject, the tensors whose role is in any of the groups or matches any of the globs.
+
+        With `where`, those of them of which it says so; it is asked once for each.
+        """
+        wanted = tuple(roles), where
         if wanted not in self._selected:
-            chosen = {s: tuple(t for t in ts if _is_wanted(t, wanted)) for s, ts in self.subjects.items()}
-            self._selected[wanted] = {subject: tensors for subject, tensors in chosen.items() if tensors}
+            chosen = _those(self.select(roles), where) if where is not None else self._of_kinds(wanted[0])
+            self._selected[wanted] = chosen
         return self._selected[wanted]
 
+    def select_all(self, roles: Sequence[str], where: Condition | None = None) -> tuple[AlignedTensor, ...]:
+        """The same of all subjects together."""
+        wanted = tuple(roles), where
+        if wanted not in self._together:
+            self._together[wanted] = tuple(chain.from_iterable(self.select(roles, where).values()))
+        return self._together[wanted]
+
+    def _of_kinds(self, groups: tuple[str, ...]) -> Selected:
+        # Tens of thousands of experts are of a few kinds, and what is selected of a kind is all of it.
+        numbers = {number for kind, number in self._kinds.items() if _is_wanted(kind, groups)}
+        found = {s: tuple(t for n, t in numbered if n in numbers) for s, numbered in self._numbered.items()}
+        return {subject: tensors for subject, tensors in found.items() if tensors}
+
     @cached_property
-    def _selected(self) -> dict[tuple[str, ...], dict[str, tuple[AlignedTensor, ...]]]:
+    def _kinds(self) -> dict[Kind, int]:
+        """The kinds there are, each with its number."""
+        kinds: dict[Kind, int] = {}
+        for tensor in self.aligned:
+            kinds.setdefault(_kind(tensor), len(kinds))
+        return kinds
+
+    @cached_property
+    def _numbered(self) -> dict[str, list[tuple[int, AlignedTensor]]]:
+        """By subject, its tensors, each with the number of its kind."""
+        kinds = self._kinds
+        return {s: [(kinds[_kind(tensor)], tensor) for tensor in tensors] for s, tensors in self.subjects.items()}
+
+    @cached_property
+    def _selected(self) -> dict[tuple[tuple[str, ...], Condition | None], Selected]:
         # Every check asks once for each of its subjects, and a large model has hundreds.
+        return {}
+
+    @cached_property
+    def _together(self) -> dict[tuple[tuple[str, ...], Condition | None], tuple[AlignedTensor, ...]]:
         return {}
 
     @cached_property
@@ -120,10 +162,30 @@ class ModelPair:
         """The subject of each matrix, by name."""
         return {name: s for s, tensors in self.subjects.items() for t in tensors for name in t.matrix_names()}
 
+    @cached_property
+    def holders(self) -> dict[str, AlignedTensor]:
+        """The weight that holds each matrix, by the name of the matrix."""
+        return {name: tensor for tensor in self.aligned for name in tensor.matrix_names()}
 
-def _is_wanted(tensor: AlignedTensor, groups: tuple[str, ...]) -> bool:
+    @cached_property
+    def has_quantised_apart(self) -> bool:
+        """Whether of any weight one side went through an eight-bit type and the other did not."""
+        return any(tensor.is_quantised_apart for tensor in self.aligned)
+
+
+def _kind(tensor: AlignedTensor) -> Kind:
     where = tensor.place
-    return in_groups(where.role, groups, is_matrix=tensor.is_matrix, in_experts=where.in_experts)
+    return where.role, tensor.is_matrix, where.in_experts
+
+
+def _is_wanted(kind: Kind, groups: tuple[str, ...]) -> bool:
+    role, is_matrix, in_experts = kind
+    return in_groups(role, groups, is_matrix=is_matrix, in_experts=in_experts)
+
+
+def _those(subjects: Selected, where: Condition) -> Selected:
+    chosen = {subject: tuple(filter(where, tensors)) for subject, tensors in subjects.items()}
+    return {subject: tensors for subject, tensors in chosen.items() if tensors}
 
 
 def _subject_order(tensor: AlignedTensor) -> tuple[bool, str, int, str, str]:

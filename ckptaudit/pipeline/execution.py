@@ -28,7 +28,7 @@ UnitSource = Callable[[Sequence[Unit]], Iterable[tuple[Unit, "list[Measurement] 
 """Whoever measures units that are more than matrices; a text says why one could not be."""
 
 Progress = Callable[[int, int], None]
-"""Called with how many tensors of how many have been measured."""
+"""Called with how many tensors of how many have been measured, or how many tokens of probes have been run."""
 
 
 def execute(
@@ -38,6 +38,7 @@ def execute(
     verdicts: Sequence[PlannedVerdict] | None = None,
     source: Source | None = None,
     units: UnitSource | None = None,
+    tokens: Progress | None = None,
 ) -> MeasurementStore:
     """Measure whatever the plan's verdicts, or those of them that are given, rest on and the store does not have.
 
@@ -46,7 +47,7 @@ def execute(
     matrices are measured by it, and with `units` what is more than matrices and rests on files alone.
     """
     store = store or MeasurementStore()
-    executor = _Executor(plan, store, source)
+    executor = _Executor(plan, store, source, tokens)
     wanted = plan.units if verdicts is None else dict.fromkeys(u for planned in verdicts for u in planned.units)
     missing = [unit for unit in wanted if unit not in store]
     matrices = [unit for unit in missing if unit.scope == "matrix"]
@@ -83,6 +84,7 @@ class _Executor:
     plan: AuditPlan
     store: MeasurementStore
     source: Source | None = None
+    tokens: Progress | None = None
 
     @cached_property
     def inputs(self) -> UnitInputs:
@@ -93,7 +95,14 @@ class _Executor:
     def probes(self) -> ProbeRuns:
         plan, computing = self.plan, self.plan.computing
         assert plan.probes is not None  # without probes every check of them is skipped
-        return ProbeRuns(plan.probes, plan.runs[0].pair.base, computing.device, computing.cache)
+        return ProbeRuns(
+            plan.probes,
+            plan.runs[0].pair.base,
+            computing.device,
+            computing.cache,
+            watch=self.tokens,
+            groups=plan.groups,
+        )
 
     def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
         """Units of matrices in one go; tells how many tensors of how many are done."""

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from ckptaudit.behavior.preparation import ProbeSet
-from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.checkpoints import Checkpoint, fingerprint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, printable
-from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.cache_location import open_cache
 from ckptaudit.measurement.crew import parse_workers
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
@@ -22,6 +23,7 @@ from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
 from ckptaudit.pipeline.probes import notes_of, open_probes
+from ckptaudit.results.inputs import InputRecord, input_record
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.run_log import RunLog, open_run_logs
@@ -93,6 +95,16 @@ class OpenedAudit:
         base = checkpoint_record("base", self.runs[0].pair.base, digest=taken)
         return (base, *(checkpoint_record("tuned", run.pair.tuned, digest=taken) for run in self.runs))
 
+    @cached_property
+    def inputs(self) -> tuple[InputRecord, ...]:
+        """Logs, curves and probes with the digests of their files; none where no digests were asked for."""
+        if not self.options.digest:
+            return ()
+        logs = [input_record("rollouts", log.path, run) for run, log in self.logs.items()]
+        curves = [input_record("scalars", path, run) for run, log in self.logs.items() for path in log.scalars]
+        probes = [input_record("probes", self.probes.path)] if self.probes is not None else []
+        return (*logs, *curves, *probes)
+
 
 def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAudit:
     """Open and pair everything at once, so that a request that cannot be judged fails early.
@@ -127,10 +139,17 @@ def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
         auxiliary=open_auxiliary(inputs_with_logs(options, logs), base),
         device=device,
         batch_bytes=batch_bytes,
-        cache=open_cache(options.cache),
+        cache=_cache(options, base),
         logs=logs_of_runs(logs, runs, groups),
         probes=open_probes(options),
     )
+
+
+def _cache(options: AuditOptions, base: Checkpoint) -> FactorCache | None:
+    cache = open_cache(options.cache)
+    if cache is not None and options.base:
+        cache.belongs_to(fingerprint(base))
+    return cache
 
 
 def _checkpoints(

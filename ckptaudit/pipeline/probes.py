@@ -51,7 +51,7 @@ def prepared(
     if probes is None:
         return None
     weak = inputs.given["weak"].opened if "weak" in inputs.given else None
-    wanted = replace(probes, facts=facts, weak=weak)
+    wanted = replace(probes, facts=facts, weak=weak, done={})
     for run in runs:
         prepare(wanted, base, run.pair.tuned)
     return wanted

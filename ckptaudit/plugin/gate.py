@@ -6,9 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from ckptaudit.cli.gate_outputs import Outputs
 from ckptaudit.cli.gate_request import audit_options, resolved
 from ckptaudit.cli.gate_spelling import option
+from ckptaudit.cli.loading import without_garbage_collection
 from ckptaudit.errors import CkptAuditError, MeasurementError, ReportError, parameter, printable
 from ckptaudit.judging.check_files import CheckFile, holds_checks, load_checks
 from ckptaudit.judging.judge import respelled, verdict_of
@@ -32,11 +33,14 @@ from ckptaudit.pipeline.causes import Causes
 from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.pipeline.workers import workers_of
+from ckptaudit.plugin.header import About, header_lines
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
+from ckptaudit.plugin.processes import REPORTED, STORE, Processes, share_cores
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import named_check_files, names_files, node_id, refuse_logs_among_files
-from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
+from ckptaudit.plugin.settings import refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
+from ckptaudit.plugin.tally import Tally
 from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
@@ -45,8 +49,6 @@ from ckptaudit.results.records import AuditResult
 
 logger = logging.getLogger(__name__)
 
-STORE = "ckptaudit_store"
-REPORTED = "ckptaudit_reported"
 CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 
 
@@ -57,7 +59,6 @@ class Gate:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.outputs = Outputs(config.getoption)
-        self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
@@ -88,41 +89,40 @@ class Gate:
         self.verdicts: dict[str, Verdict] = {}
         self.causes, self.excerpts = Causes(self.opened), Excerpts()
         self.refused = 0
+        self.tally = Tally(config, lambda: self.plan)
+        self._register()
+
+    def _register(self) -> None:
+        plugins: dict[str, object] = {
+            "output": AuditOutput(self.config, self._shown, self._announced, lambda code: code or self.refused)
+        }
         if self.worker:
-            _share_cores()
-        output = AuditOutput(config, self._shown, self._announced, lambda code: code or self.refused)
-        config.pluginmanager.register(output, "ckptaudit-output")
+            share_cores()
+        else:
+            plugins["tally"] = self.tally
+            plugins["processes"] = Processes(self.store, self.settings.path, reported=bool(self.outputs))
+        for name, plugin in plugins.items():
+            self.config.pluginmanager.register(plugin, f"ckptaudit-{name}")
 
     def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
-        return plan(self.opened, files, self.settings, self.baseline, known=self.known)
+        # transformers reads the code of a model when it is first asked for one, and all of that stays.
+        brings = self.opened.probes is not None and "transformers" not in sys.modules
+        with without_garbage_collection() if brings else nullcontext():
+            return plan(self.opened, files, self.settings, self.baseline, known=self.known)
 
     def _refuse_empty_plot(self) -> None:
-        if self.outputs.plot is not None and "steps" not in self.opened.compares:
+        if self.outputs.plot is not None and "steps" not in self.opened.compares and not self.opened.logs:
             raise ReportError(
                 f"{parameter('plot')} {printable(self.outputs.plot)}: the tuned side is no two checkpoints of one "
-                f"run, so nothing can be drawn; pass FOLDER@all, or {parameter('several')} steps."
+                f"run, so nothing can be drawn; pass FOLDER@all, {parameter('several')} steps, or "
+                f"{parameter('rollouts')} PATH."
             )
 
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         path = self.settings.path
-        by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
-        lines = [
-            self._judged(),
-            f"ckptaudit: checks {self.profile or 'given files'}, device {self.opened.device}{by}",
-        ]
-        if baseline := self.baseline:
-            lines.append(
-                f"ckptaudit: no more than {baseline.factor:g} times worse than {printable(baseline.tuned)} "
-                f"({printable(baseline.path)})"
-            )
-        return lines
-
-    def _judged(self) -> str:
-        runs = ", ".join(printable(run.path) for run in self.opened.runs)
-        if not self.opened.has_pair:
-            return f"ckptaudit: rollouts {runs}, without weights"
-        return f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}"
+        about = About(self.profile, _from_root(path, self.config) if path else None, self.baseline)
+        return header_lines(self.opened, about)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
@@ -146,7 +146,7 @@ class Gate:
     def judge(self, planned: PlannedVerdict) -> Verdict:
         """Measure what is missing for one verdict, and decide."""
         try:
-            verdict = self.causes.named(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])))
+            verdict = self.causes.named(verdict_of(planned, self._measured(planned)))
             verdict = self.excerpts.shown(verdict, self.plan, self.store)
         except Exception as error:  # whatever it is, it must end as a verdict that could not be given
             logger.debug("a verdict failed", exc_info=True)
@@ -155,6 +155,9 @@ class Gate:
             )
             verdict = undecided(planned.check, planned.subject, planned.run.path, "error", reason, planned.limits)
         return respelled(verdict, option)
+
+    def _measured(self, planned: PlannedVerdict) -> MeasurementStore:
+        return execute(self.plan, self.store, self.tally.within, verdicts=[planned])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan for what is left after selection; all metrics where the whole JSON was asked for."""
@@ -166,12 +169,17 @@ class Gate:
         config = self.config
         distributed = self.worker is not None or config.pluginmanager.hasplugin("dsession")
         midway = bool(config.getoption("maxfail")) and not self.opened.options.workers
-        if distributed or config.option.collectonly or midway or session.testsfailed:
+        if distributed or config.option.collectonly or session.testsfailed:
+            return
+        if midway:
+            self.tally.start()
             return
         try:
             with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
                 spread = workers.units if workers is not None else None
-                execute(self.plan, self.store, progress, source=workers, units=spread)
+                execute(
+                    self.plan, self.store, progress.tensors, source=workers, units=spread, tokens=progress.tokens
+                )
         except CkptAuditError as error:  # there are no such workers
             raise pytest.UsageError(error.spelled(option)) from None
 
@@ -242,30 +250,6 @@ class Gate:
             for name, value in coverage_properties(self.result):
                 xml.add_global_property(name, value)
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker where the measurements are shared, so that each is taken once."""
-        if self.shared is None:
-            self.shared = TemporaryDirectory(prefix="ckptaudit-")
-            self.store.folder = Path(self.shared.name)
-        node.workerinput[CONFIG] = str(self.settings.path or "")
-        node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = bool(self.outputs)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Keep a layer's checks in one process under the plain `-n`; an explicit --dist is obeyed."""
-        if config.getoption("dist") != "load":
-            return None
-        from ckptaudit.plugin.scheduling import SubjectScheduling
-
-        return SubjectScheduling(config, log)
-
-    def pytest_unconfigure(self) -> None:
-        """Remove the shared folder."""
-        if self.shared is not None:
-            self.shared.cleanup()
-
     def _shown(self) -> AuditResult | None:
         """What the terminal shows; None where no verdict was given."""
         if not self.verdicts or self.worker is not None:
@@ -278,6 +262,8 @@ class Gate:
         cache = self.opened.cache
         if cache is not None and cache.trouble:
             lines.append(f"note: nothing more was kept in the cache ({cache.trouble})")
+        if cache is not None and cache.shortage:
+            lines.append(f"note: {cache.shortage}")
         return lines
 
     @cached_property
@@ -315,10 +301,3 @@ class Gate:
 
 def _from_root(path: Path, config: pytest.Config) -> Path:
     return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-
-
-def _share_cores() -> None:
-    import torch
-
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -10,7 +10,8 @@ from ckptaudit.checkpoints import fingerprint, open_checkpoint
 from ckptaudit.checkpoints.digests import FileDigest, file_digests
 from ckptaudit.errors import AttestationError, parameter, printable
 from ckptaudit.foreign_files import read_regular
-from ckptaudit.release.statement import Statement, TiedBy, run_of, statement_of
+from ckptaudit.release.statement import Statement, TiedBy, inputs_of, run_of, statement_of
+from ckptaudit.results.inputs import InputRecord, input_digests
 from ckptaudit.results.json_io import MAX_RESULT, read_json
 from ckptaudit.results.records import AuditResult, CheckpointRecord
 
@@ -42,6 +43,7 @@ def attested(request: Request) -> tuple[Path, Statement]:
             f"{printable(folder)}: none of the {len(result.tuned)} runs in {printable(request.result)}; "
             "name the folder of one of them."
         )
+    _compare(inputs_of(result, run))
     tied_by = _tie(_record(result, run, request.result), folder, files, ignored, sampled=request.sampled)
     content = read_regular(request.result, MAX_RESULT)
     name = folder.resolve().name
@@ -58,6 +60,10 @@ def within(folder: Path, paths: Sequence[Path]) -> list[str]:
 def _folder(request: Request, result: AuditResult) -> Path:
     if request.folder is not None:
         return request.folder
+    if not result.has_pair:
+        raise AttestationError(
+            f"{printable(request.result)}: an audit of rollouts alone, without a checkpoint to attest."
+        )
     if len(result.tuned) != 1:
         raise AttestationError(
             f"{printable(request.result)}: an audit of {len(result.tuned)} runs; name the folder of one."
@@ -90,6 +96,22 @@ def _tie(
     if fingerprint(open_checkpoint(folder)) != record.fingerprint:
         raise AttestationError(f"{printable(folder)}: not the checkpoint that was audited, by its fingerprint.")
     return "sampled fingerprint"
+
+
+def _compare(inputs: Sequence[InputRecord]) -> None:
+    """Raise AttestationError for a log or probes that lie where they were judged, and are others now."""
+    for record in inputs:
+        if Path(record.path).exists() and (changed := changed_input(record, record.path)):
+            raise AttestationError(
+                f"{parameter(record.name)} {printable(record.path)}: not the files that were judged: {changed}; "
+                "audit again."
+            )
+
+
+def changed_input(record: InputRecord, path: str) -> str:
+    """How an input that lies at a path differs from what was judged, in words; "" if it does not."""
+    now = input_digests(record.name, path)
+    return difference({f.name: f.sha256 for f in record.files}, {f.name: f.sha256 for f in now})
 
 
 def difference(before: dict[str, str], after: dict[str, str]) -> str:

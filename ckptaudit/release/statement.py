@@ -15,6 +15,7 @@ import msgspec
 from ckptaudit.checkpoints.digests import FileDigest, root_digest
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.results.gate import answer
+from ckptaudit.results.inputs import InputRecord
 from ckptaudit.results.records import AuditResult, CheckpointRecord
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -79,6 +80,8 @@ class AuditFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     not_judged: tuple[str, ...]
     files: tuple[FileDigest, ...]
     ignored_paths: tuple[str, ...]
+    inputs: tuple[InputRecord, ...] = ()
+    """What was judged beside the weights: logs, curves, probes."""
 
 
 class TestResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -123,7 +126,7 @@ def statement_of(
         subject=(Resource(name, {"sha256": root_digest(files)}),),
         predicate=TestResult(
             result="FAILED" if not is_open else "WARNED" if graded["warned"] else "PASSED",
-            configuration=tuple(_configuration(result, content)),
+            configuration=tuple(_configuration(result, content, inputs_of(result, run))),
             passed_tests=graded["passed"],
             warned_tests=graded["warned"],
             failed_tests=graded["failed"],
@@ -141,6 +144,7 @@ def statement_of(
                 not_judged=result.not_judged,
                 files=tuple(files),
                 ignored_paths=tuple(ignored),
+                inputs=inputs_of(result, run),
             ),
         ),
     )
@@ -171,11 +175,18 @@ def _grade(verdict: Verdict) -> str:
     return {"waived": "warned", "skipped": "skipped"}.get(verdict.outcome, "passed")
 
 
-def _configuration(result: AuditResult, content: bytes) -> Iterator[Resource]:
+def inputs_of(result: AuditResult, run: str) -> tuple[InputRecord, ...]:
+    """What was judged beside the weights of a run."""
+    return tuple(record for record in result.inputs if record.tuned in ("", run))
+
+
+def _configuration(result: AuditResult, content: bytes, inputs: Sequence[InputRecord]) -> Iterator[Resource]:
     base = next((c for c in result.checkpoints if c.side == "base"), None)
     if base is not None:
         yield Resource("base", _digest_of(base), {"path": base.path, "sampledFingerprint": base.fingerprint})
     yield Resource("audit.json", {"sha256": sha256(content).hexdigest()})
+    for record in inputs:
+        yield Resource(record.name, {"sha256": record.digest}, {"path": record.path})
     for file in dict.fromkeys(check.file for check in result.checks):
         yield Resource(f"checks/{file}")
 

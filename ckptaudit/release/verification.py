@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from ckptaudit.checkpoints.digests import file_digests, root_digest
 from ckptaudit.errors import AttestationError, parameter, printable
-from ckptaudit.release.attesting import difference, within
+from ckptaudit.release.attesting import changed_input, difference, within
 from ckptaudit.release.envelope import is_signed_by, open_envelope, public_key_of
 from ckptaudit.release.statement import STATEMENT, TEST_RESULT, AuditFacts, Statement
+from ckptaudit.results.inputs import InputName, InputRecord
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Asked:
     profiles: tuple[str, ...] = ()
     waivers: bool = True
     sampled: bool = False
+    inputs: Mapping[InputName, tuple[str, ...]] = field(default_factory=dict)
+    """Where logs, curves and probes lie now, in the order of the audit; others are sought where they lay."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def verified(asked: Asked) -> list[Point]:
         _tied(facts, asked),
         _gate(statement),
         _coverage(facts, asked.min_coverage),
+        *_inputs(facts, asked),
         *_asked_for(facts, asked),
     ]
 
@@ -106,6 +110,30 @@ def _coverage(facts: AuditFacts, least: float) -> Point:
     share = covered.judged_parameters / covered.parameters if covered.parameters else 1.0
     said = f"{100 * share:.4g} % of the parameters, {covered.judged} of {covered.tensors} tensors"
     return Point("coverage", share >= least, f"{said}; at least {100 * least:g} % is asked for")
+
+
+def _inputs(facts: AuditFacts, asked: Asked) -> Iterator[Point]:
+    """A point for each log, curves or probes that were judged. Raises AttestationError for one that was not."""
+    left: dict[str, list[str]] = {name: list(paths) for name, paths in asked.inputs.items()}
+    for record in facts.inputs:
+        waiting = left.get(record.name, [])
+        yield _input(record, waiting.pop(0) if waiting else "")
+    for name, paths in left.items():
+        if paths:
+            raise AttestationError(
+                f"{parameter(name)} {printable(paths[0])}: the audit judged none, or not as many as are given."
+            )
+
+
+def _input(record: InputRecord, given: str = "") -> Point:
+    path = given or record.path
+    if not given and not Path(path).exists():
+        said = f"{path} is not here, so it was not looked at; {parameter(record.name)} says where it lies"
+        return Point(record.name, True, said)
+    changed = changed_input(record, path)
+    files = f"{len(record.files)} file{'s' * (len(record.files) != 1)}"
+    said = f"not what was judged: {changed}" if changed else f"{files}, sha256 {record.digest}"
+    return Point(record.name, not changed, said)
 
 
 def _asked_for(facts: AuditFacts, asked: Asked) -> Iterator[Point]:

@@ -18,6 +18,9 @@ EXPERIMENT = "ckptaudit"
 LONGEST = 250
 """Characters of a metric's name, and of a tag's value."""
 
+MOST = 1000
+"""Metrics that MLflow takes at once."""
+
 
 def log_to_mlflow(result: AuditResult, store: str = "") -> None:
     """Log to the server or database that a URI names, to a folder, or where MLflow itself would.
@@ -57,7 +60,9 @@ def _log(result: AuditResult, uri: str) -> None:
     for run in tracked_runs(result):
         tags = {name: value[:LONGEST] for name, value in run.tags.items()}
         made = client.create_run(experiment, run_name=run.name, tags=tags)
-        client.log_batch(made.info.run_id, metrics=_metrics(run))
+        metrics = _metrics(run)
+        for start in range(0, len(metrics), MOST):
+            client.log_batch(made.info.run_id, metrics=metrics[start : start + MOST])
         for name, text in (
             ("audit.md", page),
             ("verdicts.csv", run.verdicts.csv()),
@@ -71,4 +76,6 @@ def _metrics(run: TrackedRun) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [Metric(name[:LONGEST], value, now, run.step) for name, value in run.scalars.items()]
+    points = [(name, value, run.step) for name, value in run.scalars.items()]
+    points += [(name, value, step) for name, curve in run.curves.items() for step, value in curve]
+    return [Metric(name[:LONGEST], value, now, step) for name, value, step in points]

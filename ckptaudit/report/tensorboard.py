@@ -24,6 +24,9 @@ def log_to_tensorboard(result: AuditResult, folder: Path) -> None:
         with SummaryWriter(str(folder / run.name)) as writer:
             for name, value in run.scalars.items():
                 writer.add_scalar(name, value, run.step)
+            for name, points in run.curves.items():
+                for step, value in points:
+                    writer.add_scalar(name, value, step)
             writer.add_text("audit", page, run.step)
             writer.add_text("layers", _table(run.layers), run.step)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 
 from ckptaudit.errors import printable
@@ -13,6 +13,7 @@ from ckptaudit.judging.verdict import Verdict, times_over
 from ckptaudit.metrics.scales import is_count
 from ckptaudit.report.appearance import margin_of, word
 from ckptaudit.report.places import stack_of
+from ckptaudit.report.rollout_curves import logged_curves
 from ckptaudit.report.run_names import part, run_names
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult
@@ -50,6 +51,16 @@ class TrackedRun:
     scalars: dict[str, float]
     verdicts: Table
     layers: Table
+    curves: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    """Metrics of rollouts, as `rollouts/METRIC`: step of the training run and value."""
+
+    def by_step(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The curves' values at each step, in order."""
+        found: dict[int, dict[str, float]] = {}
+        for name, points in self.curves.items():
+            for step, value in points:
+                found.setdefault(step, {})[name] = value
+        yield from sorted(found.items())
 
 
 def tracked_runs(result: AuditResult) -> list[TrackedRun]:
@@ -65,6 +76,7 @@ def tracked_runs(result: AuditResult) -> list[TrackedRun]:
             scalars=_scalars(result, run),
             verdicts=Table(VERDICTS, tuple(_verdict_row(v) for v in result.verdicts if v.tuned == run)),
             layers=Table(LAYERS, tuple(_layer_rows(result, run))),
+            curves=_curves(result, run),
         )
         for run in result.runs
     ]
@@ -125,6 +137,15 @@ def _verdict_row(v: Verdict) -> tuple[Cell, ...]:
         printable(v.worst or ""),
         printable(v.reason),
     )
+
+
+def _curves(result: AuditResult, run: str) -> dict[str, tuple[tuple[int, float], ...]]:
+    return {
+        f"rollouts/{part(curve.metric)}": tuple(zip(curve.steps, curve.values, strict=True))
+        for log in result.rollouts
+        if log.tuned == run
+        for curve in logged_curves(result, log)
+    }
 
 
 def _layer_rows(result: AuditResult, run: str) -> Iterator[tuple[Cell, ...]]:

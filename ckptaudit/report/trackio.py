@@ -35,6 +35,8 @@ def log_to_trackio(result: AuditResult, project: str = PROJECT) -> None:
                 for name, table in (("verdicts", run.verdicts), ("layers", run.layers))
             }
             made.log({**run.scalars, **tables}, step=run.step)
+            for step, values in run.by_step():
+                made.log(values, step=step)
             made.finish()  # type: ignore[no-untyped-call]
     except (ValueError, RuntimeError, OSError) as error:
         raise ReportError(f"Trackio cannot log to {printable(project)} ({printable(error)}).") from None

@@ -9,6 +9,8 @@ from ckptaudit.results.records import AuditResult
 
 PROJECT = "ckptaudit"
 
+AXIS = "rollouts/step"
+
 
 def log_to_wandb(result: AuditResult, project: str = PROJECT) -> None:
     """Log to a project, online or as WANDB_MODE says; WANDB_DIR is where local files go.
@@ -42,6 +44,12 @@ def log_to_wandb(result: AuditResult, project: str = PROJECT) -> None:
                 settings=settings,
             )
             made.log({**run.scalars, **tables}, step=run.step)
+            if run.curves:
+                # An axis of their own: wandb's steps only grow, and that of the audit was the run's last.
+                made.define_metric(AXIS)
+                made.define_metric("rollouts/*", step_metric=AXIS)
+            for step, values in run.by_step():
+                made.log({AXIS: step, **values})
             made.summary.update(run.scalars)
             made.finish()
     except (wandb.Error, OSError) as error:

@@ -110,7 +110,7 @@ class StepRows:
         """Make what several families share, before they work side by side."""
         tokens = self.tokens("logp_rollout", "logp_train")
         if tokens is not None:
-            _ = tokens.ratio
+            _ = tokens.excess, tokens.differ
         _ = self.names, self.response_lengths
 
     def _made(self, columns: tuple[str, ...]) -> Tokens:
@@ -131,7 +131,7 @@ class Tokens:
     def __init__(self, rows: pa.RecordBatch, row: Array, columns: tuple[str, ...]) -> None:
         flat = [rows.column(column).flatten() for column in columns]
         sizes = np.asarray(pc.list_value_length(rows.column(columns[0]))).astype(np.int64)
-        keep = _under_mask(rows, sizes)
+        keep = under_mask(rows, sizes)
         arrays = [_in_float64(array) for array in flat]
         keep = _and_finite(keep, arrays)
         if keep is not None:
@@ -155,6 +155,11 @@ class Tokens:
         """Sums over each sequence."""
         return np.add.reduceat(values, self.starts) if self.count else np.zeros(0)
 
+    def hits(self, which: Array) -> Array:
+        """How many tokens of each sequence a mask picks, as float64."""
+        # Most masks here pick nothing, which is seen sooner than summed.
+        return self.by_sequence(which.astype(np.float64)) if which.any() else np.zeros(len(self.counts))
+
     def least(self, values: Array) -> Array:
         """The smallest value of each sequence."""
         return np.minimum.reduceat(values, self.starts) if self.count else np.zeros(0)
@@ -175,6 +180,16 @@ class Tokens:
         with np.errstate(over="ignore"):
             return np.exp(self.log_ratio)
 
+    @cached_property
+    def excess(self) -> Array:
+        """pi_old / mu - 1 of each token."""
+        return self.ratio - 1.0
+
+    @cached_property
+    def differ(self) -> bool:
+        """Whether the two sides differ at any token."""
+        return bool(self.log_ratio.any())
+
 
 def _and_finite(keep: Array | None, arrays: list[Array]) -> Array | None:
     """Which tokens to keep, None for all: those that were kept before and whose values are all finite."""
@@ -191,7 +206,7 @@ def _in_float64(values: pa.Array) -> Array:
     return np.asarray(numbers, dtype=np.float64)
 
 
-def _under_mask(rows: pa.RecordBatch, sizes: Array) -> Array | None:
+def under_mask(rows: pa.RecordBatch, sizes: Array) -> Array | None:
     """Which tokens count for the loss; None if all do. A sample without a mask counts in full."""
     if "loss_mask" not in rows.schema.names or rows.column("loss_mask").null_count == rows.num_rows:
         return None

@@ -108,8 +108,10 @@ class _Sums:
 def distributions(table: Rollouts) -> Distributions:
     """One pass over the log, in bounded memory. Raises RolloutError where it cannot be read."""
     from ckptaudit.rollouts.batches import by_step
+    from ckptaudit.rollouts.kept_memory import keep_freed_memory
     from ckptaudit.rollouts.prefetch import read_ahead
 
+    keep_freed_memory()
     sums = _Sums()
     for _, rows in by_step(read_ahead(table.open(column for column in COLUMNS if column in table.columns))):
         sums.add(rows)

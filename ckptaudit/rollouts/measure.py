@@ -12,6 +12,7 @@ import pyarrow as pa
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.rollouts.batches import StepRows, by_step
 from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.kept_memory import keep_freed_memory
 from ckptaudit.rollouts.prefetch import read_ahead
 from ckptaudit.rollouts.quantities import StepState, families, metrics
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
@@ -29,6 +30,7 @@ _USES = {
     "response_length": ("response_len", "token_ids"),
     "median_response_length": ("response_len", "token_ids"),
     "duplicate_share": ("token_ids", "response"),
+    "one_answer_share": ("token_ids", "response"),
     "length_reward_correlation": ("response_len", "token_ids"),
     "reference_advantage_error": ("stop_reason",),
     "prefix_mismatch_count": ("logp_rollout",),
@@ -164,6 +166,7 @@ def _steps(
         if hasattr(family, "begin_step") and any(metric.name in needed for metric in family.METRICS)
     ]
     states: list[StepState] = []
+    keep_freed_memory()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="ckptaudit-rollouts") as pool:
         for step, rows in by_step(read_ahead(table.open(_columns(needed)))):
             if not run.steps or step != run.steps[-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptaudit.errors import RolloutError, parameter
@@ -26,6 +27,8 @@ class RunLog:
     table: Rollouts
     facts: RunFacts = field(default_factory=RunFacts)
     curves: Curves = field(default_factory=dict)
+    scalars: tuple[str, ...] = ()
+    """Where the curves were read from."""
 
     def lacking(self, metric: str) -> str:
         """Why a metric cannot be had of this log, and what would record or declare it; empty where it can."""
@@ -46,6 +49,20 @@ class RunLog:
         )
 
 
+def files_of_log(path: str) -> Sequence[Path]:
+    """The files of a log of rollouts that are read. Raises RolloutError."""
+    from ckptaudit.rollouts.readers import rollout_files
+
+    return rollout_files(path)
+
+
+def files_of_curves(path: str) -> Sequence[Path]:
+    """The files of a run's curves that are read. Raises RolloutError."""
+    from ckptaudit.rollouts.scalars import scalar_files
+
+    return scalar_files(path)
+
+
 def open_run_logs(rollouts: Sequence[str], scalars: Sequence[str], facts: RunFacts) -> tuple[RunLog, ...]:
     """Open every log that is meant, and read its curves.
 
@@ -62,6 +79,6 @@ def open_run_logs(rollouts: Sequence[str], scalars: Sequence[str], facts: RunFac
             f"{parameter('rollouts')} needs pyarrow; install it with `pip install 'ckptaudit[rollouts]'`."
         ) from None
     return tuple(
-        RunLog(log.path, open_rollouts(log.path, facts), facts, merged(map(read_scalars, log.scalars)))
+        RunLog(log.path, open_rollouts(log.path, facts), facts, merged(map(read_scalars, log.scalars)), log.scalars)
         for log in written_out(rollouts, scalars)
     )

@@ -17,7 +17,7 @@ import pytest
 from ckptaudit.behavior.causal_models import CausalModel
 from ckptaudit.behavior.comparison import ComparedText, compare
 from ckptaudit.behavior.encoding import encode, encode_prompts
-from ckptaudit.behavior.generation import GREEDY, SAMPLED, Answer, Request, generate
+from ckptaudit.behavior.generation import SAMPLED, Answer, Request, generate
 from ckptaudit.behavior.probes import Probe, read_probes
 from ckptaudit.behavior.scoring import Scored, ScoredText, score
 from ckptaudit.behavior.tokenizers import Tokenizer, open_tokenizer
@@ -119,7 +119,7 @@ def test_given_texts(bundled: Opened, bundle: Bundle, pair: str) -> None:
 def test_greedy_answers(bundled: Opened, bundle: Bundle, pair: str) -> None:
     base, tuned, row = bundled("base"), bundled(pair), TABLE[pair]
     prompts = bundle.prompts()
-    answers = generate(tuned, [Request(ids, str(n)) for n, ids in enumerate(prompts)], GREEDY, most=LONGEST)
+    answers = generate(tuned, [Request(ids, str(n)) for n, ids in enumerate(prompts)], most=LONGEST)
     texts = compare(base, tuned, answered(prompts, answers))
     ranks = column(texts, "rank_base")
     shares = [100 * float(np.mean(one)) for one in (ranks == 1, (ranks > 1) & (ranks <= 3), ranks > 3)]
@@ -136,8 +136,8 @@ def test_greedy_answers(bundled: Opened, bundle: Bundle, pair: str) -> None:
 def test_sampled_answers(bundled: Opened, bundle: Bundle, pair: str) -> None:
     base, tuned, (sequence, token, exact) = bundled("base"), bundled(pair), SAMPLES[pair]
     prompts = [ids for ids in bundle.prompts() for _ in range(4)]
-    requests = [Request(ids, str(n // 4), n % 4) for n, ids in enumerate(prompts)]
-    answers = generate(tuned, requests, SAMPLED, most=LONGEST)
+    requests = [Request(ids, str(n // 4), n % 4, SAMPLED) for n, ids in enumerate(prompts)]
+    answers = generate(tuned, requests, most=LONGEST)
     texts = compare(base, tuned, answered(prompts, answers))
     ratios = np.array([text.tuned.total - text.base.total for text in texts])
     within(ratios.mean(), ratios.std() / len(ratios) ** 0.5, *sequence)

@@ -42,19 +42,30 @@ def test_greedy_answers_are_those_of_one_pass_a_token(bundled: Opened, requests:
 
 @pytest.mark.parametrize("setting", [GREEDY, SAMPLED, Setting("narrow", 0.8, 0.9, 20)])
 def test_the_batch_does_not_change_the_text(bundled: Opened, requests: list[Request], setting: Setting) -> None:
-    together = generate(bundled("rlvr"), requests, setting, most=12)
-    alone = [generate(bundled("rlvr"), [request], setting, most=12)[0] for request in requests[::4]]
-    backwards = generate(bundled("rlvr"), requests[::-1], setting, most=12, alike=True)
+    asked = [replace(request, setting=setting) for request in requests]
+    together = generate(bundled("rlvr"), asked, most=12)
+    alone = [generate(bundled("rlvr"), [request], most=12)[0] for request in asked[::4]]
+    backwards = generate(bundled("rlvr"), asked[::-1], most=12, alike=True)
     assert alone == together[::4]
     assert backwards == together[::-1]
 
 
+def test_settings_side_by_side_are_those_apart(bundled: Opened, requests: list[Request]) -> None:
+    settings = (GREEDY, SAMPLED, Setting("narrow", 0.8, 0.9, 20))
+    asked = [replace(request, setting=setting) for request in requests for setting in settings]
+    apart = {s: generate(bundled("rlvr"), [r for r in asked if r.setting == s], most=12) for s in settings}
+    assert generate(bundled("rlvr"), asked, most=12) == [
+        one for row in zip(*apart.values(), strict=True) for one in row
+    ]
+    assert apart[GREEDY] != apart[SAMPLED]
+
+
 def test_samples_of_a_prompt_differ_and_repeat_with_the_seed(bundled: Opened, requests: list[Request]) -> None:
-    several = [replace(requests[0], sample=i) for i in range(8)]
-    found = generate(bundled("base"), several, SAMPLED, most=12)
+    several = [replace(requests[0], sample=i, setting=SAMPLED) for i in range(8)]
+    found = generate(bundled("base"), several, most=12)
     assert len({answer.ids for answer in found}) > 1
-    assert generate(bundled("base"), several, SAMPLED, most=12) == found
-    assert generate(bundled("base"), several, SAMPLED, most=12, seed=1) != found
+    assert generate(bundled("base"), several, most=12) == found
+    assert generate(bundled("base"), several, most=12, seed=1) != found
 
 
 def test_answers_are_cut_at_the_limit_and_at_the_context(bundled: Opened, requests: list[Request]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -238,3 +239,51 @@ def test_family_files_use_only_what_the_common_rules_define(family: str) -> None
         assert split.interleaved.keys() <= split.parts.keys()
     for kernel in rule_file.kernel:
         assert {kernel.inputs, kernel.outputs} <= {"", *numbers}
+
+
+WORDS = st.sampled_from(
+    [
+        "model",
+        "layers",
+        "h",
+        "mlp",
+        "experts",
+        "block_sparse_moe",
+        "self_attn",
+        "q_proj",
+        "gate_up_proj",
+        "w1",
+        "norm",
+        "mtp",
+        "visual",
+        "blocks",
+        "mm_projector",
+        "proj",
+        "weight",
+        "bias",
+        "0",
+        "1",
+        "07",
+        "61",
+        "1234567890",
+    ]
+)
+NAMES = st.lists(WORDS, min_size=1, max_size=8).map(".".join)
+
+
+@given(NAMES)
+def test_a_place_is_that_of_the_name_alone(name: str) -> None:
+    # Names that differ in numbers alone are analysed once; here each by itself.
+    with patch("ckptaudit.naming.places.pattern_of", str):
+        expected = place(name)
+    assert place(name) == expected
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4), st.lists(st.sampled_from([8, 16, 24]), min_size=1, max_size=3))
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt2", "kimi_k25"])
+def test_a_layout_is_that_of_the_name_alone(model_type: str, names: list[str], shape: list[int]) -> None:
+    config = {"model_type": model_type, "num_attention_heads": 4, "hidden_size": 8}
+    naming = Naming(config)
+    found = [naming.layout(name, tuple(shape)) for name in names]
+    with patch("ckptaudit.naming.model.pattern_of", str):
+        assert found == [Naming(config).layout(name, tuple(shape)) for name in names]

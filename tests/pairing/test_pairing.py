@@ -177,6 +177,18 @@ class TestSubjects:
         assert list(pair.select(["up_proj"])) == ["layers.0", "layers.1"]
         assert pair.select(["nonesuch"]) == {}
 
+    def test_selecting_under_a_condition(self) -> None:
+        side = checkpoint(names(LAYER, "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"))
+        pair = pair_checkpoints(side, side)
+
+        def is_first(tensor: AlignedTensor) -> bool:
+            return tensor.place.layer == 0
+
+        assert {s: [t.place.role for t in ts] for s, ts in pair.select(["up_proj"], is_first).items()} == {
+            "layers.0": ["up_proj"]
+        }
+        assert pair.select_all(["up_proj"]) == tuple(t for t in pair.aligned if t.place.role == "up_proj")
+
 
 class TestFusedTensors:
     def test_one_side_may_lack_its_config(self) -> None:

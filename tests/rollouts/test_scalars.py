@@ -39,6 +39,34 @@ def test_a_wandb_file_of_its_own_writer() -> None:
     assert curves["grad_norm"][4] == 5.0
 
 
+def wandb_file(*histories: bytes) -> bytes:
+    """A log of short histories, from the layout: type and length of each field, and a header before each record."""
+    records = [field(2, history) for history in histories]
+    return b":W&B\xe1\xbe\x00" + b"".join(b"1234" + struct.pack("<HB", len(r), 1) + r for r in records)
+
+
+def field(number: int, content: bytes) -> bytes:
+    tag = number << 3 | 2
+    return (bytes([tag]) if tag < 128 else bytes([tag & 127 | 128, tag >> 7])) + bytes([len(content)]) + content
+
+
+def item(name: str, value: str) -> bytes:
+    return field(1, field(2, name.encode()) + field(16, value.encode()))
+
+
+def test_a_step_of_wandb_that_only_its_record_has(tmp_path: Path) -> None:
+    """A step of 0 is an empty message there, as protocol buffers leave zeros out."""
+    histories = [item("reward", "0.5") + field(2, b""), item("reward", "0.75") + field(2, b"\x08\x07")]
+    (tmp_path / "run-1.wandb").write_bytes(wandb_file(*histories))
+    assert read_scalars(tmp_path) == {"reward_mean": {0: 0.5, 7: 0.75}}
+
+
+def test_a_step_of_wandb_that_is_no_number_is_passed_over(tmp_path: Path) -> None:
+    histories = [item("reward", "0.5") + item("_step", step) for step in ('"NaN"', '"Infinity"', "3")]
+    (tmp_path / "run-1.wandb").write_bytes(wandb_file(*histories))
+    assert read_scalars(tmp_path) == {"reward_mean": {3: 0.5}}
+
+
 def test_a_run_folder_of_mlflow(tmp_path: Path) -> None:
     folder = tmp_path / "1" / "0a1b" / "metrics" / "actor"
     folder.mkdir(parents=True)

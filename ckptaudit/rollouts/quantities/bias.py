@@ -36,7 +36,7 @@ FIRST_POSITIONS = (0, 1, 2, 4, 8, 16, 64, 256, 1024, 4096)
 """Where the ten bins of positions begin. They count from the beginning of a response: whether it is long enough to
 have a token there is settled before that token is drawn, so the identity holds. By share of the length it does not,
 as the length depends on the tokens themselves."""
-_BIN_OF = np.searchsorted(FIRST_POSITIONS, np.arange(FIRST_POSITIONS[-1] + 1), side="right") - 1
+_ENDS = np.array([*FIRST_POSITIONS[1:], np.iinfo(np.int64).max])
 SMALLEST_K3 = 1e-9
 """Below it the two sides differ by rounding, and a slope in units of k3 says nothing; ours."""
 _IDENTITY = "identity: E_mu[pi_old / mu] = 1 where mu covers pi_old"
@@ -118,8 +118,8 @@ class Bias:
             self._add_surprisal(rows.tokens(*SURPRISAL.needs))
 
     def _add_ratios(self, tokens: Tokens, names: Array) -> None:
-        excess = tokens.ratio - 1.0
-        self._differ = self._differ or bool(tokens.log_ratio.any())
+        excess = tokens.excess
+        self._differ = self._differ or tokens.differ
         sums = tokens.by_sequence(excess)
         self._ratio.add(sums, tokens.counts)
         self._worst.add(np.abs(sums) / tokens.counts, names[tokens.row])
@@ -131,14 +131,15 @@ class Bias:
             self._k3.add(tokens.by_sequence(excess - tokens.log_ratio), tokens.counts)
 
     def _add_bins(self, tokens: Tokens, excess: Array) -> None:
-        which = _BIN_OF[np.minimum(tokens.position, FIRST_POSITIONS[-1])]
-        shape = (len(tokens.counts), len(FIRST_POSITIONS))
-        cells = np.repeat(np.arange(shape[0]) * shape[1], tokens.counts) + which
-        sums = np.bincount(cells, excess, minlength=shape[0] * shape[1]).reshape(shape)
-        counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+        ends = np.minimum(tokens.counts[:, None], _ENDS)
+        sizes = np.maximum(ends - FIRST_POSITIONS, 0)
+        there = sizes > 0
+        # Bins without a token lie at the end of their sequence, so the others begin where the ones before end.
+        edges = (tokens.starts[:, None] + FIRST_POSITIONS)[there]
+        sums = np.zeros(sizes.shape)
+        sums[there] = np.add.reduceat(excess, edges)
         for place, mean in enumerate(self._bins):
-            there = counts[:, place] > 0
-            mean.add(sums[there, place], counts[there, place])
+            mean.add(sums[there[:, place], place], sizes[there[:, place], place])
 
     def _add_surprisal(self, tokens: Tokens | None) -> None:
         if tokens is not None and tokens.count:
@@ -169,10 +170,12 @@ def _slopes(tokens: Tokens) -> Array:
 
     sum_t (t - mean t) C_t = sum_i l_i (n - i) i / 2 at places i from 0; sum_t (t - mean t)^2 = n (n^2 - 1) / 12.
     """
-    length = np.repeat(tokens.counts, tokens.counts)
-    weights = (length - tokens.position) * tokens.position / 2.0
-    below = tokens.counts * (tokens.counts.astype(np.float64) ** 2 - 1) / 12.0
-    return tokens.by_sequence(tokens.log_ratio * weights) / np.maximum(below, 1.0)
+    counts = tokens.counts.astype(np.float64)
+    weighted = tokens.log_ratio * tokens.position
+    first = tokens.by_sequence(weighted)
+    weighted *= tokens.position
+    above = (counts * first - tokens.by_sequence(weighted)) / 2.0
+    return np.asarray(above / np.maximum(counts * (counts**2 - 1) / 12.0, 1.0))
 
 
 def _part(mean: ClusteredMean) -> Part:

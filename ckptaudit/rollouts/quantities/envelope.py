@@ -66,7 +66,7 @@ class Envelope:
         tokens = rows.tokens(*PAIR)
         if tokens is None or not tokens.count:
             return
-        self._differ = self._differ or bool(tokens.log_ratio.any())
+        self._differ = self._differ or tokens.differ
         likely = tokens.values["logp_rollout"]
         row = np.clip(likely * (PROBABILITY_BINS / LOWEST_LOGP), 0, PROBABILITY_BINS - 1).astype(np.int64)
         half = RATIO_BINS / 2

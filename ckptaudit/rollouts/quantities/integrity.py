@@ -83,14 +83,17 @@ class Integrity:
                     self._count(rows, side)
 
     def _count(self, rows: StepRows, side: str) -> None:
-        values, sequence = _logged(rows, side)
-        wrong = ~(values <= LARGEST_LOGP) | np.isneginf(values)
-        self._entries[side] += len(values)
-        self._zeros[side] += len(values) - int(np.count_nonzero(values))
-        if wrong.any():
+        values, keep = _logged(rows, side)
+        there = values if keep is None else values[keep]
+        self._entries[side] += len(there)
+        self._zeros[side] += len(there) - int(np.count_nonzero(there))
+        # NaN carries over into either end.
+        if len(there) and not (there.max() <= LARGEST_LOGP and there.min() > -np.inf):
+            wrong = ~(values <= LARGEST_LOGP) | np.isneginf(values)
+            wrong = wrong if keep is None else wrong & keep
             self._impossible += int(wrong.sum())
-            if sequence is not None:
-                self._worst.add(np.bincount(sequence[wrong], minlength=rows.count).astype(float), rows.names)
+            sequence = np.repeat(np.arange(rows.count), np.maximum(rows.lengths(side), 0))
+            self._worst.add(np.bincount(sequence[wrong], minlength=rows.count).astype(float), rows.names)
 
     def readings(self, step: int) -> Iterator[Reading]:
         """The four counts and shares."""
@@ -105,18 +108,15 @@ class Integrity:
         yield exact(ZERO_DIFFERENCE, subject, abs(rollout - train), entries, remark=remark)
 
 
-def _logged(rows: StepRows, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Entries that are there and count for the loss, and the row of each."""
-    lists = rows.rows.column(side)
-    flat = lists.flatten()
-    sizes = np.maximum(rows.lengths(side), 0)
-    sequence = np.repeat(np.arange(rows.count), sizes)
+def _logged(rows: StepRows, side: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """All entries of a side, and which are there and count for the loss; None for all."""
+    flat = rows.rows.column(side).flatten()
     values = flat.to_numpy(zero_copy_only=False)
-    keep = _counted(rows, sizes)
+    keep = _counted(rows, np.maximum(rows.lengths(side), 0))
     if flat.null_count:
         valid = flat.is_valid().to_numpy(zero_copy_only=False)
         keep = valid if keep is None else keep & valid
-    return (values, sequence) if keep is None else (values[keep], sequence[keep])
+    return values, keep
 
 
 def _counted(rows: StepRows, sizes: np.ndarray) -> np.ndarray | None:
@@ -126,8 +126,12 @@ def _counted(rows: StepRows, sizes: np.ndarray) -> np.ndarray | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from ckptaudit.rollouts.batches import under_mask
+
     lengths = rows.lengths("loss_mask")
     fits = lengths == sizes
+    if fits.all():
+        return under_mask(rows.rows, sizes)
     kept = np.ones(int(sizes.sum()), dtype=bool)
     masks = rows.rows.column("loss_mask")
     flat = pc.fill_null(masks.filter(pa.array(fits)).flatten(), False)

@@ -99,7 +99,7 @@ METRICS = (K1, K3, ABSOLUTE, MULTIPLICATIVE, PROBABILITY, CORRELATION, K3_MEAN, 
 
 _VALUES = {
     K1.name: lambda tokens: -tokens.log_ratio,
-    K3.name: lambda tokens: tokens.ratio - tokens.log_ratio - 1.0,
+    K3.name: lambda tokens: tokens.excess - tokens.log_ratio,
     ABSOLUTE.name: lambda tokens: np.abs(tokens.log_ratio),
     MULTIPLICATIVE.name: lambda tokens: np.maximum(tokens.ratio, 1.0 / tokens.ratio),
     PROBABILITY.name: lambda tokens: np.abs(np.subtract(*tokens.probabilities)),
@@ -129,7 +129,7 @@ class Mismatch:
         if tokens is None or not tokens.count:
             return
         self._seen = True
-        self._differ = self._differ or bool(tokens.log_ratio.any())
+        self._differ = self._differ or tokens.differ
         for name, mean in self._means.items():
             with np.errstate(over="ignore", divide="ignore"):
                 sums = tokens.by_sequence(_VALUES[name](tokens))

@@ -106,11 +106,11 @@ class Tails:
         if tokens is None or not tokens.count:
             return
         names = rows.names[tokens.row]
-        self._differ = self._differ or bool(tokens.log_ratio.any())
+        self._differ = self._differ or tokens.differ
         with np.errstate(over="ignore"):
             self._ratio.add(tokens.by_sequence(tokens.ratio), tokens.counts)
             self._square.add(tokens.by_sequence(tokens.ratio * tokens.ratio), tokens.counts)
-        outside = tokens.by_sequence((np.abs(tokens.log_ratio) > math.log(2)).astype(np.float64))
+        outside = tokens.hits(np.abs(tokens.log_ratio) > math.log(2))
         self._tail.add(outside, tokens.counts)
         self._worst.add(outside, names)
         self._add_minima(tokens, names)
@@ -121,14 +121,16 @@ class Tails:
     def _add_minima(self, tokens: Tokens, names: Array) -> None:
         least = tokens.least(tokens.log_ratio)
         self._minimum.add((least < math.log(LOW_PREFIX)).astype(float), np.ones(len(least)))
-        vetoed = tokens.by_sequence((tokens.log_ratio < math.log(VETO)).astype(np.float64))
+        vetoed = tokens.hits(tokens.log_ratio < math.log(VETO))
         self._vetoed += int(vetoed.sum())
         self._lowest.add(vetoed, names)
         # The tokens after the first low one have a low prefix; that one itself has not.
-        low = tokens.log_ratio < math.log(LOW_PREFIX)
-        place = np.where(low, tokens.position, np.iinfo(np.int64).max)
-        first = tokens.least(place)
-        self._low.add(np.maximum(tokens.counts - first - 1, 0).astype(float), tokens.counts)
+        after = np.zeros(len(least))
+        if least.min() < math.log(LOW_PREFIX):
+            low = tokens.log_ratio < math.log(LOW_PREFIX)
+            first = tokens.least(np.where(low, tokens.position, np.iinfo(np.int64).max))
+            after = np.maximum(tokens.counts - first - 1, 0).astype(float)
+        self._low.add(after, tokens.counts)
 
     def readings(self, step: int) -> Iterator[Reading]:
         """What the wanted metrics say of the step."""

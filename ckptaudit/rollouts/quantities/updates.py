@@ -99,9 +99,9 @@ class Updates:
         low, high = self._facts.clip_low, self._facts.clip_high
         if low is None or high is None:
             return
-        above = tokens.by_sequence((moved > np.log1p(high)).astype(float))
+        above = tokens.hits(moved > np.log1p(high))
         with np.errstate(divide="ignore"):
-            below = tokens.by_sequence((moved < np.log1p(-low)).astype(float))
+            below = tokens.hits(moved < np.log1p(-low))
         for sign, hits in ((1, above), (-1, below)):
             mine = np.sign(advantage) == sign
             self._sides[sign].add(hits[mine], tokens.counts[mine])

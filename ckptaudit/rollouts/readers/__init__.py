@@ -33,6 +33,9 @@ class Reader(Protocol):
     def recognises(self, folder: Path) -> bool:
         """Whether the folder, or the file, holds this log. Looks at names and first lines only."""
 
+    def files(self, folder: Path) -> list[Path]:
+        """The files that are read, in order."""
+
     def open(self, folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
         """The log in the order of steps. Raises RolloutError."""
 
@@ -49,12 +52,7 @@ def readers() -> tuple[Reader, ...]:
 def open_rollouts(path: str | Path, facts: RunFacts | None = None) -> Rollouts:
     """The rollouts of a run's folder or file. Raises RolloutError if no reader knows it, or it is empty."""
     folder = Path(path)
-    if not folder.exists():
-        raise RolloutError(f"{printable(folder)}: no such folder or file of rollouts.")
-    reader = next((reader for reader in readers() if reader.recognises(folder)), None)
-    if reader is None:
-        known = "; ".join(f"{reader.NAME} ({reader.FILES})" for reader in readers())
-        raise RolloutError(f"{printable(folder)}: no log of rollouts that is known: {known}.")
+    reader = _reader_of(folder)
     declared = facts or RunFacts()
     known_columns = getattr(reader, "columns", None)
     there = known_columns(folder) if known_columns else _columns_there(reader, folder, declared)
@@ -63,6 +61,21 @@ def open_rollouts(path: str | Path, facts: RunFacts | None = None) -> Rollouts:
     batches = partial(_selected, reader, folder, declared)
     complete = getattr(reader, "WHOLE_STEPS", True)
     return Rollouts(reader.NAME, folder.name, there, reader.MISSING, complete, batches)
+
+
+def rollout_files(path: str | Path) -> list[Path]:
+    """The files of a log that are read, of all that may lie beside them. Raises RolloutError as `open_rollouts`."""
+    return _reader_of(Path(path)).files(Path(path))
+
+
+def _reader_of(folder: Path) -> Reader:
+    if not folder.exists():
+        raise RolloutError(f"{printable(folder)}: no such folder or file of rollouts.")
+    reader = next((reader for reader in readers() if reader.recognises(folder)), None)
+    if reader is None:
+        known = "; ".join(f"{reader.NAME} ({reader.FILES})" for reader in readers())
+        raise RolloutError(f"{printable(folder)}: no log of rollouts that is known: {known}.")
+    return reader
 
 
 def _columns_there(reader: Reader, folder: Path, facts: RunFacts) -> frozenset[str]:

@@ -67,6 +67,11 @@ def recognises(folder: Path) -> bool:
     return line is not None and {"task_id", "seqlen", "prompt_len"} <= line.keys()
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return [path for _, path in _files(folder)]
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Version by version."""
     for version, path in _files(folder):

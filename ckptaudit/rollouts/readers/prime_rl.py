@@ -17,7 +17,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import json_lines
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "prime-rl"
 FILES = "token_exports/step_*/rank_*.jsonl"
@@ -43,6 +43,11 @@ def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
 def recognises(folder: Path) -> bool:
     """Whether there is a file of that name."""
     return next(_files(folder), None) is not None
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return [path for _, _, path in _files(folder)]
 
 
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
@@ -76,7 +81,7 @@ def _row(line: dict[str, Any], step: int, name: str) -> Row:
         "prompt_len": start,
         "response_len": len(ids) - start,
         "advantage": constant(advantages, mask),
-        "token_ids": ids[start:].astype(np.int32),
+        "token_ids": whole_ids(ids[start:]),
         "loss_mask": mask,
         "logp_rollout": _part(line, "inference_logprobs", start),
         "logp_train": _part(line, "trainer_logprobs", start),

@@ -16,7 +16,8 @@ COLUMNS = frozenset(SCHEMA.names)
 MISSING: dict[str, str] = {}
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
     if folder.is_file():
         return [folder] if folder.suffix == ".parquet" else []
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
@@ -24,20 +25,20 @@ def _files(folder: Path) -> list[Path]:
 
 def recognises(folder: Path) -> bool:
     """Whether the first Parquet file says so in its metadata."""
-    files = _files(folder)
-    return bool(files) and files[0].is_file() and is_canonical(files[0])
+    found = files(folder)
+    return bool(found) and found[0].is_file() and is_canonical(found[0])
 
 
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """All columns, in the order of file names."""
-    return read_table(_files(folder))
+    return read_table(files(folder))
 
 
 def columns(folder: Path) -> frozenset[str]:
     """Columns that any row fills, read off the files' ends."""
-    return filled_columns(_files(folder))
+    return filled_columns(files(folder))
 
 
 def open_columns(folder: Path, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
     """Some columns, so that nothing else is read from the disk."""
-    return read_table(_files(folder), columns)
+    return read_table(files(folder), columns)

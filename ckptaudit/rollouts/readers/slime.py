@@ -18,7 +18,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
 from ckptaudit.rollouts.pickled import archive_contents
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "slime"
 FILES = "rollout_data/{id}.pt, train_data/{id}.pt"
@@ -51,6 +51,12 @@ def _dumps(folder: Path, kind: str) -> dict[int, list[Path]]:
 def recognises(folder: Path) -> bool:
     """Whether either folder of dumps is there."""
     return bool(_dumps(folder, "rollout_data") or _dumps(folder, "train_data"))
+
+
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    kinds = [_dumps(folder, kind) for kind in ("rollout_data", "train_data")]
+    return [path for dumps in kinds for paths in dumps.values() for path in paths]
 
 
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
@@ -103,7 +109,7 @@ def _joined(generated: list[dict[str, Any]], trained: dict[int, dict[str, Any]],
             "reward": _reward(sample.get("reward")),
             "prompt": sample["prompt"] if isinstance(sample.get("prompt"), str) else None,
             "response": sample["response"] if isinstance(sample.get("response"), str) else None,
-            "token_ids": tokens[len(tokens) - answer :].astype(np.int32),
+            "token_ids": whole_ids(tokens[len(tokens) - answer :]),
             "logp_rollout": _list(sample.get("rollout_log_probs")),
         }
 
@@ -120,7 +126,7 @@ def _alone(trained: dict[int, dict[str, Any]], step: int) -> Iterator[Row]:
             "prompt_len": len(tokens) - answer,
             "response_len": answer,
             "reward": _reward(sample.get("raw_reward", sample.get("rewards"))),
-            "token_ids": tokens[len(tokens) - answer :].astype(np.int32),
+            "token_ids": whole_ids(tokens[len(tokens) - answer :]),
             "logp_rollout": _list(sample.get("rollout_log_probs")),
         }
 

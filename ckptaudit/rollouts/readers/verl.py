@@ -42,6 +42,11 @@ def recognises(folder: Path) -> bool:
     return line is not None and {"input", "output", "score"} <= line.keys()
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return [path for _, path in numbered(folder, _PATTERN)]
+
+
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Step by step."""
     split = "eval" if folder.name.lower().startswith(("val", "eval")) else "train"

@@ -36,6 +36,9 @@ class Store(Protocol):
     def recognises(self, path: Path) -> bool:
         """Whether the folder or file is of this kind."""
 
+    def files(self, path: Path) -> list[Path]:
+        """The files that are read, in order."""
+
     def rows(self, path: Path) -> Iterator[ScalarRow]:
         """All values in the order logged. Raises RolloutError."""
 
@@ -51,13 +54,22 @@ def stores() -> tuple[Store, ...]:
 def read_scalars(path: str | Path) -> dict[str, dict[int, float]]:
     """Curves by canonical name, then by step. Raises RolloutError if no store knows the path, or it is damaged."""
     folder = Path(path)
+    return curves(_store_of(folder).rows(folder))
+
+
+def scalar_files(path: str | Path) -> list[Path]:
+    """The files of curves that are read, of all that may lie beside them. Raises RolloutError as `read_scalars`."""
+    return _store_of(Path(path)).files(Path(path))
+
+
+def _store_of(folder: Path) -> Store:
     if not folder.exists():
         raise RolloutError(f"{printable(folder)}: no such folder or file of scalars.")
     store = next((store for store in stores() if store.recognises(folder)), None)
     if store is None:
         known = "; ".join(f"{store.NAME} ({store.FILES})" for store in stores())
         raise RolloutError(f"{printable(folder)}: no scalars that are known: {known}.")
-    return curves(store.rows(folder))
+    return store
 
 
 def curves(rows: Iterable[ScalarRow]) -> dict[str, dict[int, float]]:

@@ -31,9 +31,14 @@ def _holds_scalars(file: Path) -> bool:
     return isinstance(line.get("data"), dict) or any(isinstance(value, float) for value in line.values())
 
 
+def files(path: Path) -> list[Path]:
+    """The files that are read, in order."""
+    return list(filter(_holds_scalars, _files(path)))
+
+
 def rows(path: Path) -> Iterator[ScalarRow]:
     """All numbers of all files that hold scalars."""
-    for file in filter(_holds_scalars, _files(path)):
+    for file in files(path):
         for number, line in enumerate(json_lines(file, dict[str, Any])):
             step, data = line.get("step"), line.get("data", line)
             if step is None:

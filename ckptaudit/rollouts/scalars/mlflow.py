@@ -40,8 +40,16 @@ def recognises(path: Path) -> bool:
     try:
         with closing(_connected(database)) as connection:
             return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'metrics'").fetchone())
-    except (sqlite3.Error, RolloutError):
+    except (sqlite3.Error, UnicodeDecodeError, RolloutError):
         return False
+
+
+def files(path: Path) -> list[Path]:
+    """The files that are read: a database, or those of the run's folder."""
+    database = _database(path)
+    if database is not None:
+        return [database]
+    return [file for folder in _run_folders(path) for file in _metric_files(folder)]
 
 
 def rows(path: Path) -> Iterator[ScalarRow]:
@@ -79,13 +87,17 @@ def _one_run(path: Path, runs: int) -> None:
 def _from_folders(path: Path) -> Iterator[ScalarRow]:
     folders = _run_folders(path)
     _one_run(path, len(folders))
-    for file in sorted(p for p in folders[0].rglob("*") if p.is_file()):
+    for file in _metric_files(folders[0]):
         name = file.relative_to(folders[0]).as_posix()
         with file.open(encoding="utf-8", errors="replace") as lines:
             for count, line in enumerate(lines):
                 if count >= MAX_LINES:
                     raise RolloutError(f"{printable(file)}: more than {MAX_LINES:,} lines.")
                 yield _row(file, name, line)
+
+
+def _metric_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _row(file: Path, name: str, line: str) -> ScalarRow:

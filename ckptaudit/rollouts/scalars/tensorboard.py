@@ -24,7 +24,8 @@ _TAG, _SIMPLE, _TENSOR = 1, 2, 8
 _CONTENT, _FLOATS, _DOUBLES = 4, 5, 6
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
+    """The files that are read, in order."""
     if path.is_file():
         return [path] if ".tfevents." in path.name else []
     # Oldest first: a resumed run writes a file of its own.
@@ -33,12 +34,12 @@ def _files(path: Path) -> list[Path]:
 
 def recognises(path: Path) -> bool:
     """Whether there is an event file in the folder or below."""
-    return bool(_files(path))
+    return bool(files(path))
 
 
 def rows(path: Path) -> Iterator[ScalarRow]:
     """All scalars of all files."""
-    for file in _files(path):
+    for file in files(path):
         regular_file(file)
         with file.open("rb") as stream:
             try:

@@ -32,6 +32,11 @@ def recognises(path: Path) -> bool:
     return _file(path) is not None
 
 
+def files(path: Path) -> list[Path]:
+    """The file that is read."""
+    return [file] if (file := _file(path)) else []
+
+
 def rows(path: Path) -> Iterator[ScalarRow]:
     """All numbers of the history; those of evaluations keep their eval_ and so have no canonical name."""
     file = _file(path) or path

@@ -7,6 +7,7 @@ read: items of a name and a JSON value, among them `_step`.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,11 @@ HEADER = b":W&B\xe1\xbe\x00"
 BLOCK = 32_768
 MAX_RECORD = 64 * 2**20
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
-_HISTORY, _ITEM, _KEY, _NESTED, _VALUE = 2, 1, 1, 2, 16
+_HISTORY, _ITEM, _STEP, _NUMBER, _KEY, _NESTED, _VALUE = 2, 1, 2, 1, 1, 2, 16
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
+    """The files that are read, in order."""
     if path.is_file():
         return [path] if path.suffix == ".wandb" else []
     return sorted(p for p in path.rglob("run-*.wandb") if p.is_file())
@@ -34,12 +36,12 @@ def _files(path: Path) -> list[Path]:
 
 def recognises(path: Path) -> bool:
     """Whether there is such a file in the folder or below."""
-    return bool(_files(path))
+    return bool(files(path))
 
 
 def rows(path: Path) -> Iterator[ScalarRow]:
     """All numbers of all histories."""
-    for file in _files(path):
+    for file in files(path):
         regular_file(file)
         with file.open("rb") as stream:
             try:
@@ -75,9 +77,19 @@ def _records(stream: IO[bytes]) -> Iterator[bytes]:
 def _numbers(history: bytes) -> Iterator[ScalarRow]:
     values = dict(item for entry in messages(history, _ITEM) if (item := _item(entry)))
     step = values.pop("_step", None)
-    if step is not None:
+    at = _step_of(history) if step is None else int(step) if math.isfinite(step) else None
+    if at is not None:
         for name, value in values.items():
-            yield ScalarRow(name, int(step), value)
+            yield ScalarRow(name, at, value)
+
+
+def _step_of(history: bytes) -> int | None:
+    """The step of the record itself, for want of an item of it. A step of 0 is an empty message: zeros are not
+    written.
+    """
+    for step in messages(history, _STEP):
+        return next((number for name, number in fields(step) if name == _NUMBER and isinstance(number, int)), 0)
+    return None
 
 
 def _item(entry: bytes) -> tuple[str, float] | None:
