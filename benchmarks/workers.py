@@ -159,7 +159,7 @@ def _of_daemons() -> float:
 
 @contextmanager
 def _crew(kind: str, prepared: PreparedAudit) -> Iterator[Crew]:
-    spec = _spec(prepared.opened, prepared.plan)
+    spec = _spec(prepared.opened, prepared.plan, "cpu")
     if kind == "processes":
         crew = Crew(lambda: ProcessWorker("benchmarks.workers", spec, threads_environment(1)), WORKERS)
         yield crew
