@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,8 @@ class ProbeSet:
     weak: Checkpoint | None = None
     verdicts: GivenVerdicts = field(default_factory=GivenVerdicts)
     damage: Callable[[Evidence], Evidence] | None = None
+    rows: Mapping[str, Path] = field(default_factory=dict)
+    """Where the rows of each run are written, by the run's path."""
     done: dict[tuple[str, str], Prepared] = field(default_factory=dict, compare=False, repr=False)
     """What has been prepared already, by the paths of base and tuned."""
 
@@ -62,6 +64,7 @@ class Prepared:
     items: tuple[Item, ...]
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
+    template: str | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""
@@ -100,7 +103,7 @@ def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared
     items = _items(probes, after, texts, asked, opened)
     if not items:
         raise ProbeError(f"{parameter('probes')}: no probe is left to be judged ({texts.excluded[0].reason}).")
-    return Prepared(items, after, tuple(_notes(texts)))
+    return Prepared(items, after, tuple(_notes(texts)), template)
 
 
 def _refuse_other_weak(probes: ProbeSet, base: Checkpoint, tokenizer: Tokenizer) -> None:
