@@ -9,6 +9,7 @@ from typing import Literal
 from ckptaudit.behavior.comparison import ComparedText
 from ckptaudit.behavior.generation import Stop
 from ckptaudit.behavior.given_verdicts import GivenVerdicts
+from ckptaudit.behavior.intervals import Interval
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.scoring import ScoredText
 from ckptaudit.behavior.states import PooledStates
@@ -25,10 +26,11 @@ Pass = Literal[
     "unprompted",
     "openings",
     "weak",
+    "intervals",
 ]
 """What is run: both models on given texts; scores of what is compared; greedy answers; both models on the tuned
 model's; sampled answers; answers under several settings; answers after a given opening; hidden states; completions
-without their prompt; openings of refusals; scores by a weak model."""
+without their prompt; openings of refusals; scores by a weak model; each save of a run beside the one before."""
 
 Side = Literal["base", "tuned", "weak"]
 
@@ -77,6 +79,8 @@ class Evidence:
     notes: tuple[str, ...] = ()
     verdicts: GivenVerdicts = field(default_factory=GivenVerdicts)
     """Verdicts from elsewhere on these probes."""
+    intervals: tuple[Interval, ...] = ()
+    """From the base to the first save of the run, from each to the next, and last to the one that is judged."""
 
     def with_tuned_scores(self, rows: Mapping[Key, ScoredText]) -> Evidence:
         """The evidence with other scores by the tuned model, for damages."""

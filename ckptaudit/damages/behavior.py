@@ -114,6 +114,16 @@ def late_divergence(evidence: Evidence) -> Evidence:
 
 
 @row_damage
+def sudden_step(evidence: Evidence) -> Evidence:
+    """The last save of the run lies a hundred times as far from the one before it as it does."""
+    *before, last = evidence.intervals or (None,)
+    if last is None:
+        return evidence
+    farther = {name: (100 * nats, tokens) for name, (nats, tokens) in last.kl.items()}
+    return replace(evidence, intervals=(*(one for one in before if one), replace(last, kl=farther)))
+
+
+@row_damage
 def mistaken_choices(evidence: Evidence) -> Evidence:
     """The tuned model scores each answer of a question as it would the next one."""
     rows = evidence.scores.get("tuned", {})

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.metrics import METRICS, FindingsMetric, RunsMetric, Scope
+from ckptaudit.metrics import METRICS, FindingsMetric, ProbesMetric, RunsMetric, Scope
 from ckptaudit.pairing.runs import Over
 
 Per = Literal["matrix", "layer", "model", "step", "run", "probe_set", "probes"]
@@ -94,7 +94,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def over(self) -> Over | None:
         """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
         metric = METRICS[self.metric]
-        return metric.over if isinstance(metric, RunsMetric) else None
+        return metric.over if isinstance(metric, RunsMetric | ProbesMetric) else None
 
     @property
     def counts_findings(self) -> bool:

@@ -12,6 +12,8 @@ from ckptaudit.behavior.base_rows import Kept, Rows
 from ckptaudit.behavior.causal_models import CausalModel, open_model
 from ckptaudit.behavior.evidence import Evidence, Side
 from ckptaudit.behavior.excerpts import excerpt
+from ckptaudit.behavior.intervals import Interval, interval
+from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
 from ckptaudit.behavior.row_table import text_rows
@@ -23,7 +25,7 @@ from ckptaudit.measurement.jobs import Unit
 from ckptaudit.measurement.probe_rows import Origin, digest_of, write_rows
 from ckptaudit.metrics import Measurement
 from ckptaudit.metrics.behavior import ProbeReading, label_of, probes_metric_of
-from ckptaudit.pairing.runs import Run
+from ckptaudit.pairing.runs import Run, RunGroup
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,10 @@ class ProbeRuns:
     device: torch.device
     cache: FactorCache | None = None
     watch: Watch | None = None
+    groups: Sequence[RunGroup] = ()
     _opened: dict[str, CausalModel] = field(default_factory=dict)
     _prepared: dict[str, Prepared] = field(default_factory=dict)
+    _intervals: dict[str, Interval] = field(default_factory=dict)
 
     def prepared(self, run: Run) -> Prepared:
         """The probes as tokens. Raises ProbeError or MeasurementError."""
@@ -58,7 +62,19 @@ class ProbeRuns:
     def evidence(self, run: Run, wanted: Sequence[Wanted]) -> Evidence:
         """What both models do on the probes, as far as the wanted metrics ask. Raises CkptAuditError."""
         prepared = self.prepared(run)
-        runner = Runner(
+        passes = {p for name, _ in wanted for p in probes_metric_of(name).passes}
+        # Before the models of the pair are there: no more than three are at once.
+        intervals = self._up_to(run, prepared.items) if "intervals" in passes else ()
+        runner = self._runner(run, prepared)
+        found = replace(runner.evidence(passes), verdicts=self.probes.verdicts, intervals=intervals)
+        if self.probes.damage is not None:
+            return self.probes.damage(found)
+        if run.path in self.probes.rows:
+            self._write_rows(run, runner, found)
+        return found
+
+    def _runner(self, run: Run, prepared: Prepared) -> Runner:
+        return Runner(
             base=self._model(self.base),
             tuned=open_model(run.pair.tuned, self.base, self.device, self.probes.dtype, run.pair),
             items=prepared.items,
@@ -68,13 +84,6 @@ class ProbeRuns:
             lookup=self._lookup,
             tally=Tally(self.watch),
         )
-        passed = runner.evidence({p for name, _ in wanted for p in probes_metric_of(name).passes})
-        found = replace(passed, verdicts=self.probes.verdicts)
-        if self.probes.damage is not None:
-            return self.probes.damage(found)
-        if run.path in self.probes.rows:
-            self._write_rows(run, runner, found)
-        return found
 
     def _write_rows(self, run: Run, runner: Runner, found: Evidence) -> None:
         """Raises ReportError."""
@@ -92,6 +101,25 @@ class ProbeRuns:
         )
         end = next(iter(runner.tuned.end_tokens), None)
         write_rows(self.probes.rows[run.path], text_rows(found, end), origin)
+
+    def _up_to(self, run: Run, items: Sequence[Item]) -> tuple[Interval, ...]:
+        """From the base to the first save of the run, from each to the next, up to this one; none of the first."""
+        group = next((g for g in self.groups if g.over == "steps" and run in g.runs), None)
+        if group is None or group.position(run) == 0:
+            return ()
+        before, passed, steps = self.base, 0, group.order.steps
+        for save, step in zip(group.runs[: group.position(run) + 1], steps, strict=False):
+            if save.path not in self._intervals:
+                models = self._saved(before, group), self._saved(save.pair.tuned, group)
+                self._intervals[save.path] = interval(*models, step - passed, items)
+            before, passed = save.pair.tuned, step
+        return tuple(self._intervals[save.path] for save in group.runs[: group.position(run) + 1])
+
+    def _saved(self, checkpoint: Checkpoint, group: RunGroup) -> CausalModel:
+        pair = next((save.pair for save in group.runs if save.pair.tuned is checkpoint), None)
+        if pair is None:
+            return self._model(self.base)
+        return open_model(checkpoint, self.base, self.device, self.probes.dtype, pair)
 
     def _model(self, checkpoint: Checkpoint) -> CausalModel:
         if checkpoint.path not in self._opened:

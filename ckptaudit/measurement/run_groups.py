@@ -9,11 +9,11 @@ from msgspec import structs
 
 from ckptaudit.measurement.across_runs import measure_across
 from ckptaudit.measurement.jobs import Unit
-from ckptaudit.metrics import Measurement, RunsMetric
+from ckptaudit.metrics import Measurement, ProbesMetric, RunsMetric
 from ckptaudit.pairing.runs import Run, RunGroup
 
 
-def judged_runs(metric: RunsMetric, groups: Sequence[RunGroup]) -> list[Run]:
+def judged_runs(metric: RunsMetric | ProbesMetric, groups: Sequence[RunGroup]) -> list[Run]:
     """The runs about which a metric says something, in the order of their groups."""
     return [
         run

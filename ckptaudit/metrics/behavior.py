@@ -12,6 +12,7 @@ from ckptaudit.behavior.given_verdicts import Tells
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.probe import Probe
 from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
+from ckptaudit.pairing.runs import Over
 
 ProbesPer = Literal["probe_set", "probes"]
 """Of each probe set, or of all probes together."""
@@ -63,7 +64,8 @@ Fits = Callable[[Probe], bool]
 class ProbesMetric:
     """A quantity of probes: the passes it rests on, and which probes it is about (`asks` says so in words).
 
-    Where it rests on verdicts from elsewhere, it is about those alone that they tell of (`among`).
+    Where it rests on verdicts from elsewhere, it is about those alone that they tell of (`among`). One `over` steps
+    compares a save of a run with those before it.
     """
 
     name: str
@@ -79,6 +81,11 @@ class ProbesMetric:
     per: tuple[ProbesPer, ...] = ("probe_set", "probes")
     scope: Scope = "probes"
     among: Tells | None = None
+    over: Over | None = None
+
+    def judges(self, position: int, steps: Sequence[int]) -> bool:
+        """Whether it says anything of the save at a position among these steps."""
+        return position > 0
 
     def reading(self, evidence: Evidence, set_name: str | None) -> ProbeReading | None:
         """The value of one probe set, of all probes without a name; None where no probe fits."""
@@ -112,6 +119,7 @@ def probes_metric(
     asks: str,
     needs: Sequence[str] = (),
     among: Tells | None = None,
+    over: Over | None = None,
 ) -> Callable[[Compute], Compute]:
     """Register a quantity of probes under the function's name."""
 
@@ -129,6 +137,7 @@ def probes_metric(
                 asks=asks,
                 needs=("probes", *needs),
                 among=among,
+                over=over,
             )
         )
         return function

@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ckptaudit.behavior.comparison import ComparedText
+from ckptaudit.behavior.intervals import Interval
 from ckptaudit.behavior.probe import Probe
 from ckptaudit.behavior.scoring import Array
 from ckptaudit.metrics.behavior import FEWEST, ProbeGroup, ProbeReading, probes_metric, with_remark
-from ckptaudit.metrics.probe_estimates import mean, per_token
+from ckptaudit.metrics.probe_estimates import mean, per_token, quotient
 
 RAZOR = "RL's Razor (arXiv:2509.04259); figures of finished checkpoints in arXiv:2507.00432"
 URIAL = "arXiv:2312.01552, sections 2.1 and 2.2"
 
 FLOORS = 3
 """Times the floor below which a divergence is not told apart from rounding."""
+
+SAVES = 6
+"""Last saves whose divergence from the one before is told."""
 
 EARLY = 5
 """Positions that count as the first ones."""
@@ -140,6 +144,42 @@ def kl_late_minus_early(group: ProbeGroup) -> ProbeReading:
         return ProbeReading(None, samples=len(rows), remark=f"{len(long)} answers are longer than {EARLY} tokens")
     moved = [float(kl[EARLY:].mean() - kl[:EARLY].mean()) for kl, _ in long]
     return mean(group, moved, [name for _, name in long])
+
+
+@probes_metric(
+    unit="1",
+    scale="size",
+    source="after arXiv:2511.08567, Gate I, which is about one step; the form for saves is ours",
+    formula="k_i / max over j < i of k_j max(1, n_i / n_j)^2, k_i = mean KL(t_i, t_(i-1)) on given text, n_i steps",
+    passes=("intervals",),
+    fits=is_text,
+    asks="text, or prompt and completion",
+    over="steps",
+)
+def kl_step_growth(group: ProbeGroup) -> ProbeReading:
+    """How much farther the policy moved from the save before than between any saves before; the base is the first.
+
+    An interval of more steps may be longer by the square of their quotient, as on a path in one direction.
+    """
+    *before, own = group.evidence.intervals or (None,)
+    if own is None or not before:
+        return ProbeReading(None, samples=len(group.ids), remark="there is no save before the one before")
+    names = [name for name in group.ids if all(name in one.kl for one in (own, *before))]
+    if not names:
+        return _silent(group)
+    allowed = [[_allowed(own, one) * one.kl[name][0] for name in names] for one in before]
+    floors = [FLOORS * group.evidence.floor * own.kl[name][1] for name in names]
+    widest = max((*allowed, floors), key=sum)
+    reading = quotient(group, [own.kl[name][0] for name in names], widest, names, [own.kl[n][0] for n in names])
+    tokens = sum(own.kl[name][1] for name in names)
+    means = [sum(one.kl[name][0] for name in names) / tokens for one in (*before, own)]
+    said = f"nats per token from save to save: {', '.join(f'{m:.2g}' for m in means[-SAVES:])}"
+    return with_remark(reading, said if widest is not floors else f"{said}; rounding comes to as much")
+
+
+def _allowed(own: Interval, before: Interval) -> float:
+    """How many times as far as an earlier interval a longer one may go."""
+    return max(1.0, own.steps / before.steps) ** 2 if before.steps > 0 else 1.0
 
 
 def _divergence(group: ProbeGroup, texts: Mapping[str, ComparedText], column: str) -> ProbeReading:

@@ -95,7 +95,14 @@ class _Executor:
     def probes(self) -> ProbeRuns:
         plan, computing = self.plan, self.plan.computing
         assert plan.probes is not None  # without probes every check of them is skipped
-        return ProbeRuns(plan.probes, plan.runs[0].pair.base, computing.device, computing.cache, watch=self.tokens)
+        return ProbeRuns(
+            plan.probes,
+            plan.runs[0].pair.base,
+            computing.device,
+            computing.cache,
+            watch=self.tokens,
+            groups=plan.groups,
+        )
 
     def together(self, units: Sequence[Unit]) -> Iterator[tuple[int, int]]:
         """Units of matrices in one go; tells how many tensors of how many are done."""

@@ -18,7 +18,7 @@ from ckptaudit.judging.selection import MODEL, selected, subjects
 from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
-from ckptaudit.metrics import METRICS, MatrixMetric, RunsMetric
+from ckptaudit.metrics import METRICS, MatrixMetric, ProbesMetric, RunsMetric
 from ckptaudit.options import AUXILIARY
 from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.logs import of_rollouts, without_weights
@@ -163,7 +163,7 @@ def _judged(opened: OpenedAudit, check: Check) -> Sequence[Run]:
     metric = METRICS[check.metric]
     if check.scope == "rollouts":
         return [run for run in opened.runs if run.path in opened.logs] or opened.runs[:1]
-    if not isinstance(metric, RunsMetric):
+    if check.over is None or not isinstance(metric, RunsMetric | ProbesMetric):
         return opened.runs
     return judged_runs(metric, opened.groups) or opened.runs[:1]
 
@@ -177,7 +177,8 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         missing = opened.auxiliary.missing(METRICS[check.metric].needs)
         return missing or (opened.logs[run.path].lacking(check.metric) if run.path in opened.logs else "")
     if check.scope == "probes":
-        return opened.auxiliary.missing(METRICS[check.metric].needs) or without_probes(opened.probes, check)
+        missing = opened.auxiliary.missing(METRICS[check.metric].needs)
+        return missing or _without_saves(opened, check) or without_probes(opened.probes, check)
     if _compares_none(opened, check):
         return TOO_FEW
     tensors = selected(check, run.pair, subject)
@@ -185,6 +186,11 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
+
+
+def _without_saves(opened: OpenedAudit, check: Check) -> str:
+    """Why a check of probes that compares the saves of a run has nothing to compare; empty for any other."""
+    return "" if check.over is None or check.over in opened.compares else NO_GROUP[check.over]
 
 
 def _prepared(opened: OpenedAudit, checks: Sequence[CheckFile], config: Config) -> ProbeSet | None:

@@ -16,6 +16,7 @@ from ckptaudit.behavior.causal_models import open_model
 from ckptaudit.behavior.evidence import Evidence, Pass
 from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.behavior.given_verdicts import GivenVerdict, GivenVerdicts
+from ckptaudit.behavior.intervals import Interval
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
 from ckptaudit.behavior.probes import read_probes
@@ -126,7 +127,10 @@ def evidence(tuned: str, damage: str = "", passes: tuple[Pass, ...] = get_args(P
         facts=FACTS,
         weak=open_model(opened("sft"), base, CPU),
     )
-    return replace(runner.evidence(passes), verdicts=verdicts())
+    found = replace(runner.evidence(passes), verdicts=verdicts())
+    # As if the run had gone on as it began, its second save as far from the first as that from the base.
+    moved = {name: (float(row.kl_tuned_base.sum()), len(row.agree)) for name, row in found.texts.items()}
+    return replace(found, intervals=(Interval(40, moved), Interval(40, moved)))
 
 
 def damaged(check: Check, tuned: str) -> Evidence:
