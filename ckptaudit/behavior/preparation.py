@@ -11,6 +11,7 @@ from ckptaudit.behavior.causal_models import context_of, model_config, refuse_un
 from ckptaudit.behavior.encoding import EncodedText, Encoding, encode, encode_prompts
 from ckptaudit.behavior.evidence import Evidence
 from ckptaudit.behavior.facts import ProbeFacts
+from ckptaudit.behavior.folders import folders
 from ckptaudit.behavior.given_verdicts import GivenVerdicts
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.probe import Message, Probe
@@ -90,7 +91,7 @@ def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared
         refuse_unbuildable(side, base)
     configs = [model_config(side, base) for side in sides]
     before = open_tokenizer(_folder(base))
-    after = open_tokenizer(_folder(tuned)) if has_tokenizer(_folder(tuned)) else before
+    after = _tokenizer(tuned) or before
     agreement(before, after)
     _refuse_other_weak(probes, base, before)
     template, _ = templates(before, after, probes.facts.template)
@@ -110,8 +111,7 @@ def _refuse_other_weak(probes: ProbeSet, base: Checkpoint, tokenizer: Tokenizer)
     """A weak model scores the same ids, and so must have the same tokens."""
     if probes.weak is not None:
         refuse_unbuildable(probes.weak, probes.weak if probes.weak.config else base)
-        folder = _folder(probes.weak)
-        agreement(tokenizer, open_tokenizer(folder) if has_tokenizer(folder) else tokenizer)
+        agreement(tokenizer, _tokenizer(probes.weak) or tokenizer)
 
 
 def _items(
@@ -178,9 +178,15 @@ def _notes(texts: Encoding) -> Iterator[str]:
         yield f"{cut} probes are longer than the context, and judged up to its end"
 
 
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer of a checkpoint, or of what it was merged into; None where neither brings one."""
+    folder = _folder(checkpoint)
+    return open_tokenizer(folder) if has_tokenizer(folder) else None
+
+
 def _folder(checkpoint: Checkpoint) -> Path:
-    path = Path(checkpoint.path)
-    folder = path.parent if path.is_file() else path
-    if not folder.is_dir():
+    """The first folder with a tokenizer, the checkpoint's own where none has one."""
+    local = [folder for folder in folders(checkpoint) if isinstance(folder, Path)]
+    if not local:
         raise MeasurementError(f"{checkpoint.path}: no local folder, so there is no tokenizer to be read")
-    return folder
+    return next(filter(has_tokenizer, local), local[0])

@@ -62,6 +62,7 @@ def write_rows(path: Path, texts: Iterable[TextRows], origin: Origin) -> int:
 
     written = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with (
             replacing(path) as file,
             pq.ParquetWriter(file, _schema(), compression="zstd") as writer,
