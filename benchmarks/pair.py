@@ -27,8 +27,8 @@ Side = dict[str, Tensor]
 
 def pair_of(layers: int, folder: Path, kind: Kind = BENCH) -> tuple[Path, Path]:
     """Base and tuned with that many layers, made below `folder` unless they lie there already."""
-    words = re.sub(r"[^a-z0-9]+", "-", kind.name.lower())
-    home = folder / f"{kind.shapes.name}-{words}-{RECIPE}-{layers}-layers"
+    words = re.sub(r"[^a-z0-9.]+", "-", f"{kind.shapes.name}-{kind.name.lower()}")
+    home = folder / f"{words}-{RECIPE}-{layers}-layers"
     if not home.is_dir():
         aside = home.with_name(f"{home.name}.part")
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,7 +1,10 @@
 """What Ray costs beside plain processes, at two workers: `python -m benchmarks.workers FOLDER [LAYERS] [ROUNDS]`.
 
 The same tasks of the generated pair, in turns. Time by the clock is from the first task to the last answer, once
-all workers have opened the pair; processor time is that of both workers in the meantime. The start stands apart.
+all workers have opened the pair. Beside other work it says little, so each worker divides its own time: on a
+processor, queued for one (as Linux counts it), and at rest, which is when it waits for its next task. The longer of
+the two without what it was queued is the clock of an undisturbed machine. The start and the processor time of Ray's
+own daemons stand apart.
 """
 
 from __future__ import annotations
@@ -27,29 +30,66 @@ from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.workers import Workers, _spec, open_work
 
 WORKERS = 2
+TICKS = os.sysconf("SC_CLK_TCK")
 SPENT = "CKPTAUDIT_BENCH_SPENT"
-"""Names the folder in which each worker notes its processor time."""
+"""Names the folder in which each worker notes its times."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one worker or between two moments of it, in seconds: by the clock, of its processor, waiting for one."""
+
+    clock: float
+    processor: float
+    queued: float
+
+    @classmethod
+    def now(cls) -> Times:
+        """Those of the calling thread up to now."""
+        queued = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+        return cls(time.perf_counter(), time.thread_time(), queued / 1e9)
+
+    def since(self, other: Times) -> Times:
+        """What has passed since then."""
+        return Times(self.clock - other.clock, self.processor - other.processor, self.queued - other.queued)
+
+    @property
+    def rest(self) -> float:
+        """Neither on a processor nor waiting for one."""
+        return self.clock - self.processor - self.queued
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: seconds until the first answer's worker was ready, by the clock from then on, and of processors."""
+    """One run in seconds: until all workers were ready, by the clock from then on, of each worker, of daemons."""
 
     start: float
     clock: float
-    processor: float
+    workers: tuple[Times, ...]
+    daemons: float
+
+    @property
+    def row(self) -> str:
+        """A row of the table."""
+        processor = sum(one.processor for one in self.workers)
+        rest = max(one.rest for one in self.workers)
+        undisturbed = max(one.processor + one.rest for one in self.workers)
+        numbers = (self.start, self.clock, processor, rest, undisturbed, self.daemons)
+        return " | ".join(f"{number:.1f}" for number in numbers)
 
 
 def open_noting(spec: bytes) -> tuple[str, Measure]:
-    """As a worker of the audit, which notes its processor time behind every task."""
+    """As a worker of the audit, which notes its times behind every task."""
     refused, measure = open_work(spec)
     note = Path(os.environ[SPENT]) / str(os.getpid())
-    first = time.process_time()
-    note.write_text(f"{first} {first}")
+    first: list[Times] = []
 
     def measured(task: bytes) -> bytes:
+        if not first:
+            first.append(Times.now())
         answer = measure(task)
-        note.write_text(f"{first} {time.process_time()}")
+        took = Times.now().since(first[0])
+        note.write_text(f"{took.clock} {took.processor} {took.queued}")
         return answer
 
     return refused, measured
@@ -75,11 +115,14 @@ def main(folder: Path, layers: int, rounds: int) -> None:
     )
     base, tuned = made.stdout.split()
     place = Place(Path(base), Path(tuned), folder)
-    print("| workers | start (s) | by the clock (s) | processor (s) |\n| --- | --- | --- | --- |")
+    print(
+        "| workers | start (s) | by the clock (s) | processor (s) | at rest (s) | undisturbed (s) | daemons (s) |"
+    )
+    print("| --- " * 7 + "|")
     for _ in range(rounds):
         for kind in ("processes", "ray"):
             run = _timed(kind, place)
-            print(f"| {kind} | {run.start:.1f} | {run.clock:.1f} | {run.processor:.1f} |", flush=True)
+            print(f"| {kind} | {run.row} |", flush=True)
 
 
 def _timed(kind: str, place: Place) -> Run:
@@ -90,16 +133,33 @@ def _timed(kind: str, place: Place) -> Run:
         started = time.perf_counter()
         with _crew(kind, prepared) as crew:
             _wait_for_all(crew)
-            ready = time.perf_counter()
+            ready, before = time.perf_counter(), _of_daemons()
             execute(prepared.plan, source=Workers(prepared.plan, crew))
-            ended = time.perf_counter()
-        pairs = [tuple(map(float, note.read_text().split())) for note in Path(spent).iterdir()]
-        return Run(ready - started, ended - ready, sum(last - first for first, last in pairs))
+            ended, daemons = time.perf_counter(), _of_daemons() - before
+        found = tuple(Times(*map(float, note.read_text().split())) for note in Path(spent).iterdir())
+        if len(found) != WORKERS:
+            raise SystemExit(f"{kind}: {len(found)} of {WORKERS} workers measured anything")
+        return Run(ready - started, ended - ready, found, daemons)
+
+
+def _of_daemons() -> float:
+    """Processor time of whatever this process started but for workers, as far as it still runs."""
+    found: dict[int, tuple[int, str, float]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, numbers = stat.read_text().partition(") ")
+            fields = numbers.split()
+            found[int(stat.parent.name)] = int(fields[1]), name, (int(fields[11]) + int(fields[12])) / TICKS
+    below = {os.getpid()}
+    for pid in sorted(found):
+        below |= {pid} if found[pid][0] in below else set()
+    below.discard(os.getpid())
+    return sum(found[pid][2] for pid in below if "(raylet" in found[pid][1] or "(gcs_server" in found[pid][1])
 
 
 @contextmanager
 def _crew(kind: str, prepared: PreparedAudit) -> Iterator[Crew]:
-    spec = _spec(prepared.opened, prepared.plan)
+    spec = _spec(prepared.opened, prepared.plan, "cpu")
     if kind == "processes":
         crew = Crew(lambda: ProcessWorker("benchmarks.workers", spec, threads_environment(1)), WORKERS)
         yield crew

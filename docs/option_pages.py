@@ -26,6 +26,7 @@ VARIABLES = """## Environment variables
 |---|---|
 | `CKPTAUDIT_CACHE` | folder of [the cache](cache.md), or `off`; `--audit-cache` wins |
 | `CKPTAUDIT_CACHE_LIMIT` | size that the cache may take, such as `5GiB`; default 20GiB |
+| `CKPTAUDIT_CACHE_SHARED` | a cache below the own one that is only read: a folder, or a prefix of an object store |
 """
 
 TABLE = ["| option | meaning |", "|---|---|"]

@@ -8,6 +8,8 @@
 #
 # afterany: a task that failed leaves no part, and what it was to measure then "could not be judged". To measure such
 # a task again, `sbatch --array=3 slurm-array.sh plan.json`, and collect once more.
+#
+# Shards are counted from 0: of --array=1-8 each task would measure shard $((SLURM_ARRAY_TASK_ID - 1)).
 #SBATCH --job-name=ckptaudit
 #SBATCH --array=0-7
 #SBATCH --cpus-per-task=16

@@ -48,6 +48,15 @@ def json_changed(data: bytes, random: Random) -> bytes:
     return json.dumps(_with(document, place, random)).encode("utf-8", "surrogatepass")
 
 
+def lines_changed(data: bytes, random: Random) -> bytes:
+    """One line changed as JSON, or the lines as text."""
+    lines = data.split(b"\n")
+    at = random.randrange(len(lines))
+    if random.random() < 0.2:
+        return text_changed(data, random)
+    return b"\n".join([*lines[:at], json_changed(lines[at], random), *lines[at + 1 :]])
+
+
 def safetensors_changed(data: bytes, random: Random) -> bytes:
     """The header changed as JSON, with its right length or another."""
     length = int.from_bytes(data[:8], "little")
@@ -102,6 +111,8 @@ _CHANGES = {
     "pickle": pickle_changed,
     "archive": archive_changed,
     "text": text_changed,
+    "lines": lines_changed,
+    "bytes": bytes_changed,
 }
 
 

@@ -90,6 +90,7 @@ SLOW = (
     "pairing/test_matching.py",
     "parity",
     "pipeline/test_audit.py",
+    "pipeline/test_gpu_actors.py",
     "pipeline/test_named_causes.py",
     "pipeline/test_shards.py",
     "pipeline/test_workers.py",

@@ -207,8 +207,8 @@ def _refuse_other_vocabulary(checkpoint: Checkpoint, outline: Any) -> None:
     stored = checkpoint.tensors.get(name)
     if stored is not None and len(stored.shape) == 2 and stored.shape[0] != embeddings.shape[0]:
         raise MeasurementError(
-            f"{printable(checkpoint.path)}: config.json has vocab_size {embeddings.shape[0]:,}, and {printable(name)} "
-            f"holds {stored.shape[0]:,} rows; set it to what the weights hold"
+            f"{printable(checkpoint.path)}: config.json has vocab_size {embeddings.shape[0]:,}, and "
+            f"{printable(name)} holds {stored.shape[0]:,} rows; set it to what the weights hold"
         )
 
 

@@ -47,20 +47,20 @@ def run(options: argparse.Namespace) -> int:
 
 def _prove(options: argparse.Namespace) -> int:
     from ckptaudit.judging.check_files import load_checks
-    from ckptaudit.judging.config import find_config, load_config
+    from ckptaudit.judging.config import Config, find_config, load_config
     from ckptaudit.options import AuditOptions
     from ckptaudit.pipeline import open_audit
     from ckptaudit.pipeline.proving import prove
 
-    config = find_config([Path.cwd()])
-    facts = load_config(config).facts if config else None
+    path = find_config([Path.cwd()])
+    config = load_config(path) if path else Config()
     given = {name: path for name in AUXILIARY if (path := getattr(options, name)) is not None}
     opened = open_audit(
         AuditOptions(base=options.base or "", tuned=tuple(options.tuned or ()), auxiliary=given, complete=False),
-        facts,
+        config.facts,
     )
     files = list(map(load_checks, options.file))
-    proofs = [prove(opened, check, file) for file in files for check in file.checks]
+    proofs = [prove(opened, check, file, config.probes) for file in files for check in file.checks]
     print("\n".join(line for proof in proofs for line in _proof_lines(proof)))
     return 0 if all(proof.breaks or proof.needs for proof in proofs) else BROKEN_PROOF
 

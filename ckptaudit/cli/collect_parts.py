@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from ckptaudit.results.gate import answer
 
     outputs = Outputs(value_of(options))
+    _refuse_outputs(options, outputs.paths)
     result = _result(options, outputs)
     problems = [*outputs.write(lambda: result), *_junit(result, options.junitxml)]
     print(_summary(result))
@@ -51,6 +52,16 @@ def run(options: argparse.Namespace) -> int:
     for sentence in problems:
         print(f"ERROR: {sentence}", file=sys.stderr)
     return 1 if given.closing else 4 if problems else 0
+
+
+def _refuse_outputs(options: argparse.Namespace, reports: Sequence[Path]) -> None:
+    """Raise ReportError for a report that would replace the plan or a part, or cannot be written."""
+    from ckptaudit.cli.written_files import refuse_unwritable, refuse_what_is_read
+
+    xml: Path | None = options.junitxml
+    if xml is not None:
+        refuse_unwritable(xml, "--junitxml")
+    refuse_what_is_read([*reports, *([] if xml is None else [xml])], [options.plan, *options.parts])
 
 
 def _result(options: argparse.Namespace, outputs: object) -> AuditResult:

@@ -104,7 +104,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _cache() -> Line:
-    from ckptaudit.measurement.base_cache import open_cache
+    from ckptaudit.measurement.cache_location import open_cache
 
     try:
         cache = open_cache(None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckptaudit.judging.effective_config import EffectiveConfig
     from ckptaudit.judging.limits import Limit
     from ckptaudit.judging.selection import JudgedMatrix
+    from ckptaudit.judging.verdict import Verdict
     from ckptaudit.pairing import ModelPair
     from ckptaudit.results.records import AuditResult
 
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
 
     path = options.config or find_config([Path.cwd()])
     config = load_config(path) if path else Config()
-    file, check = _chosen(options.check, check_files(config, options.profile))
+    joining = _joining(options.profile or config.profile)
+    file, check = _chosen(options.check, (*check_files(config, options.profile), *joining))
     path = options.result or (Path(LAST) if Path(LAST).is_file() else None)
     result = _read(path) if path else None
     pair = _pair(options.base, result)
@@ -59,6 +61,15 @@ def run(options: argparse.Namespace) -> int:
     rows += _last(effective, check, options.subject, result, path, placed=pair is not None)
     print("\n".join(line for label, text in rows for line in _wrapped(label, text)))
     return 0
+
+
+def _joining(profile: str) -> tuple[CheckFile, ...]:
+    """The check files that join a profile for several runs, for rollouts, for probes and the like."""
+    from ckptaudit.judging.check_files import load_checks
+    from ckptaudit.judging.profiles import default_profile, profile_named
+
+    companions = profile_named(profile or default_profile()).companions.values()
+    return tuple(load_checks(path) for path in dict.fromkeys(path for paths in companions for path in paths))
 
 
 def _chosen(name: str, files: tuple[CheckFile, ...]) -> tuple[CheckFile, Check]:
@@ -113,6 +124,8 @@ def _parts(check: Check, subject: str, pair: ModelPair) -> list[JudgedMatrix]:
     """What the subject means to the check. Raises ConfigError with the nearest names."""
     from ckptaudit.judging.selection import fits, near, parts
 
+    if _is_set(check, subject):
+        return []
     owned = parts(check, pair)
     if subject in owned:
         return owned[subject]
@@ -122,6 +135,27 @@ def _parts(check: Check, subject: str, pair: ModelPair) -> list[JudgedMatrix]:
         known = [*owned, *(p.tensor.name for p in everything)]
         raise _named(f"{printable(subject)}: {check.id} judges nothing of this name; {near(subject, known)}")
     return found
+
+
+def _is_set(check: Check, subject: str) -> bool:
+    """Whether the subject is one of the probe sets that a verdict on probes ranks."""
+    from ckptaudit.judging.probes import SET
+
+    return check.scope == "probes" and subject.startswith(SET)
+
+
+def _of_set(verdict: Verdict, check: Check, subject: str) -> Verdict:
+    """A verdict on all probes, as far as it is about one probe set."""
+    from msgspec.structs import replace
+
+    if not _is_set(check, subject):
+        return verdict
+    row = next((row for row in verdict.ranking if row.tensor == subject), None)
+    if row is None:
+        said = f"; {verdict.reason}" if verdict.reason else ""
+        return replace(verdict, value=None, reason=f"it holds no value of {subject}{said}")
+    said = "failed" if check.margin(row.value, verdict.limit) < 0 and verdict.outcome == "failed" else "passed"
+    return replace(verdict, value=row.value, worst=subject, outcome=said)
 
 
 def _chain(config: EffectiveConfig, file: CheckFile, check: Check) -> Iterator[Row]:
@@ -183,11 +217,14 @@ def _last(
     *,
     placed: bool,
 ) -> Iterator[Row]:
+    from ckptaudit.judging.selection import PROBES
     from ckptaudit.report.failure import quantity
 
     if result is None:
         yield "last result", f"none: there is no {LAST} here, and --result names no other"
-    rows = [v for v in result.verdicts if v.check == check.id and v.subject == subject] if result else []
+    wanted = PROBES if _is_set(check, subject) else subject
+    found = [v for v in result.verdicts if v.check == check.id and v.subject == wanted] if result else []
+    rows = [_of_set(v, check, subject) for v in found]
     if result is not None and not rows:
         yield "last result", f"{printable(path)} has no verdict of {check.id} on {printable(subject)}"
     for row in rows:

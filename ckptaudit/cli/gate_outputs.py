@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptaudit.cli.gate_spelling import option
+from ckptaudit.cli.written_files import refuse_unwritable
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
 from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult
@@ -76,6 +76,11 @@ class Outputs:
         return any(kind.option == "audit_html" for kind, _ in self._asked)
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files to write."""
+        return tuple(path for _, path in self._asked)
+
+    @property
     def plot(self) -> Path | None:
         """Where the steps of a run are to be drawn, if they are."""
         return next((path for kind, path in self._asked if kind.option == "audit_plot"), None)
@@ -116,12 +121,6 @@ def _refuse_one_name_for_two(paths: list[Path]) -> None:
 
 
 def _writable(given: str, kind: OutputKind) -> Path:
-    """The report's path, refused before hours of measuring rather than after."""
     path = Path(given)
-    folder = next(p for p in (path.absolute(), *path.absolute().parents)[1:] if p.exists())
-    # A pipe or a device would be replaced by a file of its name.
-    is_wrong_kind = path.exists() and not (path.is_file() or (path.is_dir() and kind.may_be_folder))
-    if is_wrong_kind or not folder.is_dir() or not os.access(folder, os.W_OK):
-        flag = parameter(kind.option.removeprefix("audit_"))
-        raise ReportError(f"{flag} {printable(path)}: no file can be written there; name another.")
+    refuse_unwritable(path, parameter(kind.option.removeprefix("audit_")), may_be_folder=kind.may_be_folder)
     return path

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from ckptaudit.cli.progress import measuring
 
 HELP = "measure one share of a plan and write it as a part file"
 
@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and write. Raises CkptAuditError, also where a side has changed since the plan was made."""
+    from ckptaudit.cli.written_files import refuse_unwritable, refuse_what_is_read
     from ckptaudit.errors import printable
     from ckptaudit.measurement.shard_plan import read_plan
     from ckptaudit.measurement.shards import parse_shard
@@ -28,20 +29,11 @@ def run(options: argparse.Namespace) -> int:
     from ckptaudit.pipeline.shards import measure_shard
 
     shard, plan, output = parse_shard(options.shard), read_plan(options.plan), options.output.absolute()
+    refuse_unwritable(output, "--output")
+    refuse_what_is_read([output], [options.plan])
     with folder_of(plan):
         work = open_planned(plan)
-        with _progress() as watch:
+        with measuring() as watch:
             rows = measure_shard(work, shard, output, watch)
     print(f"{printable(options.output)}: shard {shard}, {len(work.share(shard)):,} tasks, {rows:,} measurements")
     return 0
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measuring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

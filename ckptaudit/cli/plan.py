@@ -29,6 +29,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.base or not options.tuned:
         missing = "base" if not options.base else "tuned"
         raise ShardError(f"weights are what is measured in shares; {parameter(missing)} PATH is missing.")
+    from ckptaudit.cli.written_files import refuse_unwritable
+
+    refuse_unwritable(options.output, "--output")
     # Imported late: these pull in torch. What is made in here lives as long as the process.
     from ckptaudit.cli.loading import without_garbage_collection
 

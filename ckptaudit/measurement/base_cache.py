@@ -17,20 +17,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from blake3 import blake3
 
 from ckptaudit.atomic_write import PART, replacing
 from ckptaudit.errors import CacheError, parameter, printable
 from ckptaudit.foreign_files import read_regular
-from ckptaudit.sizes import parse_size
+from ckptaudit.foreign_files.places import Place
+from ckptaudit.measurement.cache_entries import sealed, unsealed
+from ckptaudit.measurement.cache_records import BaseRecord, by_last_use, groups
+from ckptaudit.sizes import format_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOCATION = "CKPTAUDIT_CACHE"
 LIMIT = "CKPTAUDIT_CACHE_LIMIT"
 OFF = "off"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -38,13 +39,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 DEFAULT_LIMIT = 20 * 2**30
 
 ENTRY = re.compile(r"[0-9a-f]{64}\.safetensors")
+RECORD = re.compile(r"[0-9a-f]{64}\.base")
 UNFINISHED = re.compile(rf"{PART}|[0-9a-f]{{64}}\.\w+\.part")
 """A half-written file; the second form is that of earlier releases."""
 ABANDONED_S = 3600
 """Age at which a half-written file is taken for the leftover of a process that died."""
 
-BLANK = b"0" * 64
-SEAL = b'"checksum":"'
 TAG = """Signature: 8a477f597d28d172789f06886806bc55
 # Caches of ckptaudit; may be deleted at any time. About this file: https://bford.info/cachedir/
 """
@@ -58,54 +58,33 @@ class Contents:
     size: int
 
 
-def entry_key(stored: Tensor, *, definition: str) -> str:
-    """Digest of a tensor's bytes, dtype and shape, and of `definition`: what is kept of it, in which version.
-
-    BLAKE3, 64 hexadecimal digits. Two tensors share a key only if they are bitwise the same.
-    """
-    import torch
-
-    flat = stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = blake3(repr((definition, str(stored.dtype), tuple(stored.shape))).encode())
-    digest.update(flat.numpy().data)
-    return digest.hexdigest()
-
-
-def open_cache(given: str | None = None) -> FactorCache | None:
-    """The cache at `given`, else at $CKPTAUDIT_CACHE, else in the user's own cache folder; None for `off`.
-
-    Raises CacheError if the folder that was asked for cannot be one, or $CKPTAUDIT_CACHE_LIMIT is no size.
-    """
-    asked = given or os.environ.get(LOCATION) or None
-    if asked == OFF:
-        return None
-    limit = _limit()
-    if asked is not None:
-        asked_by = parameter("cache") if given else LOCATION
-        return FactorCache(_expanded(asked, asked_by), limit=limit, asked_by=asked_by)
-    # Nobody asked for one: without a home, or room in it, there is simply no cache.
-    folder = _default_folder()
-    if folder is None:
-        return None
-    try:
-        cache = FactorCache(folder, limit=limit)
-    except CacheError:
-        return None
-    return None if cache.trouble else cache
-
-
 class FactorCache:
     """Entries by key in one folder, private to the user, safe for any number of processes at once.
 
-    `limit` bounds the bytes kept; the entries used longest ago go first. `trouble` says why nothing could be
-    kept, once that has happened. Raises CacheError if `folder` is not a folder and cannot be made one.
+    `limit` bounds the bytes kept; entries of the base used longest ago go first, those of the base in use never.
+    What is missing is looked for in `shared`, a folder or a prefix in an object store that is only read. `trouble`
+    says why nothing could be kept, once that has happened. Raises CacheError if `folder` is not a folder and cannot
+    be made one.
     """
 
-    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, asked_by: str = parameter("cache")) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        asked_by: str = parameter("cache"),
+        shared: Place | None = None,
+    ) -> None:
         self.folder = folder.absolute()
         self.limit = limit
+        self.shared = shared
         self.trouble: str | None = None
+        self.written = 0
+        self.refused = 0
+        self._record: BaseRecord | None = None
+        self._allowed = limit
         self._room = 0  # bytes that may be written before the folder has to be looked over again
+        self._smallest_refused: float = inf
         try:
             _make_folder(self.folder)
         except (OSError, ValueError) as error:
@@ -118,6 +97,29 @@ class FactorCache:
                 f"name another one, or {OFF}."
             ) from error
 
+    def belongs_to(self, fingerprint: str) -> None:
+        """Say of which base the entries are that are read and written from here on."""
+        if self.trouble is None:
+            self._record = BaseRecord.of(self.folder, fingerprint)
+
+    @property
+    def shortage(self) -> str | None:
+        """What this base needs, where the cache has too little room for it: nothing else is left to make room."""
+        if not self.refused:
+            return None
+        own = self._record.keys if self._record is not None else ()
+        held = sum(stat.st_size for path, stat in self._files() if path.stem in own and ENTRY.fullmatch(path.name))
+        needed = format_size(held + self.refused)
+        return (
+            f"this base needs {needed} of a cache that may hold {format_size(self._allowed)}, so that "
+            f"{format_size(self.refused)} are computed in every run; {self._remedy(held + self.refused)}"
+        )
+
+    def _remedy(self, needed: int) -> str:
+        if self._allowed < self.limit:
+            return "free room on its disk, or name a folder on another"
+        return f"set {LIMIT}={needed // 2**30 + 1}GiB"
+
     def read(self, key: str) -> dict[str, Tensor] | None:
         """The entry as it was written; None if there is none. A damaged one is removed.
 
@@ -127,14 +129,32 @@ class FactorCache:
         try:
             raw = read_regular(path, self.limit)
         except OSError:
-            return None
-        tensors = _unseal(raw, key)
+            return self._read_shared(key)
+        tensors = unsealed(raw, key)
         with suppress(OSError):
             if tensors is None:
                 path.unlink(missing_ok=True)
             else:
-                os.utime(path)  # eviction goes by the time of last use
+                os.utime(path)  # of entries without a base, eviction goes by the time of last use
+                self._note(key)
+        return tensors if tensors is not None else self._read_shared(key)
+
+    def _read_shared(self, key: str) -> dict[str, Tensor] | None:
+        """The entry of the cache below; one from an object store is kept, so that it is fetched once."""
+        if self.shared is None:
+            return None
+        try:
+            raw = read_regular(self.shared / f"{key}.safetensors", self.limit)
+        except OSError:
+            return None
+        tensors = unsealed(raw, key)
+        if tensors is not None and not isinstance(self.shared, Path):
+            self.write(key, tensors)
         return tensors
+
+    def _note(self, key: str) -> None:
+        if self._record is not None:
+            self._record.note(key)
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep an entry, on the CPU. Written aside and renamed: nobody ever reads half of one.
@@ -143,12 +163,14 @@ class FactorCache:
         """
         if self.trouble is not None:
             return
-        parts = _seal(tensors, key)
+        parts = sealed(tensors, key)
         size = sum(len(part) for part in parts)
         try:
             if self._make_room(size):
                 self._put(key, parts)
                 self._room -= size
+                self.written += 1
+                self._note(key)
         except OSError as error:
             self.trouble = f"{printable(self.folder)}: {error.strerror or error}"
 
@@ -180,74 +202,53 @@ class FactorCache:
         """
         if size <= self._room:
             return True
-        kept = sorted(self._entries(), key=lambda entry: entry[1].st_mtime)
-        held = sum(stat.st_size for _, stat in kept)
+        if size >= self._smallest_refused:
+            self.refused += size
+            return False
+        kept = {path.stem: stat for path, stat in self._entries()}
+        held = sum(stat.st_size for stat in kept.values())
         # A cache that fills somebody's disk is no favour: at most half of what is free.
-        allowed = min(self.limit, held + shutil.disk_usage(self.folder).free // 2)
-        if size > allowed:
+        allowed = self._allowed = min(self.limit, held + shutil.disk_usage(self.folder).free // 2)
+        own = self._record.keys if self._record is not None else frozenset[str]()
+        if size + sum(stat.st_size for key, stat in kept.items() if key in own) > allowed:
+            self.refused += size
+            self._smallest_refused = size
             return False
         room = max(size, allowed // 10)
-        keep = allowed - room if held + size > allowed else held
-        for path, stat in kept:
-            if held <= keep:
-                break
-            _remove(path)
-            held -= stat.st_size
+        if held + size > allowed:
+            held -= self._evicted(kept, held + room - allowed)
         self._room = min(room, allowed - held)
         return True
+
+    def _evicted(self, kept: Mapping[str, os.stat_result], wanted: int) -> int:
+        """Remove entries of at least so many bytes if others than those in use have them; says how many went."""
+        gone = 0
+        used = {key: stat.st_mtime for key, stat in kept.items()}
+        for base, keys in groups(used, by_last_use(self.folder, self._record), self._record):
+            if gone >= wanted:
+                break
+            for key in keys:
+                _remove(self._path(key))
+                gone += kept[key].st_size
+            if base is not None:
+                _remove(base.path)
+        return gone
 
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         """The entries; half-written files that nobody can be writing any more are removed on the way."""
         for path, stat in self._files():
             if ENTRY.fullmatch(path.name):
                 yield path, stat
-            elif time.time() - stat.st_mtime > ABANDONED_S:
+            elif UNFINISHED.fullmatch(path.name) and time.time() - stat.st_mtime > ABANDONED_S:
                 _remove(path)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         """What the cache itself has put into the folder, recognised by name; other files are never touched."""
         with os.scandir(self.folder) as found:
             for item in found:
-                if ENTRY.fullmatch(item.name) or UNFINISHED.fullmatch(item.name):
+                if any(pattern.fullmatch(item.name) for pattern in (ENTRY, RECORD, UNFINISHED)):
                     with suppress(FileNotFoundError):  # another process evicts too
                         yield Path(item.path), item.stat(follow_symlinks=False)
-
-
-def _seal(tensors: Mapping[str, Tensor], key: str) -> tuple[memoryview | bytes, ...]:
-    """The entry's bytes, with their digest in the header's own metadata: any safetensors reader opens it."""
-    from safetensors.torch import save
-
-    raw = save({name: _own(tensor) for name, tensor in tensors.items()}, {"checksum": BLANK.decode()})
-    at = raw.index(SEAL + BLANK) + len(SEAL)
-    return memoryview(raw)[:at], _digest(raw, at, key), memoryview(raw)[at + len(BLANK) :]
-
-
-def _unseal(raw: bytes, key: str) -> dict[str, Tensor] | None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    at = raw.find(SEAL, 0, 8 + int.from_bytes(raw[:8], "little")) + len(SEAL)
-    if at < len(SEAL) or raw[at : at + len(BLANK)] != _digest(raw, at, key):
-        return None
-    try:
-        return load(raw)
-    except (SafetensorError, KeyError, ValueError, RuntimeError):
-        return None  # sealed by a later release, with a dtype that this one does not know
-
-
-def _digest(raw: bytes, at: int, key: str) -> bytes:
-    """Digest of an entry, its own place left blank; with the key, so that no entry answers for another."""
-    digest = blake3(key.encode())
-    for part in (memoryview(raw)[:at], BLANK, memoryview(raw)[at + len(BLANK) :]):
-        digest.update(part)
-    return digest.hexdigest().encode()
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU in memory of its own: the format keeps no strides and no shared storage."""
-    here = tensor.detach().cpu()
-    alone = here.untyped_storage().nbytes() == here.nbytes
-    return here.contiguous() if alone else here.clone().contiguous()
 
 
 def _remove(path: Path) -> None:
@@ -260,31 +261,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(OSError):  # it only tells backups what need not be kept
             (folder / "CACHEDIR.TAG").write_text(TAG)
-
-
-def _expanded(asked: str, asked_by: str) -> Path:
-    try:
-        return Path(asked).expanduser()
-    except RuntimeError as error:
-        raise CacheError(f"{asked_by} {printable(asked)}: this user has no home; name another folder.") from error
-
-
-def _default_folder() -> Path | None:
-    from platformdirs import user_cache_path
-
-    try:
-        folder = user_cache_path("ckptaudit", appauthor=False)
-    except RuntimeError:  # no home is set, and the system does not know this user
-        return None
-    # Earlier releases give a path that begins with a tilde instead.
-    return folder if folder.is_absolute() else None
-
-
-def _limit() -> int:
-    text = os.environ.get(LIMIT)
-    if not text:
-        return DEFAULT_LIMIT
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise CacheError(f"{LIMIT}={printable(text)}: {error}.") from None

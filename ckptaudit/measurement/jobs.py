@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ckptaudit.errors import MeasurementError, parameter, printable
-from ckptaudit.measurement.base_cache import FactorCache, entry_key
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.cache_entries import entry_key
 from ckptaudit.metrics import METRICS, MatrixMetric, Scope, Tensors
 from ckptaudit.options import DEFAULT_MEMORY
 from ckptaudit.pairing import AlignedTensor

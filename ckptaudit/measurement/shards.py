@@ -41,13 +41,20 @@ class UnitRows:
 
 
 def parse_shard(text: str) -> Shard:
-    """`I/N` with I from 0 to N - 1. Raises ShardError."""
+    """`I/N` with I from 0 to N - 1, as Kubernetes counts the pods of an indexed job. Raises ShardError."""
     index, _, count = text.partition("/")
-    if all(part.isascii() and part.isdecimal() and len(part) < 7 for part in (index, count)):
-        shard = Shard(int(index), int(count))
-        if shard.index < shard.count <= MAX_SHARDS:
-            return shard
-    raise ShardError(f"shard {printable(text[:40])}: not I/N with I from 0 to N - 1, such as 0/8 to 7/8.")
+    said = f"shard {printable(text[:40])}"
+    if not all(part.isascii() and part.isdecimal() and len(part) < 7 for part in (index, count)):
+        raise ShardError(f"{said}: not I/N with I from 0 to N - 1, such as 0/8 to 7/8.")
+    shard = Shard(int(index), int(count))
+    if not 0 < shard.count <= MAX_SHARDS:
+        raise ShardError(f"{said}: an audit is cut into 1 to {MAX_SHARDS:,} shards.")
+    if shard.index >= shard.count:
+        raise ShardError(
+            f"{said}: {shard.count} shards are counted from 0, so 0/{shard.count} to "
+            f"{shard.count - 1}/{shard.count}; where an array's tasks are counted from 1, pass one less."
+        )
+    return shard
 
 
 def cut(costs: Sequence[float], count: int) -> list[list[int]]:

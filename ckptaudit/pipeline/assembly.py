@@ -67,7 +67,7 @@ def assemble(
             ),
             *dict.fromkeys(note for record in behavior for note in record.excerpt.notes),
             *notes_of(trajectories),
-            *(baseline.remarks(verdicts) if baseline else ()),
+            *(spelled(remark, spelling) for remark in (baseline.remarks(verdicts) if baseline else ())),
             *plan.config.remarks(verdicts),
         ),
         trajectories=trajectories,

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from ckptaudit.behavior.preparation import ProbeSet
-from ckptaudit.checkpoints import Checkpoint, open_checkpoint
+from ckptaudit.checkpoints import Checkpoint, fingerprint, open_checkpoint
 from ckptaudit.errors import CheckpointError, CkptAuditError, printable
-from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.cache_location import open_cache
 from ckptaudit.measurement.crew import parse_workers
 from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
@@ -138,10 +139,17 @@ def _opened(options: AuditOptions, facts: RunFacts) -> OpenedAudit:
         auxiliary=open_auxiliary(inputs_with_logs(options, logs), base),
         device=device,
         batch_bytes=batch_bytes,
-        cache=open_cache(options.cache),
+        cache=_cache(options, base),
         logs=logs_of_runs(logs, runs, groups),
         probes=open_probes(options),
     )
+
+
+def _cache(options: AuditOptions, base: Checkpoint) -> FactorCache | None:
+    cache = open_cache(options.cache)
+    if cache is not None and options.base:
+        cache.belongs_to(fingerprint(base))
+    return cache
 
 
 def _checkpoints(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ckptaudit.artifact import open_artifact
+from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.damages import artifact as artifact_damages
 from ckptaudit.damages import behavior as behavior_damages
@@ -42,16 +43,26 @@ class Proof:
 
     @property
     def needs(self) -> str:
-        """Why the check could not be tried on this pair; empty where it could."""
+        """Why the check could not be tried on this pair; empty where it could.
+
+        An interval too wide to judge the intact pair by may yet be clear of the limit once it is damaged.
+        """
+        if self.breaks or any(verdict.value is not None for verdict in self.damaged):
+            return ""
         untried = [v for v in self.intact if v.outcome in ("skipped", "error")]
         return untried[0].reason if len(untried) == len(self.intact) else ""
 
 
-def prove(opened: OpenedAudit, check: Check, file: CheckFile) -> Proof:
-    """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError."""
-    config = _config(opened, check)
-    intact = Proof(check, _judged(opened, check, file, config), ())
-    if intact.needs:
+def prove(opened: OpenedAudit, check: Check, file: CheckFile, probes: ProbeFacts | None = None) -> Proof:
+    """Judge a check on the pair and on the pair after its `breaks_when`. Raises CkptAuditError.
+
+    `probes` says how probes are run.
+    """
+    config = replace(_config(opened, check), probes=probes or ProbeFacts())
+    planned = plan(opened, [replace(file, checks=(check,))], config)
+    intact = Proof(check, judge(planned, execute(planned)), ())
+    tried = check.scope == "probes" and any(v.units for v in planned.verdicts)
+    if intact.needs and not tried:
         # A damage may work with the very input that is missing.
         return intact
     if check.scope == "artifact":

@@ -65,9 +65,8 @@ def workers_of(opened: OpenedAudit, plan: AuditPlan) -> Iterator[Workers | None]
         yield None
         return
     count, address = parse_workers(opened.options.workers)
-    spec = _spec(opened, plan)
     if count:
-        crew = _of_processes(opened, spec, count)
+        crew = _of_processes(opened, plan, count)
         try:
             yield Workers(plan, crew)
         finally:
@@ -75,7 +74,7 @@ def workers_of(opened: OpenedAudit, plan: AuditPlan) -> Iterator[Workers | None]
         return
     cluster = RayCluster(address)
     try:
-        crew = _of_actors(opened, spec, cluster)
+        crew = _of_actors(opened, plan, cluster)
         try:
             yield Workers(plan, crew)
         finally:
@@ -157,14 +156,14 @@ def _sendable(outcome: Outcome) -> tuple[Measurement, ...] | str:
     return outcome.sentence if isinstance(outcome, CkptAuditError) else tuple(outcome)
 
 
-def _spec(opened: OpenedAudit, plan: AuditPlan) -> bytes:
-    """What is to be opened, and where bounds suffice: a plan without tasks."""
+def _spec(opened: OpenedAudit, plan: AuditPlan, device: str) -> bytes:
+    """What is to be opened, on which device, and where bounds suffice: a plan without tasks."""
     sources = tuple(sources_of(opened, with_fingerprints=False))
     return msgspec.json.encode(
         sealed(
             ShardPlan(
                 folder=str(Path.cwd()),
-                options=replace(opened.options, command=(), workers="", digest=False),
+                options=replace(opened.options, command=(), workers="", digest=False, device=device),
                 sources=sources,
                 runs=tuple(run.path for run in opened.runs),
                 sufficient=finite(plan.effective_computing.sufficient),
@@ -175,7 +174,8 @@ def _spec(opened: OpenedAudit, plan: AuditPlan) -> bytes:
     )
 
 
-def _of_processes(opened: OpenedAudit, spec: bytes, count: int) -> Crew:
+def _of_processes(opened: OpenedAudit, plan: AuditPlan, count: int) -> Crew:
+    spec = _spec(opened, plan, opened.options.device)
     threads = max(1, torch.get_num_threads() // count)
     hired = count_from(0)
 
@@ -188,7 +188,7 @@ def _of_processes(opened: OpenedAudit, spec: bytes, count: int) -> Crew:
     return Crew(hire, count)
 
 
-def _of_actors(opened: OpenedAudit, spec: bytes, cluster: RayCluster) -> Crew:
+def _of_actors(opened: OpenedAudit, plan: AuditPlan, cluster: RayCluster) -> Crew:
     threads = max(1, torch.get_num_threads() // SIDE_BY_SIDE)
     cpus, gpus = cluster.resources()
     gpu = opened.device.type == "cuda" or (opened.options.device == "auto" and gpus > 0)
@@ -198,4 +198,6 @@ def _of_actors(opened: OpenedAudit, spec: bytes, cluster: RayCluster) -> Crew:
             f"{parameter('workers')} ray: the cluster has {cpus} CPUs and {gpus} GPUs, and a worker needs "
             f"{'a GPU' if gpu else f'{threads} CPUs'}."
         )
+    # An actor sees the one GPU that it has, which is the first to it, whatever number it has here.
+    spec = _spec(opened, plan, "cuda" if opened.device.type == "cuda" else opened.options.device)
     return Crew(lambda: cluster.worker(open_work, spec, threads=threads, gpu=gpu), min(places, MOST_WORKERS))

@@ -11,8 +11,9 @@ from ckptaudit.errors import BaselineError, parameter, printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.plan import Released
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics import METRICS
 from ckptaudit.metrics.scales import badness, is_count
-from ckptaudit.options import FACTOR
+from ckptaudit.options import AUXILIARY, FACTOR
 from ckptaudit.results.json_io import read_json
 from ckptaudit.results.records import AuditResult, BaselineRecord
 
@@ -67,16 +68,29 @@ class Baseline:
         return BaselineRecord(self.path, self.tuned, self.factor)
 
     def remarks(self, verdicts: Sequence[Verdict]) -> list[str]:
-        """What could not be compared, in sentences, by reason."""
+        """What could not be compared, in sentences, by reason; also what the released audit alone judged."""
         silent: dict[str, list[str]] = {}
         for v in verdicts:
-            if not is_count(v.metric) and (reason := self.silence(v)):
+            reason = self.silence(v) or ("" if v.value is not None else f"not judged here: {v.reason}")
+            if reason and not is_count(v.metric):
                 silent.setdefault(reason, []).append(f"{v.check}[{v.subject}]")
+        given = {(v.check, v.subject) for v in verdicts}
+        for key, row in self.rows.items():
+            if key not in given and row.value is not None and not is_count(row.metric):
+                silent.setdefault(_unasked(row), []).append(f"{row.check}[{row.subject}]")
         return [
             f"not compared with {printable(self.path)}: {printable(names[0])}"
             f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {printable(reason)}"
             for reason, names in silent.items()
         ]
+
+
+def _unasked(row: Verdict) -> str:
+    """Why a verdict of the released audit has no counterpart here, with the input that would bring one."""
+    metric = METRICS.get(row.metric)
+    needs = [f"{parameter(name)} {AUXILIARY[name].metavar}" for name in (metric.needs if metric else ())]
+    given = f"; it needs {' and '.join(needs)}" if needs else ""
+    return f"the released audit judged it, and this one does not ask for it{given}"
 
 
 def load_baseline(path: Path, base: Checkpoint | None, *, factor: float = FACTOR) -> Baseline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -105,3 +106,19 @@ class GroupTable:
         ranks = np.empty(len(values))
         ranks[order] = places[run]
         return ranks
+
+
+def answers_of(rows: StepRows) -> Array | None:
+    """A number for each answer, the same for the same tokens, or without these for the same text; else None."""
+    column = next((name for name in ("token_ids", "response") if rows.has(name)), None)
+    if column is None:
+        return None
+    values = rows.rows.column(column)
+    if column == "response":
+        return np.array([hash(value) for value in values.to_pylist()], dtype=np.int64)
+    return _digests(values.flatten().to_numpy(zero_copy_only=False), np.maximum(rows.lengths(column), 0))
+
+
+def _digests(flat: Array, sizes: Array) -> Array:
+    data, bounds = np.ascontiguousarray(flat).tobytes(), np.concatenate(([0], np.cumsum(sizes))) * flat.itemsize
+    return np.array([hash(data[a:b]) for a, b in itertools.pairwise(bounds)], dtype=np.int64)

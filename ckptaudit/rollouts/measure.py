@@ -30,6 +30,7 @@ _USES = {
     "response_length": ("response_len", "token_ids"),
     "median_response_length": ("response_len", "token_ids"),
     "duplicate_share": ("token_ids", "response"),
+    "one_answer_share": ("token_ids", "response"),
     "length_reward_correlation": ("response_len", "token_ids"),
     "reference_advantage_error": ("stop_reason",),
     "prefix_mismatch_count": ("logp_rollout",),

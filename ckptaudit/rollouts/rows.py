@@ -65,6 +65,14 @@ def batch_of(rows: Sequence[Row], source: Path, run: str) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
+def whole_ids(values: np.ndarray) -> np.ndarray:
+    """Token ids as int32. Raises ValueError for what is no whole number of 32 bits, which a cast would wrap."""
+    ids = np.asarray(values)
+    if ids.size and not (ids.min() >= -(2**31) and ids.max() < 2**31 and (ids == np.trunc(ids)).all()):
+        raise ValueError("token ids that are no whole numbers of 32 bits")
+    return ids.astype(np.int32)
+
+
 def constant(values: np.ndarray | Sequence[float] | None, mask: np.ndarray | None = None) -> float | None:
     """The one value that an advantage has at all tokens that count; None if it varies or there is no token."""
     if values is None:

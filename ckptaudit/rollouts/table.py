@@ -62,6 +62,9 @@ SCHEMA = pa.schema(
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
 TOKEN_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_list(field.type))
 
+UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises for a damaged Parquet file; the last for a column's name."""
+
 ROW_GROUP_BYTES = 32 * 2**20
 BATCH_BYTES = 8 * 2**20
 MAX_BATCH_ROWS = 8192
@@ -160,7 +163,7 @@ def is_canonical(path: Path) -> bool:
     """Whether a Parquet file says that it holds this table."""
     try:
         return (pq.read_schema(path).metadata or {}).get(b"ckptaudit.schema") == VERSION.encode()
-    except (OSError, pa.ArrowException):
+    except UNREADABLE:
         return False
 
 
@@ -197,14 +200,17 @@ def filled_columns(files: Sequence[Path]) -> frozenset[str]:
     filled: set[str] = set()
     for path in regular_files(files):
         try:
-            facts = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
+            filled.update(_filled(pq.read_metadata(path)))
+        except UNREADABLE as error:
             raise RolloutError(f"{printable(path)}: cannot be read as Parquet ({_first_line(error)}).") from error
-        for index in range(facts.num_row_groups):
-            group = facts.row_group(index)
-            chunks = (group.column(place) for place in range(group.num_columns))
-            filled.update(chunk.path_in_schema.split(".")[0] for chunk in chunks if _has_values(chunk))
     return frozenset(filled & set(SCHEMA.names))
+
+
+def _filled(facts: pq.FileMetaData) -> Iterator[str]:
+    for index in range(facts.num_row_groups):
+        group = facts.row_group(index)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        yield from (chunk.path_in_schema.split(".")[0] for chunk in chunks if _has_values(chunk))
 
 
 def _has_values(chunk: pq.ColumnChunkMetaData) -> bool:
@@ -221,7 +227,7 @@ def _read_file(path: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
             rows = _rows_at_a_time(file.metadata, names)
             for batch in file.iter_batches(rows, columns=names, use_threads=True):
                 yield _canonical(path, batch)
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise RolloutError(f"{printable(path)}: cannot be read as Parquet ({_first_line(error)}).") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import ckptaudit
 from ckptaudit.cli import main
 from ckptaudit.results.json_io import write_json
+from tests.conftest import FIXTURES
 
 CONFIG = """
 profile = "integrity"
@@ -119,3 +121,38 @@ def test_unknown_names_end_with_code_4_and_the_nearest(
     assert main(["explain", *arguments]) == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_a_check_that_joins_for_an_input_is_found_in_any_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for check in ("kl-task", "win-rate", "drift-growth", "kl-step-growth"):
+        assert main(["explain", check, "probes"]) == 0
+    said = capsys.readouterr().out
+    assert "<= 0.2, from check in behavior.toml" in said
+    assert ">= 0.45, from check in verdicts.toml" in said
+
+
+def test_a_probe_set_is_explained_by_what_its_verdict_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    probes = FIXTURES / "probes" / "task.jsonl"
+    lines = probes.read_text(encoding="utf-8").splitlines()[:6]
+    (tmp_path / "p.jsonl").write_text("\n".join({json.dumps({**json.loads(at), "set": "task"}) for at in lines}))
+    (tmp_path / "kl.toml").write_text(
+        OURS.replace("relative_update_norm", "kl_tuned_base").replace('"layer"', '"probe_set"')
+        .replace("inflate_update", "noisy_layer")
+    )  # fmt: skip
+    (tmp_path / "ckptaudit.toml").write_text('profile = "integrity"\nchecks = ["kl.toml"]\n')
+    result = ckptaudit.audit(
+        FIXTURES / "base", FIXTURES / "rlvr", config=tmp_path / "ckptaudit.toml", cache="off",
+        inputs={"probes": tmp_path / "p.jsonl"},
+    )  # fmt: skip
+    write_json(result, tmp_path / "audit.json")
+    assert main(["explain", "ours", "set task"]) == 0
+    assert "last result  failed: 0." in (said := capsys.readouterr().out)
+    assert "outside the limit <= 1e-05" in " ".join(said.split())
+    assert main(["explain", "ours", "set other"]) == 0
+    assert "it holds no value of set other" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptaudit.cli import main
+from tests.conftest import FIXTURES
 
 CHECK = """[[check]]
 id = "{name}"
@@ -130,3 +132,31 @@ def test_what_is_missing_is_asked_for(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("ERROR: ")
     assert "--base PATH" in line
+
+
+def test_a_check_of_behavior_is_proven_on_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (FIXTURES / "probes" / "task.jsonl").read_text(encoding="utf-8").splitlines()[:6]
+    probes = [{**json.loads(line), "id": f"p{at}"} for at, line in enumerate(lines)]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, probes)))
+    judged = [{"id": f"p{n}", "judge": "g", "choice": ("base", "tuned")[n % 2]} for n in range(6)]
+    (tmp_path / "v.jsonl").write_text("\n".join(map(json.dumps, judged)))
+    kind = {"roles": "all", "per": "probes"}
+    kl = written(tmp_path, name="kl", metric="kl_tuned_base", limit=0.2, damage="noisy_layer", **kind)
+    # The intact pair cannot be judged by an interval of six probes; its damage is plain all the same.
+    wins = written(tmp_path, name="wins", metric="win_rate", limit=0.1, damage="worse_verdicts", **kind)
+    wins.write_text(wins.read_text().replace("at_most", "at_least").replace("0.1", "0.45"))
+    pair = ["--base", str(FIXTURES / "base"), "--tuned", str(FIXTURES / "rlvr-gentle")]
+    given = ["--probes", str(tmp_path / "p.jsonl"), "--verdicts", str(tmp_path / "v.jsonl")]
+    assert main(["checks", str(kl), str(wins), "--prove", *pair, *given]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("kl: broken by noisy_layer at probes, ")
+    assert second == "wins: broken by worse_verdicts at probes, 0 against >= 0.45"
+
+
+def test_a_check_of_behavior_without_probes_says_what_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kl = written(tmp_path, metric="kl_tuned_base", damage="noisy_layer", roles="all", per="probes")
+    pair = ["--base", str(FIXTURES / "base"), "--tuned", str(FIXTURES / "rlvr-gentle")]
+    assert main(["checks", str(kl), "--prove", *pair]) == 0
+    assert capsys.readouterr().out == "ours: cannot be tried here: needs --probes FILE\n"

@@ -90,7 +90,8 @@ def test_planning_reads_headers_alone_and_says_what_it_comes_to(
         (["plan", *PAIR, "nowhere", "-o", "p"], "nowhere"),
         (["plan", *PAIR, str(FIXTURES / "sft"), "--audit-profile", "odd", "-o", "p"], "--audit-profile odd"),
         (["plan", *PAIR, str(FIXTURES / "sft"), "checks.py", "-o", "p"], "no file of checks"),
-        (["measure", "plan.json", "--shard", "2/2", "-o", "p"], "not I/N"),
+        (["plan", *PAIR, str(FIXTURES / "sft"), "-o", "/dev/null"], "no file can be written there"),
+        (["measure", "plan.json", "--shard", "2/2", "-o", "p"], "counted from 0, so 0/2 to 1/2"),
         (["measure", "plan.json", "--shard", "0/2", "-o", "p"], "plan.json: cannot be read"),
         (["collect", "plan.json"], "plan.json: cannot be read"),
     ],
@@ -104,6 +105,27 @@ def test_bad_requests_end_in_one_line(
     assert error.startswith("ERROR: ")
     assert error.count("\n") == 1
     assert said in error
+
+
+def test_what_is_read_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, part = str(tmp_path / "plan.json"), str(tmp_path / "part.parquet")
+    assert main(["plan", *PAIR, str(FIXTURES / "sft"), "-o", plan]) == 0
+    before = Path(plan).read_bytes()
+    assert main(["measure", plan, "--shard", "0/1", "-o", str(tmp_path / "." / "plan.json")]) == 4
+    Path(part).touch()
+    for more in (["--audit-json", plan], ["--audit-parquet", part], ["--junitxml", plan]):
+        assert main(["collect", plan, part, *more]) == 4
+        assert "is read here and would be overwritten" in capsys.readouterr().err
+    assert Path(plan).read_bytes() == before
+
+
+def test_a_part_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = str(tmp_path / "plan.json")
+    assert main(["plan", *PAIR, str(FIXTURES / "sft"), "-o", plan]) == 0
+    assert main(["measure", plan, "--shard", "0/1", "-o", str(tmp_path)]) == 4
+    assert "no file can be written there" in capsys.readouterr().err
 
 
 def test_a_pipe_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

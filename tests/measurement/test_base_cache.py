@@ -23,7 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ckptaudit.errors import CacheError
-from ckptaudit.measurement.base_cache import DEFAULT_LIMIT, FactorCache, entry_key, open_cache
+from ckptaudit.measurement.base_cache import DEFAULT_LIMIT, FactorCache
+from ckptaudit.measurement.cache_entries import entry_key
+from ckptaudit.measurement.cache_location import open_cache
 
 KEY = "ab" * 32
 OTHER = "cd" * 32

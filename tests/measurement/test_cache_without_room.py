@@ -12,7 +12,8 @@ import torch
 
 from ckptaudit.errors import CacheError
 from ckptaudit.measurement import base_cache
-from ckptaudit.measurement.base_cache import FactorCache, open_cache
+from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.cache_location import open_cache
 
 KEY = "0" * 64
 
@@ -20,7 +21,7 @@ KEY = "0" * 64
 def test_without_a_home_there_is_no_cache_and_no_folder(tmp_path):
     """HOME is not set, and the user is not among those that the system knows."""
     program = (
-        "import os, platformdirs, tempfile; from ckptaudit.measurement.base_cache import open_cache; "
+        "import os, platformdirs, tempfile; from ckptaudit.measurement.cache_location import open_cache; "
         "os.setuid(54321); print(open_cache())"
     )
     if os.geteuid() != 0:

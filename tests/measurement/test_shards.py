@@ -61,9 +61,22 @@ def test_a_shard_is_written_as_a_fraction_from_zero() -> None:
     assert parse_shard("7/8") == Shard(7, 8)
 
 
-@pytest.mark.parametrize("text", ["8/8", "0/0", "1", "-1/8", "1/8/2", "a/b", "", "0/99999999", "١/٨", "0/70000"])
+@pytest.mark.parametrize("text", ["1", "-1/8", "1/8/2", "a/b", "", "0/99999999", "١/٨"])
 def test_no_other_shard_is_taken(text: str) -> None:
     with pytest.raises(ShardError, match="not I/N"):
+        parse_shard(text)
+
+
+@pytest.mark.parametrize("text", ["8/8", "9/8", "1/1"])
+def test_a_shard_counted_from_one_is_told_the_range(text: str) -> None:
+    count = text.partition("/")[2]
+    with pytest.raises(ShardError, match=f"counted from 0, so 0/{count} to {int(count) - 1}/{count}; .* one less"):
+        parse_shard(text)
+
+
+@pytest.mark.parametrize("text", ["0/0", "0/70000"])
+def test_the_number_of_shards_has_bounds(text: str) -> None:
+    with pytest.raises(ShardError, match="cut into 1 to 65,536 shards"):
         parse_shard(text)
 
 

@@ -32,6 +32,8 @@ package("pyarrow")
 from ckptaudit.measurement.parts import PartHead, PartRow, read_part, write_part  # noqa: E402
 
 COUNT = 3
+PROBES = {"probes": str(FIXTURES / "probes" / "task.jsonl")}
+ROLLOUTS = str(FIXTURES / "rollouts" / "healthy")
 
 
 def options(tuned: Sequence[str] = ("sft",), **more: object) -> AuditOptions:
@@ -79,8 +81,9 @@ def parts(plan: ShardPlan, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
         options(("rlvr-step70", "rlvr"), several="steps", complete=False),
         options(("rlvr-gentle",), profile="alignguard", auxiliary={"aligned": str(FIXTURES / "rlvr-step70")}),
         options(("rlvr-gentle",), profile="equal"),
+        options(("rlvr-gentle",), profile="release", auxiliary=PROBES, rollouts=(ROLLOUTS,), complete=False),
     ],
-    ids=["release", "exact", "lora", "siblings", "steps", "groups", "parity"],
+    ids=["release", "exact", "lora", "siblings", "steps", "groups", "parity", "probes and rollouts"],
 )
 def test_shards_give_the_result_of_one_process_to_the_bit(asked: AuditOptions, tmp_path: Path) -> None:
     plan = planned(asked)
@@ -208,6 +211,17 @@ def test_a_side_that_changed_is_refused(tmp_path: Path, measure: bool) -> None:
     file.write_bytes(content)
     with pytest.raises(ShardError, match="has changed since the plan was made"):
         _ = open_planned(plan) if measure else collected_result(plan, [])
+
+
+def test_a_checkpoint_saved_since_the_plan_was_made_is_noticed(tmp_path: Path) -> None:
+    for step, side in ((40, "rlvr-step40"), (70, "rlvr-step70")):
+        shutil.copytree(FIXTURES / side, tmp_path / "run" / f"checkpoint-{step}")
+    plan = planned(options((f"{tmp_path / 'run'}@all",), complete=False))
+    parts = measured(plan, tmp_path)
+    assert len({v.tuned for v in collected_result(plan, parts).verdicts}) == 2
+    shutil.copytree(FIXTURES / "rlvr", tmp_path / "run" / "checkpoint-100")
+    with pytest.raises(ShardError, match="plan and measure again"):
+        collected_result(plan, parts)
 
 
 def test_other_checks_or_limits_than_planned_are_refused(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def pair(tuned: str = "sft", **more: Any) -> AuditOptions:
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> AuditOptions:
     base, tuned = write_pair(tmp_path_factory.mktemp("moe"), layers=12, experts=8)
-    return AuditOptions(base=str(base), tuned=(str(tuned),), profile="rlvr", cache="off", complete=False)
+    return AuditOptions(base=str(base), tuned=(str(tuned),), profile="release", cache="off", complete=False)
 
 
 def with_workers(options: AuditOptions, workers: str) -> AuditOptions:
@@ -149,6 +149,15 @@ def test_shards_processes_and_a_cluster_agree_on_a_mixture_of_experts(
     plan = planned(moe)
     assert comparable(collected_result(plan, measured(plan, tmp_path, 4))) == expected
     assert comparable(audited(with_workers(moe, f"ray:{cluster.address}"))) == expected
+
+
+def test_three_nodes_agree_with_one_process_on_61_layers_of_64_experts(cluster: Any, tmp_path: Path) -> None:
+    base, tuned = write_pair(tmp_path)
+    asked = AuditOptions(base=str(base), tuned=(str(tuned),), profile="release", cache="off", complete=False)
+    alone, spread = audited(asked), audited(with_workers(asked, f"ray:{cluster.address}"))
+    assert len(alone.checkpoints[1:]) == 1
+    assert sum(v.outcome == "passed" for v in alone.verdicts) > 61
+    assert comparable(alone) == comparable(spread)
 
 
 def test_a_node_that_dies_in_mid_audit_costs_no_verdict(moe: AuditOptions, cluster: Any) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import ckptaudit
 from ckptaudit.errors import BaselineError, CkptAuditError
 from ckptaudit.results.json_io import write_json
+from tests.conftest import FIXTURES
 
 Pair = tuple[Path, Path]
 
@@ -149,3 +150,31 @@ def test_the_gate_shows_both_columns_and_fails(pytester: pytest.Pytester, small_
     assert looser.ret == 0
     refused = pytester.runpytest(*pair, "--audit-against=nothing.json")
     assert refused.ret == 4
+
+
+CHECK = """[[check]]
+id = "ours"
+claim = "The divergence stays small."
+source = "ours"
+metric = "kl_tuned_base"
+at_most = 0.5
+roles = ["all"]
+per = "probe_set"
+breaks_when = "noisy_layer"
+remedy = "Look."
+"""
+
+
+@pytest.mark.parametrize("keeps_check", [True, False])
+def test_behavior_that_only_the_released_audit_judged_is_named(tmp_path: Path, keeps_check: bool) -> None:
+    (tmp_path / "ours.toml").write_text(CHECK)
+    (tmp_path / "with.toml").write_text('profile = "integrity"\nchecks = ["ours.toml"]\n')
+    (tmp_path / "without.toml").write_text('profile = "integrity"\n')
+    pair, probes = (FIXTURES / "base", FIXTURES / "rlvr-gentle"), FIXTURES / "probes" / "retain.jsonl"
+    before = ckptaudit.audit(*pair, config=tmp_path / "with.toml", cache="off", inputs={"probes": probes})
+    write_json(before, tmp_path / "released.json")
+    config = tmp_path / ("with.toml" if keeps_check else "without.toml")
+    now = ckptaudit.audit(*pair, config=config, cache="off", against=tmp_path / "released.json")
+    said = " ".join(note for note in now.notes if "not compared" in note)
+    assert "ours[probes]" in said
+    assert "needs probes= FILE" in said

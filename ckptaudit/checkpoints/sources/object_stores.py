@@ -106,6 +106,11 @@ class BucketStore:
         errors = self._errors
         try:
             return self._library.get(self._store, key, options=options)
+        except FileNotFoundError as error:
+            if opened is None:
+                raise
+            # Google keeps no version that was written over, unless the bucket is told to.
+            raise changed(f"{self.url}/{clipped(key)}", opened.tag, "no longer there") from error
         except errors.PreconditionError as error:
             raise changed(f"{self.url}/{clipped(key)}", opened.tag if opened else "", "another") from error
         except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:

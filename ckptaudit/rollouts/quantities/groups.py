@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
+from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable, answers_of
 from ckptaudit.rollouts.readings import (
     NO_GROUPS,
     Metric,
@@ -77,7 +76,7 @@ class Groups:
 
     def add(self, rows: StepRows) -> None:
         """Take in some rows."""
-        answers = _answers(rows) if DUPLICATES.name in self._wanted else None
+        answers = answers_of(rows) if DUPLICATES.name in self._wanted else None
         self._answers = self._answers or answers is not None
         unknown = np.zeros(rows.count, dtype=np.int64)
         prompts = np.array([hash(value) for value in rows.rows.column("prompt_hash").to_pylist()], dtype=np.int64)
@@ -107,21 +106,6 @@ class Groups:
         said = "declared" if self._declared else "the most common; declare group_size"
         worst = [table.names[place] for place in np.flatnonzero(wrong)[:3]]
         return exact(SIZE, subject, int(wrong.sum()), len(wrong), worst, f"{usual} is {said}")
-
-
-def _answers(rows: StepRows) -> Array | None:
-    column = next((name for name in ("token_ids", "response") if rows.has(name)), None)
-    if column is None:
-        return None
-    values = rows.rows.column(column)
-    if column == "response":
-        return np.array([hash(value) for value in values.to_pylist()], dtype=np.int64)
-    return _digests(values.flatten().to_numpy(zero_copy_only=False), np.maximum(rows.lengths(column), 0))
-
-
-def _digests(flat: Array, sizes: Array) -> Array:
-    data, bounds = np.ascontiguousarray(flat).tobytes(), np.concatenate(([0], np.cumsum(sizes))) * flat.itemsize
-    return np.array([hash(data[a:b]) for a, b in itertools.pairwise(bounds)], dtype=np.int64)
 
 
 def _prompts(subject: str, table: GroupTable) -> Reading:

@@ -18,7 +18,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import first_line, json_lines
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "nemo-rl"
 FILES = "train_data_step*.jsonl"
@@ -78,13 +78,13 @@ def _row(line: dict[str, Any], step: int, number: int, group_size: int | None) -
         "step": step,
         "sample_id": f"{step}/{number}",
         "group_id": None if group_size is None else f"{step}/{number // group_size}",
-        "prompt_hash": prompt_hash(ids[:start].astype(np.int64)),
+        "prompt_hash": prompt_hash(whole_ids(ids[:start])),
         "prompt_len": start,
         "response_len": end - start,
         "reward": _number(line["rewards"]),
         "advantage": constant(answer.get("advantages"), mask),
         "response": content if isinstance(content, str) else None,
-        "token_ids": answer["token_ids"].astype(np.int32),
+        "token_ids": whole_ids(answer["token_ids"]),
         "loss_mask": mask,
         "logp_rollout": answer["generation_logprobs"],
         "logp_train": answer["prev_logprobs"],

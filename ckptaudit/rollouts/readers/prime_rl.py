@@ -17,7 +17,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.lines import json_lines
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "prime-rl"
 FILES = "token_exports/step_*/rank_*.jsonl"
@@ -81,7 +81,7 @@ def _row(line: dict[str, Any], step: int, name: str) -> Row:
         "prompt_len": start,
         "response_len": len(ids) - start,
         "advantage": constant(advantages, mask),
-        "token_ids": ids[start:].astype(np.int32),
+        "token_ids": whole_ids(ids[start:]),
         "loss_mask": mask,
         "logp_rollout": _part(line, "inference_logprobs", start),
         "logp_train": _part(line, "trainer_logprobs", start),

@@ -17,7 +17,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
 from ckptaudit.rollouts.pickled import pickle_contents, saved_bytes
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "skyrl"
 FILES = "dumped_data/global_step_*_training_input.pkl"
@@ -97,7 +97,7 @@ def _row(sample: dict[str, Any], step: int, place: int) -> Row:
         "prompt_len": len(prompt),
         "response_len": len(answer),
         "advantage": constant(advantages, loss),
-        "token_ids": answer.astype(np.int32),
+        "token_ids": whole_ids(answer),
         "loss_mask": loss,
         "logp_rollout": part("rollout_logprobs"),
         "logp_train": part("action_log_probs"),

@@ -18,7 +18,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
 from ckptaudit.rollouts.pickled import archive_contents
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "slime"
 FILES = "rollout_data/{id}.pt, train_data/{id}.pt"
@@ -109,7 +109,7 @@ def _joined(generated: list[dict[str, Any]], trained: dict[int, dict[str, Any]],
             "reward": _reward(sample.get("reward")),
             "prompt": sample["prompt"] if isinstance(sample.get("prompt"), str) else None,
             "response": sample["response"] if isinstance(sample.get("response"), str) else None,
-            "token_ids": tokens[len(tokens) - answer :].astype(np.int32),
+            "token_ids": whole_ids(tokens[len(tokens) - answer :]),
             "logp_rollout": _list(sample.get("rollout_log_probs")),
         }
 
@@ -126,7 +126,7 @@ def _alone(trained: dict[int, dict[str, Any]], step: int) -> Iterator[Row]:
             "prompt_len": len(tokens) - answer,
             "response_len": answer,
             "reward": _reward(sample.get("raw_reward", sample.get("rewards"))),
-            "token_ids": tokens[len(tokens) - answer :].astype(np.int32),
+            "token_ids": whole_ids(tokens[len(tokens) - answer :]),
             "logp_rollout": _list(sample.get("rollout_log_probs")),
         }
 

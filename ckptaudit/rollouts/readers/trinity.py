@@ -23,7 +23,7 @@ from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import regular_file
 from ckptaudit.rollouts.lines import first_line, json_lines, json_lines_in_order
 from ckptaudit.rollouts.pickled import pickle_contents
-from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash
+from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "trinity-rft"
 FILES = "*.db with experience_bytes, or *.jsonl with eid"
@@ -99,7 +99,7 @@ def _table(path: Path) -> str | None:
                     columns = {row[1] for row in connection.execute(f'PRAGMA table_info("{name}")').fetchmany(1000)}
                     if "experience_bytes" in columns:
                         return str(name)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise RolloutError(f"{printable(path)}: cannot be read as SQLite ({printable(error)}).") from error
     return None
 
@@ -114,7 +114,7 @@ def _database_rows(path: Path) -> Iterator[Row]:
             order = sorted((row["step"], number) for number, row in _experiences(connection, name, path))
             for _, number in order:
                 yield from (row for _, row in _experiences(connection, name, path, number))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise RolloutError(f"{printable(path)}: cannot be read as SQLite ({printable(error)}).") from error
 
 
@@ -175,7 +175,7 @@ def _row(experience: dict[str, Any], reward: Any, version: Any) -> Row:
         "advantage": constant(advantages, mask),
         "prompt": _text(experience.get("prompt_text")),
         "response": _text(experience.get("response_text")),
-        "token_ids": ids[prompt:].astype(np.int32),
+        "token_ids": whole_ids(ids[prompt:]),
         "loss_mask": mask,
         "logp_rollout": _list(experience.get("logprobs")),
         "advantages": advantages,

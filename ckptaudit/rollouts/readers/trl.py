@@ -19,6 +19,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered, regular_file
 from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, prompt_hash
+from ckptaudit.rollouts.table import UNREADABLE
 
 NAME = "trl"
 FILES = "completions/completions_*.parquet"
@@ -67,7 +68,7 @@ def _rows(path: Path, facts: RunFacts) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     yield _row(path, row, rewards, facts.reward_weights, place)
                     place += 1
-    except (OSError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise RolloutError(
             f"{printable(path)}: cannot be read as Parquet ({printable(str(error)[:160])})."
         ) from error

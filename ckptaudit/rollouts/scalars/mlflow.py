@@ -40,7 +40,7 @@ def recognises(path: Path) -> bool:
     try:
         with closing(_connected(database)) as connection:
             return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'metrics'").fetchone())
-    except (sqlite3.Error, RolloutError):
+    except (sqlite3.Error, UnicodeDecodeError, RolloutError):
         return False
 
 

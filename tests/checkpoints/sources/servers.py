@@ -147,6 +147,10 @@ def ranged(request: Request, body: bytes, headers: dict[str, str]) -> Reply:
     return Reply(206, {**headers, "Content-Range": placed, "Content-Length": str(len(part))}, part)
 
 
+OWN = ("connection", "keep-alive", "server", "date", "transfer-encoding")
+"""Headers about a connection or a server, which a proxy has of its own."""
+
+
 def proxy_answer(upstream: str) -> Callable[[Request], Reply]:
     """What another server answers to the same request."""
     host = urlsplit(upstream)
@@ -157,8 +161,8 @@ def proxy_answer(upstream: str) -> Callable[[Request], Reply]:
             connection.request("GET", request.path, headers=request.headers)
             found = connection.getresponse()
             body = found.read()
-            kept = {k: v for k, v in found.getheaders() if k.lower() not in ("connection", "server", "date")}
-            return Reply(found.status, kept, body)
+            kept = {k: v for k, v in found.getheaders() if k.lower() not in OWN}
+            return Reply(found.status, {"Content-Length": str(len(body))} | kept, body)
         finally:
             connection.close()
 

@@ -1,0 +1,64 @@
+"""One entry of the cache: tensors as a safetensors file that is sealed by a digest over every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLANK = b"0" * 64
+SEAL = b'"checksum":"'
+
+
+def entry_key(stored: Tensor, *, definition: str) -> str:
+    """Digest of a tensor's bytes, dtype and shape, and of `definition`: what is kept of it, in which version.
+
+    BLAKE3, 64 hexadecimal digits. Two tensors share a key only if they are bitwise the same.
+    """
+    import torch
+
+    flat = stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = blake3(repr((definition, str(stored.dtype), tuple(stored.shape))).encode())
+    digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def sealed(tensors: Mapping[str, Tensor], key: str) -> tuple[memoryview | bytes, ...]:
+    """The entry's bytes, with their digest in the header's own metadata: any safetensors reader opens it."""
+    from safetensors.torch import save
+
+    raw = save({name: _own(tensor) for name, tensor in tensors.items()}, {"checksum": BLANK.decode()})
+    at = raw.index(SEAL + BLANK) + len(SEAL)
+    return memoryview(raw)[:at], _digest(raw, at, key), memoryview(raw)[at + len(BLANK) :]
+
+
+def unsealed(raw: bytes, key: str) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    at = raw.find(SEAL, 0, 8 + int.from_bytes(raw[:8], "little")) + len(SEAL)
+    if at < len(SEAL) or raw[at : at + len(BLANK)] != _digest(raw, at, key):
+        return None
+    try:
+        return load(raw)
+    except (SafetensorError, KeyError, ValueError, RuntimeError):
+        return None  # sealed by a later release, with a dtype that this one does not know
+
+
+def _digest(raw: bytes, at: int, key: str) -> bytes:
+    """Digest of an entry, its own place left blank; with the key, so that no entry answers for another."""
+    digest = blake3(key.encode())
+    for part in (memoryview(raw)[:at], BLANK, memoryview(raw)[at + len(BLANK) :]):
+        digest.update(part)
+    return digest.hexdigest().encode()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU in memory of its own: the format keeps no strides and no shared storage."""
+    here = tensor.detach().cpu()
+    alone = here.untyped_storage().nbytes() == here.nbytes
+    return here.contiguous() if alone else here.clone().contiguous()

@@ -1,0 +1,63 @@
+"""Damage that fuzzing found: each ends in one clean sentence. `make fuzz` damages every format that is read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ckptaudit.errors import RolloutError
+from ckptaudit.rollouts.readers import open_rollouts
+from ckptaudit.rollouts.scalars import read_scalars
+from ckptaudit.rollouts.table import write_table
+from fuzz.log_targets import CURVES, KINDS, read_curves, read_log, written_log
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_honest_log_that_is_damaged_is_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    written_log(name)(tmp_path / "files")
+    read_log(tmp_path / "files")
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_honest_curves_that_are_damaged_are_read(name: str, tmp_path: Path) -> None:
+    CURVES[name][1](tmp_path)
+    read_curves(tmp_path)
+    assert read_scalars(tmp_path)["reward_mean"]
+
+
+@pytest.mark.parametrize("column", ["run", "logp_train"])
+def test_a_column_whose_name_is_no_text(column: str, healthy: pa.Table, tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.parquet"
+    write_table(path, healthy.slice(0, 50).to_batches())
+    path.write_bytes(path.read_bytes().replace(column.encode(), b"\xc9" + column.encode()[1:]))
+    with pytest.raises(RolloutError) as error:
+        list(open_rollouts(path).open([column]))
+    assert str(error.value).isprintable()
+
+
+def test_a_database_whose_schema_is_no_text(tmp_path: Path) -> None:
+    path = CURVES["mlflow"][1](tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREATE \xe9ABLE"))
+    with pytest.raises(UnicodeDecodeError), closing(sqlite3.connect(path)) as store:
+        store.execute("SELECT * FROM metrics")
+    with pytest.raises(RolloutError, match="no scalars that are known"):
+        read_scalars(tmp_path)
+
+
+@pytest.mark.parametrize("token", [float("nan"), 1e30, 2**31, 0.5])
+def test_token_ids_that_are_no_whole_numbers_of_32_bits(token: float, tmp_path: Path) -> None:
+    written_log("nemo-rl")(tmp_path)
+    path = tmp_path / "train_data_step0.jsonl"
+    first, *others = path.read_text().splitlines()
+    line: dict[str, Any] = json.loads(first)
+    line["token_ids"][0][10] = token
+    path.write_text("\n".join([json.dumps(line), *others]))
+    with pytest.raises(RolloutError, match="no whole numbers of 32 bits"):
+        list(open_rollouts(tmp_path).open(["token_ids"]))
