@@ -1,4 +1,4 @@
-"""Run once per rank: save a bundled model as FSDP2 does, each rank its own shards. Arguments: model, folder, rank."""
+"""Run once per rank: save a bundled model as FSDP2 does, each its own shards. Arguments: model, folder, rank."""
 
 from __future__ import annotations
 
