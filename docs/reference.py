@@ -12,7 +12,7 @@ from ckptaudit.damages import damages_of
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.profiles import profiles
-from ckptaudit.metrics import MatrixMetric, RunsMetric, of_scope
+from ckptaudit.metrics import MatrixMetric, RunsMetric, descriptions, of_scope
 from ckptaudit.metrics.metric import Metric, Scope
 from ckptaudit.options import AUXILIARY
 
@@ -21,6 +21,7 @@ sys.path.insert(0, str(HERE))
 
 from option_pages import options_page  # noqa: E402  # beside this file, wherever it is run from
 
+DESCRIPTIONS = Path(descriptions.__file__).with_name(descriptions.FILE)
 DAMAGES = "| name | what it does to the tuned side |"
 BLANK = "\n\n"
 
@@ -177,9 +178,10 @@ def _origins(check: Check) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write the pages, and the table of damages in another."""
+    """Write the pages, the table of damages in another, and what reports know of metrics."""
     for name, content in pages().items():
         (HERE / name).write_text(content, encoding="utf-8")
+    DESCRIPTIONS.write_text(descriptions.written(), encoding="utf-8")
     writing = HERE / "writing-checks.md"
     before, _, rest = writing.read_text(encoding="utf-8").partition(DAMAGES)
     writing.write_text(f"{before}{damages_table()}{BLANK}{rest.partition(BLANK)[2]}", encoding="utf-8")

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 # two copies of it behind: everything that is imported late in use is imported here.
 import ckptaudit.calibration.learning
 import ckptaudit.checkpoints.formats
+import ckptaudit.metrics.families
 import ckptaudit.plugin.gate
 from ckptaudit.behavior.gradients import Request, collect
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint

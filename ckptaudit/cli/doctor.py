@@ -14,7 +14,7 @@ from platform import platform, python_version
 
 from ckptaudit import __version__
 from ckptaudit.cli.extras import ENABLES, Extra, extras, installed
-from ckptaudit.errors import CacheError, printable
+from ckptaudit.errors import CacheError, ConfigError, printable
 from ckptaudit.sizes import format_size
 
 HELP = "show versions, device, memory, threads, cache, extras, and what is amiss"
@@ -67,13 +67,25 @@ def _installation() -> Iterator[Line]:
 
 
 def _machine() -> Iterator[Line]:
-    import torch
-
-    yield Line("device", ", ".join(_devices(torch.cuda.device_count())))
+    yield _device()
     yield Line("memory", _memory())
-    yield Line("threads", f"{os.cpu_count()} cores, {len(os.sched_getaffinity(0))} for this process, "
-               f"torch takes {torch.get_num_threads()}" if hasattr(os, "sched_getaffinity")
-               else f"{os.cpu_count()} cores, torch takes {torch.get_num_threads()}")  # fmt: skip
+    mine = f", {len(os.sched_getaffinity(0))} for this process" if hasattr(os, "sched_getaffinity") else ""
+    yield Line("threads", f"{os.cpu_count()} cores{mine}{_torch_threads()}")
+
+
+def _device() -> Line:
+    """Whether torch loads at all is asked by loading it: a build for another machine is installed and does not."""
+    try:
+        import torch
+    except Exception as error:
+        said = str(error).partition("\n")[0][:200]
+        return Line("device", f"torch does not load ({type(error).__name__}: {said})", "install torch again")
+    return Line("device", ", ".join(_devices(torch.cuda.device_count())))
+
+
+def _torch_threads() -> str:
+    torch = sys.modules.get("torch")
+    return "" if torch is None else f", torch takes {torch.get_num_threads()}"
 
 
 def _devices(count: int) -> Iterator[str]:
@@ -104,8 +116,10 @@ def _lines(path: str) -> list[str]:
 
 
 def _cache() -> Line:
-    from ckptaudit.measurement.cache_location import open_cache
-
+    try:
+        from ckptaudit.measurement.cache_location import open_cache
+    except Exception as error:
+        return Line("cache", f"not looked at, as the package does not load ({type(error).__name__})")
     try:
         cache = open_cache(None)
         if cache is None:
@@ -119,9 +133,10 @@ def _cache() -> Line:
 
 
 def _configuration() -> Line:
-    from ckptaudit.errors import ConfigError
-    from ckptaudit.judging.config import find_config, load_config
-
+    try:
+        from ckptaudit.judging.config import find_config, load_config
+    except Exception as error:
+        return Line("configuration", f"not looked at, as the package does not load ({type(error).__name__})")
     path = find_config([Path.cwd()])
     if path is None:
         return Line("configuration", "none here; `ckptaudit init` writes one")

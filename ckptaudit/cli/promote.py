@@ -1,4 +1,4 @@
-"""`ckptaudit promote`: a registry's alias or a webhook's message, only where the gate is open."""
+"""`ckptaudit promote`: a registry's alias, a webhook's message or a script's turn, only where the gate is open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ckptaudit.errors import PromotionError, printable
 
-HELP = "promote a release whose gate is open: an alias in MLflow's registry, or a webhook"
+HELP = "promote a release whose gate is open: an alias in MLflow's registry, a webhook, or a script of yours"
 
 NOT_PROMOTED = 1
 
@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     mlflow.add_argument("--store", metavar="URI", help="the registry (default: MLflow's own, MLFLOW_TRACKING_URI)")
     webhook = places.add_parser("webhook", help="POST the answer as JSON")
     webhook.add_argument("--url", required=True, metavar="URL", help="http or https")
+    places.add_parser("check", help="only say whether it may be promoted, for a script that does it: 0 or 1")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
         promote_in_mlflow(result, **asked)
         version = f"{printable(options.model)} version {printable(options.version)}"
         print(f"promoted: {version} is {printable(options.alias)}")
+    elif options.place == "check":
+        print("may be promoted: the gate is open")
     else:
         print(f"promoted: {printable(options.url)} answered {send_to_webhook(result, options.url)}")
     return 0

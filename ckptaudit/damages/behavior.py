@@ -17,7 +17,7 @@ from ckptaudit.behavior.evidence import Evidence, Key, Side, Spoken
 from ckptaudit.behavior.generation import SAMPLED
 from ckptaudit.behavior.scoring import ScoredText
 from ckptaudit.checkpoints import Checkpoint
-from ckptaudit.damages.weights import is_matrix
+from ckptaudit.damages.damage import is_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.damages.weights import DESCRIPTIONS, damage, damage_to_inputs, is_matrix
+from ckptaudit.damages.damage import DESCRIPTIONS, damage, damage_to_inputs, is_matrix
 from ckptaudit.naming import Naming
 from ckptaudit.pairing.auxiliary import Auxiliary
 

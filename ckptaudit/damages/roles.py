@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
-from ckptaudit.damages.weights import DESCRIPTIONS, damage
+from ckptaudit.damages.damage import DESCRIPTIONS, damage
 from ckptaudit.naming import Naming, in_groups
 
 if TYPE_CHECKING:

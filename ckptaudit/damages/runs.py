@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
 from ckptaudit.damages import weights
-from ckptaudit.damages.weights import is_matrix
+from ckptaudit.damages.damage import is_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint
-from ckptaudit.damages.weights import DESCRIPTIONS, damage
+from ckptaudit.damages.damage import DESCRIPTIONS, damage
 from ckptaudit.naming import Naming, Place, in_groups
 
 if TYPE_CHECKING:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle
+from ckptaudit.damages.damage import (
+    DAMAGES,
+    DESCRIPTIONS,
+    damage,
+    damage_by_inputs,
+    damage_to_inputs,
+    damaged_inputs,
+    floats,
+    is_matrix,
+    matrices,
+    vectors,
+    with_tensors,
+)
 from ckptaudit.naming import Naming
 from ckptaudit.pairing.auxiliary import Auxiliary
 
@@ -15,99 +28,7 @@ if TYPE_CHECKING:
 
     from ckptaudit.pairing import AlignedTensor
 
-Rewrite = Callable[["Tensor", "Tensor"], "Tensor"]
-
-
-class Damage(Protocol):
-    """(base, tuned) to the damaged tuned; some damages work with the inputs of the audit, or on them."""
-
-    def __call__(self, base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = ...) -> Checkpoint:
-        """The damaged tuned side."""
-
-
-NONE_GIVEN = Auxiliary()
-
-DAMAGES: dict[str, Damage] = {}
-INPUT_DAMAGES: dict[str, Callable[[Auxiliary], Auxiliary]] = {}
-"""Damages to the inputs themselves, for checks that judge what the inputs alone decide."""
-DESCRIPTIONS: dict[str, str] = {}
-
-
-def damage(function: Callable[[Checkpoint, Checkpoint], Checkpoint]) -> Damage:
-    """Register a damage to the whole checkpoint: (base, tuned) to the damaged tuned."""
-
-    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = NONE_GIVEN) -> Checkpoint:
-        return function(base, tuned)
-
-    return _registered(function.__name__, function.__doc__, damaged)
-
-
-def damage_by_inputs(function: Callable[[Checkpoint, Checkpoint, Auxiliary], Checkpoint]) -> Damage:
-    """Register a damage that the inputs guide: (base, tuned, inputs) to the damaged tuned."""
-
-    def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = NONE_GIVEN) -> Checkpoint:
-        return function(base, tuned, inputs)
-
-    return _registered(function.__name__, function.__doc__, damaged)
-
-
-def damage_to_inputs(function: Callable[[Auxiliary], Auxiliary]) -> Callable[[Auxiliary], Auxiliary]:
-    """Register a damage to the inputs; the tuned side stays as it is."""
-    _registered(function.__name__, function.__doc__, lambda base, tuned, inputs=NONE_GIVEN: tuned)
-    INPUT_DAMAGES[function.__name__] = function
-    return function
-
-
-def damaged_inputs(name: str, inputs: Auxiliary) -> Auxiliary:
-    """The inputs after a damage; most damages leave them alone."""
-    return INPUT_DAMAGES[name](inputs) if name in INPUT_DAMAGES else inputs
-
-
-def _registered(name: str, text: str | None, damaged: Damage) -> Damage:
-    DAMAGES[name] = damaged
-    DESCRIPTIONS[name] = text or ""
-    return damaged
-
-
-def _registered_for(keep: Callable[[TensorHandle], bool]) -> Callable[[Rewrite], Rewrite]:
-    """Register a damage to single tensors: (W0, W1) in float64 to the damaged W1, for the handles kept."""
-
-    def register(rewrite: Rewrite) -> Rewrite:
-        def damaged(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary = NONE_GIVEN) -> Checkpoint:
-            shared = {name for name in tuned.tensors if name in base.tensors and keep(tuned.tensors[name])}
-            return _with(
-                tuned, {name: _rewritten(base.tensors[name], tuned.tensors[name], rewrite) for name in shared}
-            )
-
-        _registered(rewrite.__name__, rewrite.__doc__, damaged)
-        return rewrite
-
-    return register
-
-
-def _with(tuned: Checkpoint, handles: dict[str, TensorHandle]) -> Checkpoint:
-    return replace(tuned, tensors={**tuned.tensors, **handles})
-
-
-def _rewritten(base: TensorHandle, tuned: TensorHandle, rewrite: Rewrite) -> TensorHandle:
-    def load() -> Tensor:
-        before, after = base.read(), tuned.read()
-        return rewrite(before.double(), after.double()).to(after.dtype)
-
-    return replace(tuned, load=load)
-
-
-def is_matrix(handle: TensorHandle) -> bool:
-    return len(handle.shape) == 2 and "float" in handle.dtype and handle.parameters > 0
-
-
-def _is_vector(handle: TensorHandle) -> bool:
-    return len(handle.shape) == 1 and "float" in handle.dtype
-
-
-matrices = _registered_for(is_matrix)
-vectors = _registered_for(_is_vector)
-floats = _registered_for(lambda handle: "float" in handle.dtype and handle.parameters > 0)
+__all__ = ["DAMAGES", "DESCRIPTIONS", "damaged_inputs"]
 
 
 @matrices
@@ -214,7 +135,7 @@ def _reordered(
     """The tensors of some roles under a change of each, all else as it is."""
     chosen = {name: role for name in tuned.tensors if (role := roles(name)) in change}
     handles = {n: tuned.tensors[n].with_tensor(change[role](tuned.tensors[n].read())) for n, role in chosen.items()}
-    return _with(tuned, handles)
+    return with_tensors(tuned, handles)
 
 
 @damage
@@ -238,7 +159,7 @@ def negate_units(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 def turn_adapter_away(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """The adapter writes its outputs in reverse order: as large, of the same rank, in other directions."""
     turned = {n: _written_elsewhere(h) for n, h in tuned.tensors.items() if h.product is not None}
-    return _with(tuned, turned)
+    return with_tensors(tuned, turned)
 
 
 @damage_to_inputs
@@ -271,13 +192,13 @@ def drop_tensor(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
 def change_shape(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """The first matrix loses its last column; a lost row could pass for a resized vocabulary."""
     name = next(name for name, handle in tuned.tensors.items() if is_matrix(handle))
-    return _with(tuned, {name: tuned.tensors[name].with_tensor(tuned.tensors[name].read()[:, :-1])})
+    return with_tensors(tuned, {name: tuned.tensors[name].with_tensor(tuned.tensors[name].read()[:, :-1])})
 
 
 @damage
 def change_dtype(base: Checkpoint, tuned: Checkpoint) -> Checkpoint:
     """Everything is stored in float64."""
-    return _with(tuned, {n: h.with_tensor(h.read().double()) for n, h in tuned.tensors.items()})
+    return with_tensors(tuned, {n: h.with_tensor(h.read().double()) for n, h in tuned.tensors.items()})
 
 
 @damage_by_inputs
@@ -308,7 +229,7 @@ def undo_alignment_everywhere(base: Checkpoint, tuned: Checkpoint, inputs: Auxil
 
     weights = inputs["aligned"].weights
     shared = [name for name in weights if name in base.tensors]
-    return _with(
+    return with_tensors(
         tuned, {n: tuned.tensors[n].with_tensor(undone(base.tensors[n], weights[n].tuned)) for n in shared}
     )
 
@@ -318,7 +239,7 @@ def follow_reference(base: Checkpoint, tuned: Checkpoint, inputs: Auxiliary) -> 
     """The tuned side is the reference run itself."""
     weights = inputs["reference"].weights
     shared = [name for name in weights if name in tuned.tensors]
-    return _with(tuned, {n: tuned.tensors[n].with_tensor(weights[n].tuned.read()) for n in shared})
+    return with_tensors(tuned, {n: tuned.tensors[n].with_tensor(weights[n].tuned.read()) for n in shared})
 
 
 @damage_to_inputs
@@ -344,4 +265,4 @@ def _stepped(base: Checkpoint, tuned: Checkpoint, direction: dict[str, Tensor]) 
     sizes = [float(sum(t.square().sum() for t in tensors.values())) ** 0.5 for tensors in (before, direction)]
     step = 0.05 * sizes[0] / sizes[1]
     stepped = {name: (before[name] + step * direction[name]).float() for name in direction}
-    return _with(tuned, {name: tuned.tensors[name].with_tensor(tensor) for name, tensor in stepped.items()})
+    return with_tensors(tuned, {name: tuned.tensors[name].with_tensor(tensor) for name, tensor in stepped.items()})

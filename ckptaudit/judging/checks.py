@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.metrics import METRICS, FindingsMetric, ProbesMetric, RunsMetric, Scope
+from ckptaudit.metrics import Scope
+from ckptaudit.metrics.descriptions import Description, description_of
 from ckptaudit.pairing.runs import Over
 
 Per = Literal["matrix", "layer", "model", "step", "run", "probe_set", "probes"]
@@ -88,15 +89,20 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def scope(self) -> Scope:
         """What one value of its metric is about."""
-        return METRICS[self.metric].scope
+        return self._described.scope
 
     @property
     def over(self) -> Over | None:
         """Whether it compares the steps of a run or sibling runs; None where it judges each run alone."""
-        metric = METRICS[self.metric]
-        return metric.over if isinstance(metric, RunsMetric | ProbesMetric) else None
+        return self._described.over
 
     @property
     def counts_findings(self) -> bool:
         """Whether its value is a number of findings, each with a name of its own."""
-        return isinstance(METRICS[self.metric], FindingsMetric)
+        return self._described.counts_findings
+
+    @property
+    def _described(self) -> Description:
+        known = description_of(self.metric)
+        assert known is not None  # load_checks admits no metric that is not there
+        return known

@@ -11,11 +11,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ckptaudit.checkpoints import TensorHandle
-from ckptaudit.checkpoints.deltas.entries import PatchedTensor, reads_the_same
 from ckptaudit.checkpoints.sources.read_ahead import read_ahead
-from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
+from ckptaudit.measurement.reading import read
 from ckptaudit.metrics import (
     NARROW,
     SHORT_SIDE,
@@ -69,41 +67,6 @@ def is_large(tensor: AlignedTensor) -> bool:
     _, m, n = tensor.matrix_shape
     narrow = tensor.base.dtype in NARROW_NAMES and tensor.tuned.dtype in NARROW_NAMES
     return narrow and tensor.is_matrix and min(m, n) >= SHORT_SIDE
-
-
-def read(job: Job) -> tuple[Tensor, Tensor]:
-    """Both sides as stored. Raises MeasurementError where they are no numbers of one kind."""
-    base, tuned = job.tensor.base, job.tensor.tuned
-    kinds = {_number_kind(side.dtype) for side in (base, tuned)}
-    if len(kinds) > 1 or kinds == {"complex"}:
-        raise MeasurementError(
-            f"{printable(job.tensor.name)} is stored as {base.dtype} in the base and as {tuned.dtype} in the tuned "
-            "checkpoint, which are no numbers to be compared"
-        )
-    return _both(base, tuned)
-
-
-def read_large(job: Job) -> tuple[Tensor, Tensor]:
-    """The same of one tensor by itself; where both sides lie in remote stores, they are asked for together."""
-    read_ahead((job.tensor.base, job.tensor.tuned))
-    return read(job)
-
-
-def _both(base: TensorHandle, tuned: TensorHandle) -> tuple[Tensor, Tensor]:
-    """Both sides; what a sparse delta left of the base, or of a weight, is read once."""
-    if reads_the_same(tuned, base):
-        one = base.read()
-        return one, one
-    patched = getattr(tuned.load, "__self__", None)
-    if isinstance(patched, PatchedTensor) and reads_the_same(patched.weight, base):
-        one = base.read()
-        return one, patched.over(one)
-    return base.read(), tuned.read()
-
-
-def _number_kind(dtype: str) -> str:
-    """`float`, `complex`, `int` or `bool`, of whatever width and sign."""
-    return next((kind for kind in ("float", "complex", "int") if kind in dtype), dtype)
 
 
 def measure_large(job: Job, sides: tuple[Tensor, Tensor], computing: Computing) -> list[Measurement]:

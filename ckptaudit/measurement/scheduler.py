@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ckptaudit.errors import CkptAuditError
 from ckptaudit.linalg.threads import blas_threads
-from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large, read_large
+from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large
 from ckptaudit.measurement.jobs import Computing, Job
+from ckptaudit.measurement.reading import read_large
 from ckptaudit.measurement.tasks import Outcome, Outcomes, Task, tasks_of, tried
 from ckptaudit.metrics import Measurement
 

@@ -14,9 +14,9 @@ from ckptaudit.measurement.batches import (
     matrices_at_once,
     measure_alike,
     measure_large,
-    read_large,
 )
 from ckptaudit.measurement.jobs import Computing, Job
+from ckptaudit.measurement.reading import read_large
 from ckptaudit.metrics import Measurement
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ckptaudit.linalg.entry_sets import largest, members, smallest
 from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum, truncated
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
-from ckptaudit.metrics.batch import ALPHA
+from ckptaudit.metrics.weight_batch import ALPHA
 
 FACTS_VERSION = f"{version('ckptaudit')}/6"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact

@@ -11,8 +11,8 @@ from ckptaudit.behavior.loss_path import loss_path
 from ckptaudit.behavior.probes import Probe, is_plain, read_probes
 from ckptaudit.errors import MeasurementError, ProbeError
 from ckptaudit.linalg.spectra import relative_distance
-from ckptaudit.metrics.batch import MAX_SUBSPACE
 from ckptaudit.metrics.groups import Member, Reading, WeightGroup, group_metric
+from ckptaudit.metrics.weight_batch import MAX_SUBSPACE
 from ckptaudit.pairing.matching import Matching, matching_of
 
 MATCHING = "arXiv:2209.04836 (weight matching); arXiv:2402.04051"

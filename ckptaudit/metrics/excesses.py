@@ -15,10 +15,11 @@ from torch import Tensor
 from ckptaudit.linalg.blind_updates import binades
 from ckptaudit.linalg.bounds import rounding_margin
 from ckptaudit.linalg.spectra import relative_distance
-from ckptaudit.metrics.batch import ALPHA, PairBatch
+from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.matrix import metric
 from ckptaudit.metrics.rotation import off_principal_energy
 from ckptaudit.metrics.spectrum import stable_rank_ceiling, update_stable_rank
+from ckptaudit.metrics.weight_batch import ALPHA
 
 NULL = "our null model, docs/null-models.md"
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Float32, Float64, Shaped
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from ckptaudit.linalg import rotation_bounds
 from ckptaudit.linalg.blind_updates import Census
 from ckptaudit.linalg.changes import (
     ANGLE_ERROR,
@@ -21,18 +20,18 @@ from ckptaudit.linalg.changes import (
     update_values,
 )
 from ckptaudit.linalg.lanczos import spectral_norm
-from ckptaudit.linalg.leading import CERTAIN, Leading
+from ckptaudit.linalg.leading import CERTAIN
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import UNIT
 from ckptaudit.linalg.ritz import RitzRotation, ritz_rotation
 from ckptaudit.linalg.subspaces import SEPARATION, rms_angle
 from ckptaudit.linalg.tuned_gram import TunedGram
 from ckptaudit.metrics import base_facts
-from ckptaudit.metrics.base_facts import BaseFacts, CachedLookup, low_magnitude, uncached, within
+from ckptaudit.metrics.base_facts import low_magnitude, within
 from ckptaudit.metrics.batch import SHIFT_ERROR, Angles, Leverages, PairBatch, Side
+from ckptaudit.metrics.bounded_pair import BoundedPair
 from ckptaudit.metrics.estimates import Estimate
 from ckptaudit.metrics.measurement import Method
-from ckptaudit.metrics.stored_pair import PRODUCTS, StoredPair
 
 SHORT_SIDE = 128
 """From this short side on a matrix is worth a batch of its own; below, decompositions cost next to nothing."""
@@ -55,75 +54,12 @@ SQUARABLE_BASE, SQUARABLE = (1e-4, 1e6), (1e-9, 1e6)
 """Sizes of base and update whose Gram matrices float32 holds, squares of differences of their entries included."""
 
 
-class LargePair(StoredPair):
+class LargePair(BoundedPair):
     """A stored pair worth fast ways of its own. `lookup` finds what is known of the base.
 
     Every part that it computes in a way of its own is certified; where that fails, the float64 one stands in. Which
     way a part takes follows from the matrices and from `exact` alone, never from what was asked before.
     """
-
-    def __init__(
-        self,
-        base: Shaped[Tensor, "m n"],
-        tuned: Shaped[Tensor, "m n"],
-        lookup: CachedLookup = uncached,
-        *,
-        exact: bool = False,
-    ) -> None:
-        super().__init__(base[None], tuned[None])
-        self._lookup = lookup
-        self._exact = exact
-        self._prepared: BaseFacts | None = None
-
-    def prepare(self) -> None:
-        """Look at the base first, where several parts will ask for it: it saves work and changes no number."""
-        self._prepared = self.facts
-
-    @cached_property
-    def facts(self) -> BaseFacts | None:
-        """What is known of the base; None where the fast ways are not certified for it."""
-        return self._spectrum_facts if self._exact else self._leading_facts
-
-    @cached_property
-    def _leading_facts(self) -> BaseFacts | None:
-        return base_facts.leading_facts(self.stored_base[0], self._lookup, k=self.k, rank=self.mask_rank)
-
-    @cached_property
-    def _spectrum_facts(self) -> BaseFacts | None:
-        return base_facts.spectrum_facts(self.stored_base[0], self._lookup, k=self.k, rank=self.mask_rank)
-
-    @property
-    def top(self) -> Leading | None:
-        """The base's leading triplets; None in exact mode, or where they are not certified."""
-        return self.facts.top if self.facts is not None else None
-
-    @cached_property
-    def images(self) -> rotation_bounds.Images | None:
-        """The base's leading directions under the update."""
-        if self.top is None or not (self.size == 0 or within(self.size, PRODUCTS)):
-            return None
-        return rotation_bounds.images(self.difference.update, self.top, k=self.k, size=self.size)
-
-    @cached_property
-    def angle_sines(self) -> tuple[float, float] | None:
-        """Bounds on the largest and the root mean square sine between the top-k subspaces of either side."""
-        if self.top is None or self.images is None:
-            return None
-        return rotation_bounds.angle_sines(self.images, self.top, k=self.k)
-
-    @cached_property
-    def rotation_sine(self) -> float | None:
-        """Bound on the sine of the rotation of either side."""
-        if self.top is None or self.images is None:
-            return None
-        return rotation_bounds.rotation_sine(self.images, self.top, k=self.k, share=1.0 - SEPARATION)
-
-    @cached_property
-    def rms_rotation_sines(self) -> tuple[float, float] | None:
-        """Bounds on the root mean square sine of the rotation of the left and the right side."""
-        if self.top is None or self.images is None:
-            return None
-        return rotation_bounds.rms_rotation_sines(self.images, self.top, k=self.k, share=1.0 - SEPARATION)
 
     @cached_property
     def base_norm(self) -> Float64[Tensor, "batch"]:

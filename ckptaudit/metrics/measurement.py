@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.behavior.excerpts import BehaviorExcerpt
+from ckptaudit.behavior.shown import BehaviorExcerpt
 from ckptaudit.findings import Finding
 from ckptaudit.metrics.step_series import StepSeries
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Literal, Protocol, runtime_checkable
 
 Scope = Literal["matrix", "group", "runs", "run", "pair", "parity", "plan", "artifact", "probes", "rollouts"]
@@ -49,21 +50,38 @@ class Metric(Protocol):
         """What it needs beside base and tuned, by the names of `options.AUXILIARY`."""
 
 
-METRICS: dict[str, Metric] = {}
-"""Every metric by name. The modules of `ckptaudit.metrics` fill it as they are imported."""
+class MetricTable(Mapping[str, Metric]):
+    """Every metric by name. The families, and torch with them, are imported when it is first looked at."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Metric] = {}
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def add(self, metric: Metric) -> None:
+        """Enter one more; looks at what is there, and imports nothing."""
+        if metric.name in self._known:
+            raise ValueError(f"two metrics are named {metric.name}")
+        self._known[metric.name] = metric
+
+    def _all(self) -> dict[str, Metric]:
+        import_module("ckptaudit.metrics.families")
+        return self._known
+
+
+METRICS = MetricTable()
 
 
 def register(metric: Metric) -> None:
     """Add a metric to the table. Raises ValueError for a name that is taken."""
-    if metric.name in METRICS:
-        raise ValueError(f"two metrics are named {metric.name}")
-    METRICS[metric.name] = metric
-
-
-def meaning_of(metric: Metric) -> str:
-    """The first line of the docstring of the function behind a metric; empty where there is no such function."""
-    function = getattr(metric, "compute", None) or getattr(metric, "find", None)
-    return "" if function is None else (getattr(function, "__doc__", None) or "").strip().split("\n")[0]
+    METRICS.add(metric)
 
 
 def of_scope(scope: Scope) -> Mapping[str, Metric]:

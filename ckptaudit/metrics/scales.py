@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ckptaudit.metrics.metric import METRICS, Scale
+from ckptaudit.metrics.descriptions import description_of
+from ckptaudit.metrics.metric import Scale
 
 NEGLIGIBLE = 0.01
 """Badness below this share of the limit's is as good as none: nobody is to be woken for a tripled millionth."""
@@ -62,13 +63,13 @@ class Badness:
 
 def badness(metric: str, *, at_most: bool, limit: float) -> Badness:
     """The badness of a metric's values against a limit."""
-    known = METRICS.get(metric)
+    known = description_of(metric)
     return Badness(known.scale if known else "size", at_most, limit)
 
 
 def is_count(metric: str) -> bool:
     """Whether a check on it says how many there must or may be: no factor on that means anything."""
-    known = METRICS.get(metric)
+    known = description_of(metric)
     return known is not None and known.scale == "count"
 
 

@@ -14,9 +14,10 @@ from ckptaudit.linalg.entry_sets import count_common, packed
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.products import UNIT
 from ckptaudit.metrics.base_facts import within
-from ckptaudit.metrics.batch import ALPHA, ETA, PairBatch
+from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.estimates import Estimate
 from ckptaudit.metrics.measurement import Method
+from ckptaudit.metrics.weight_batch import ALPHA, ETA
 
 PRODUCTS = (1e-25, 1e18)
 """Sizes of an update whose float32 products keep their digits, and whose squares float32 holds."""

@@ -19,7 +19,7 @@ from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.behavior import BehaviorRecord, behavior_records
-from ckptaudit.results.coverage import coverage_of
+from ckptaudit.results.covering import coverage_of
 from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
 from ckptaudit.results.summary import Summary

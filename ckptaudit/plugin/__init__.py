@@ -92,9 +92,19 @@ def _open_gate(config: pytest.Config) -> Gate:
         from ckptaudit.cli.loading import without_garbage_collection
 
         with without_garbage_collection():
+            _load_torch()
             from ckptaudit.plugin.gate import Gate
 
     return Gate(config)
+
+
+def _load_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise pytest.UsageError(
+            f"torch does not load ({printable(error)[:200]}); install it again; see `ckptaudit doctor`."
+        ) from None
 
 
 def _share_the_machine() -> None:

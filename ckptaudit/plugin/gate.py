@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -34,11 +33,14 @@ from ckptaudit.pipeline.causes import Causes
 from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.pipeline.workers import workers_of
+from ckptaudit.plugin.header import About, header_lines
 from ckptaudit.plugin.items import CheckCollector, CheckItem
 from ckptaudit.plugin.junit import show_in_junit
+from ckptaudit.plugin.processes import REPORTED, STORE, Processes, share_cores
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import named_check_files, names_files, node_id, refuse_logs_among_files
-from ckptaudit.plugin.settings import CONFIG, refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
+from ckptaudit.plugin.settings import refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
+from ckptaudit.plugin.tally import Tally
 from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
@@ -47,8 +49,6 @@ from ckptaudit.results.records import AuditResult
 
 logger = logging.getLogger(__name__)
 
-STORE = "ckptaudit_store"
-REPORTED = "ckptaudit_reported"
 CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 
 
@@ -59,7 +59,6 @@ class Gate:
         self.config = config
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.outputs = Outputs(config.getoption)
-        self.shared: TemporaryDirectory[str] | None = None
         self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
@@ -90,10 +89,20 @@ class Gate:
         self.verdicts: dict[str, Verdict] = {}
         self.causes, self.excerpts = Causes(self.opened), Excerpts()
         self.refused = 0
+        self.tally = Tally(config, lambda: self.plan)
+        self._register()
+
+    def _register(self) -> None:
+        plugins: dict[str, object] = {
+            "output": AuditOutput(self.config, self._shown, self._announced, lambda code: code or self.refused)
+        }
         if self.worker:
-            _share_cores()
-        output = AuditOutput(config, self._shown, self._announced, lambda code: code or self.refused)
-        config.pluginmanager.register(output, "ckptaudit-output")
+            share_cores()
+        else:
+            plugins["tally"] = self.tally
+            plugins["processes"] = Processes(self.store, self.settings.path, reported=bool(self.outputs))
+        for name, plugin in plugins.items():
+            self.config.pluginmanager.register(plugin, f"ckptaudit-{name}")
 
     def _plan(self, files: Sequence[CheckFile]) -> AuditPlan:
         # transformers reads the code of a model when it is first asked for one, and all of that stays.
@@ -112,23 +121,8 @@ class Gate:
     def pytest_report_header(self) -> list[str]:
         """What is judged, by what, and where."""
         path = self.settings.path
-        by = f", configuration {printable(_from_root(path, self.config))}" if path else ""
-        lines = [
-            self._judged(),
-            f"ckptaudit: checks {self.profile or 'given files'}, device {self.opened.device}{by}",
-        ]
-        if baseline := self.baseline:
-            lines.append(
-                f"ckptaudit: no more than {baseline.factor:g} times worse than {printable(baseline.tuned)} "
-                f"({printable(baseline.path)})"
-            )
-        return lines
-
-    def _judged(self) -> str:
-        runs = ", ".join(printable(run.path) for run in self.opened.runs)
-        if not self.opened.has_pair:
-            return f"ckptaudit: rollouts {runs}, without weights"
-        return f"ckptaudit: base {printable(self.opened.options.base)}, tuned {runs}"
+        about = About(self.profile, _from_root(path, self.config) if path else None, self.baseline)
+        return header_lines(self.opened, about)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Check files given by name, and those found in folders."""
@@ -152,7 +146,7 @@ class Gate:
     def judge(self, planned: PlannedVerdict) -> Verdict:
         """Measure what is missing for one verdict, and decide."""
         try:
-            verdict = self.causes.named(verdict_of(planned, execute(self.plan, self.store, verdicts=[planned])))
+            verdict = self.causes.named(verdict_of(planned, self._measured(planned)))
             verdict = self.excerpts.shown(verdict, self.plan, self.store)
         except Exception as error:  # whatever it is, it must end as a verdict that could not be given
             logger.debug("a verdict failed", exc_info=True)
@@ -161,6 +155,9 @@ class Gate:
             )
             verdict = undecided(planned.check, planned.subject, planned.run.path, "error", reason, planned.limits)
         return respelled(verdict, option)
+
+    def _measured(self, planned: PlannedVerdict) -> MeasurementStore:
+        return execute(self.plan, self.store, self.tally.within, verdicts=[planned])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan for what is left after selection; all metrics where the whole JSON was asked for."""
@@ -172,7 +169,10 @@ class Gate:
         config = self.config
         distributed = self.worker is not None or config.pluginmanager.hasplugin("dsession")
         midway = bool(config.getoption("maxfail")) and not self.opened.options.workers
-        if distributed or config.option.collectonly or midway or session.testsfailed:
+        if distributed or config.option.collectonly or session.testsfailed:
+            return
+        if midway:
+            self.tally.start()
             return
         try:
             with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
@@ -250,30 +250,6 @@ class Gate:
             for name, value in coverage_properties(self.result):
                 xml.add_global_property(name, value)
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker where the measurements are shared, so that each is taken once."""
-        if self.shared is None:
-            self.shared = TemporaryDirectory(prefix="ckptaudit-")
-            self.store.folder = Path(self.shared.name)
-        node.workerinput[CONFIG] = str(self.settings.path or "")
-        node.workerinput[STORE] = self.shared.name
-        node.workerinput[REPORTED] = bool(self.outputs)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Keep a layer's checks in one process under the plain `-n`; an explicit --dist is obeyed."""
-        if config.getoption("dist") != "load":
-            return None
-        from ckptaudit.plugin.scheduling import SubjectScheduling
-
-        return SubjectScheduling(config, log)
-
-    def pytest_unconfigure(self) -> None:
-        """Remove the shared folder."""
-        if self.shared is not None:
-            self.shared.cleanup()
-
     def _shown(self) -> AuditResult | None:
         """What the terminal shows; None where no verdict was given."""
         if not self.verdicts or self.worker is not None:
@@ -325,10 +301,3 @@ class Gate:
 
 def _from_root(path: Path, config: pytest.Config) -> Path:
     return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-
-
-def _share_cores() -> None:
-    import torch
-
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

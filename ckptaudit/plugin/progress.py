@@ -35,7 +35,7 @@ def progress_of(config: pytest.Config) -> Iterator[Display]:
     if reporter is None or capture is None or reporter.verbosity < 0:
         yield Display(_nothing, _nothing)
     elif not reporter.isatty:
-        yield Display(_Log(reporter, "measured", "tensors"), _Log(reporter, "probes: ran", "tokens"))
+        yield Display(Log(reporter, "measured", "tensors"), Log(reporter, "probes: ran", "tokens"))
     else:
         with capture.global_and_fixture_disabled(), Progress(*COLUMNS, console=Console(), transient=True) as bar:
             yield Display(_Bar(bar, "measuring"), _Bar(bar, "running probes"))
@@ -56,7 +56,13 @@ class _Bar:
         self._bar.update(self._task, completed=done, total=total, visible=True)
 
 
-class _Log:
+def log_of(config: pytest.Config) -> Log | None:
+    """A line now and then between tests, on a terminal as in a log; None with `-q`."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return None if reporter is None or reporter.verbosity < 0 else Log(reporter)
+
+
+class Log:
     """A line now and then, where the output cannot be redrawn."""
 
     def __init__(self, reporter: pytest.TerminalReporter, verb: str = "measured", things: str = "tensors") -> None:
@@ -71,6 +77,7 @@ class _Log:
             self._started, self._next = now, max(now + LOG_AFTER_S, self._next)
         elif now > self._next:
             self._next = now + LOG_EVERY_S
+            self._reporter.ensure_newline()
             left = _left(done, total, now - self._started)
             self._reporter.write_line(f"ckptaudit: {self._verb} {done:,} of {total:,} {self._things}{left}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.metrics.scales import is_count
 from ckptaudit.results.records import AuditResult
 
@@ -89,7 +89,7 @@ def beyond(verdict: Verdict) -> str:
 
 def counted(verdict: Verdict) -> str:
     """`3 findings, limit <= 0`: a count beside how many there may be."""
-    known = METRICS.get(verdict.metric)
+    known = description_of(verdict.metric)
     unit = "" if known is None or known.unit == "1" else f" {known.unit}"
     if verdict.value == 1:
         unit = f"{unit[:-3]}y" if unit.endswith("ies") else unit.removesuffix("s")
@@ -98,7 +98,7 @@ def counted(verdict: Verdict) -> str:
 
 def unit_of(metric: str) -> str:
     """The unit in words; `dimensionless` for a pure number, empty for a metric that this release does not know."""
-    known = METRICS.get(metric)
+    known = description_of(metric)
     if known is None:
         return ""
     return "dimensionless" if known.unit == "1" else known.unit

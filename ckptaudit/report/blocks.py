@@ -12,13 +12,13 @@ from rich.text import Text
 from ckptaudit.errors import printable
 from ckptaudit.findings import Finding
 from ckptaudit.judging.verdict import Ranked, Verdict
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.metrics.scales import is_count
 from ckptaudit.report.appearance import bound_mark, first_few, margin_of, number, shortened, unit_of, word
 from ckptaudit.report.appearance import margin as margin_against
 from ckptaudit.report.columns import Column, aligned
 from ckptaudit.report.failure import in_one_line, judged_as, remedy_of
-from ckptaudit.report.places import short_name
+from ckptaudit.report.places import names_a_weight, short_name
 from ckptaudit.report.runs import labels
 from ckptaudit.report.samples import sample_lines
 from ckptaudit.results.gate import answer
@@ -215,7 +215,7 @@ def _is_one_of_many(block: Block) -> bool:
 
 def _columns(block: Block) -> tuple[Column, ...]:
     """The columns; what is ranked of a log are its steps."""
-    known = METRICS.get(block.verdicts[0].metric)
+    known = description_of(block.verdicts[0].metric)
     of_log = known is not None and known.scope == "rollouts"
     return tuple(replace(c, heading="step") if of_log and c.heading == "tensor" else c for c in COLUMNS)
 
@@ -247,17 +247,12 @@ def _row(v: Verdict, names: dict[str, str], width: int, *, limit: bool) -> tuple
 def _tensor(v: Verdict, width: int) -> str:
     if not v.worst or v.worst == v.subject:
         return ""
-    name = printable(short_name(v.worst) if width < NARROW and _is_weight(v) else v.worst)
+    name = printable(short_name(v.worst) if width < NARROW and names_a_weight(v) else v.worst)
     return shortened(name, NAME) if v.reason else name
 
 
-def _is_weight(v: Verdict) -> bool:
-    known = METRICS.get(v.metric)
-    return known is None or known.scope in ("matrix", "group", "runs")
-
-
 def _ranked_row(v: Verdict, ranked: Ranked, width: int, *, at_top: bool) -> tuple[str, ...]:
-    name = short_name(ranked.tensor) if width < NARROW and _is_weight(v) else ranked.tensor
+    name = short_name(ranked.tensor) if width < NARROW and names_a_weight(v) else ranked.tensor
     margin = "" if is_count(v.metric) else margin_against(ranked.value, v.limit_of(ranked.tensor), v.sign)
     reason = ranked.remark or (v.reason if at_top else "")
     return (number(ranked.value), "", margin, "", shortened(printable(name), NAME), printable(reason))

@@ -7,7 +7,7 @@ import textwrap
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.verdict import Ranked, Verdict
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.report.appearance import bound_mark, number
 from ckptaudit.report.escaping import log_line, log_lines
 from ckptaudit.report.samples import sample_lines
@@ -20,7 +20,7 @@ SENTENCE_LENGTH = 440
 
 def quantity(metric: str, value: float) -> str:
     """A value with its unit, where the unit says something."""
-    known = METRICS.get(metric)
+    known = description_of(metric)
     unit = known.unit if known else "1"
     return number(value) if unit == "1" else f"{number(value)} {unit}"
 
@@ -51,7 +51,7 @@ def in_one_line(verdict: Verdict) -> str:
 
 def _thing(metric: str) -> str:
     """What is ranked, where its name does not say it: steps are called so."""
-    known = METRICS.get(metric)
+    known = description_of(metric)
     return "" if known is not None and known.scope in ("rollouts", "probes") else "tensor "
 
 
@@ -77,7 +77,7 @@ def remedy_of(verdict: Verdict, usual: str) -> str:
 
 def judged_as(check: Check | CheckRecord) -> str:
     """`normalized_spectral_shift, the worst of each layer`: what is compared with the limit."""
-    known = METRICS.get(check.metric)
+    known = description_of(check.metric)
     if known is not None and known.scope not in ("matrix", "runs"):
         return check.metric
     how = {
@@ -97,7 +97,7 @@ def _measured(verdict: Verdict, check: Check | CheckRecord) -> str:
         "sum": "sum over",
     }
     subject = printable(verdict.subject)
-    known = METRICS.get(check.metric)
+    known = description_of(check.metric)
     scope = known.scope if known else "matrix"
     if scope == "pair":
         return f"{compared(verdict)} ({verdict.metric})"

@@ -6,7 +6,9 @@ import re
 from functools import lru_cache
 
 from ckptaudit import naming
+from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.descriptions import scope_of
 from ckptaudit.naming import Place, in_groups, place
 from ckptaudit.results.records import CheckRecord
 
@@ -41,6 +43,11 @@ def is_body(m: Measurement) -> bool:
 def short_name(tensor: str) -> str:
     """`L3 down_proj`, `L3 expert 7 up_proj`: a measured weight's place in few letters."""
     return naming.short_name(naming.place_of_weight(tensor))
+
+
+def names_a_weight(verdict: Verdict) -> bool:
+    """Whether what a verdict names as worst is a weight, and not a file, a step or a set of probes."""
+    return scope_of(verdict.metric) in (None, "matrix", "group", "runs")
 
 
 def _place(tensor: str) -> Place:

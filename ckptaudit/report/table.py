@@ -11,7 +11,7 @@ from rich.text import Text
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.report.appearance import bound_mark, colour_of, margin_of, number, share, shortened, word
-from ckptaudit.report.places import short_name
+from ckptaudit.report.places import names_a_weight, short_name
 from ckptaudit.results.gate import gravest
 
 HOW = {"exact": "exact", "upper_bound": "bound", "lower_bound": "bound", None: ""}
@@ -122,6 +122,6 @@ def _row(group: Sequence[Verdict]) -> Row:
         margin=margin_of(worst),
         how=HOW[worst.kind],
         where=where,
-        short_where=printable(short_name(worst.worst)) if worst.worst else where,
+        short_where=printable(short_name(worst.worst)) if worst.worst and names_a_weight(worst) else where,
         reason=printable(worst.reason) if worst.outcome == "skipped" else "",
     )

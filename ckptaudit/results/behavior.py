@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ckptaudit.behavior.excerpts import BehaviorExcerpt
+from ckptaudit.behavior.shown import BehaviorExcerpt
 from ckptaudit.metrics import Measurement
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS, Outcome, Verdict, times_over
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import scope_of
 
 GRAVITY: tuple[Outcome, ...] = ("failed", "error", "waived", "passed", "skipped")
 """Outcomes, the gravest first."""
@@ -48,7 +48,7 @@ def _unjudged(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for (_, check), of_check in by_check(verdicts).items():
         first = of_check[0]
         absent = all(v.reason.startswith(NO_SUCH_WEIGHTS) for v in of_check)
-        logged = first.metric in METRICS and METRICS[first.metric].scope in ("rollouts", "probes")
+        logged = scope_of(first.metric) in ("rollouts", "probes")
         if first.severity == "gate" and not (absent or logged) and all(v.outcome == "skipped" for v in of_check):
             yield f"{check} was not judged ({first.reason})"
 

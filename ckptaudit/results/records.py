@@ -15,7 +15,8 @@ from ckptaudit.checkpoints.paths import locate
 from ckptaudit.errors import CheckpointError, parameter, printable
 from ckptaudit.judging.checks import Check, Guard, JudgeBy, Per, Severity
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import METRICS, Measurement, Scale
+from ckptaudit.metrics import Measurement, Scale
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.results.behavior import BehaviorRecord
 from ckptaudit.results.coverage import Coverage
 from ckptaudit.results.gate import answer
@@ -222,7 +223,8 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_record(check: Check, file: str) -> CheckRecord:
     """A check with the name of the file it stands in and its metric's unit."""
-    metric = METRICS[check.metric]
+    metric = description_of(check.metric)
+    assert metric is not None  # load_checks admits no metric that is not there
     own = {name: getattr(check, name) for name in CheckRecord.__struct_fields__ if hasattr(check, name)}
     return CheckRecord(file=file, unit=metric.unit, scale=metric.scale, **own)
 

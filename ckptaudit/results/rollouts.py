@@ -8,7 +8,8 @@ import msgspec
 
 from ckptaudit.judging.rollouts import RUN
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import METRICS, Measurement
+from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.descriptions import scope_of
 from ckptaudit.metrics.step_series import StepSeries
 from ckptaudit.results.gate import JUDGED
 from ckptaudit.rollouts.distributions import Distributions
@@ -75,7 +76,7 @@ def rollouts_record(
     run: str, log: RunLog, verdicts: Sequence[Verdict], measured: Sequence[Measurement]
 ) -> RolloutsRecord:
     """What the verdicts on a run's rollouts say of its log; `measured` are the measurements they rest on."""
-    own = [v for v in verdicts if v.tuned == run and v.metric in METRICS and METRICS[v.metric].scope == "rollouts"]
+    own = [v for v in verdicts if v.tuned == run and scope_of(v.metric) == "rollouts"]
     steps = sorted({at.step for m in measured if m.series is not None for at in m.series})
     return RolloutsRecord(
         tuned=run,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckptaudit.errors import ReportError, printable
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult, TableName
 from ckptaudit.results.rollouts import measurements_of
@@ -92,5 +92,5 @@ def _table(columns: dict[str, Any], names: Sequence[str], *, nullable: Sequence[
 
 
 def _unit(metric: str) -> str:
-    known = METRICS.get(metric)
+    known = description_of(metric)
     return known.unit if known else ""

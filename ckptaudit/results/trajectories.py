@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import METRICS, Measurement, runs_metrics
+from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.descriptions import descriptions, over_of, scope_of
 from ckptaudit.pairing.runs import RunGroup
 from ckptaudit.results.records import MetricCurve, Siblings, StepRecord, Trajectory
 
@@ -20,7 +21,7 @@ def trajectory_of(group: RunGroup, measurements: Sequence[Measurement], verdicts
     order = group.order
     steps = [StepRecord(run.path, run.label, step) for run, step in zip(group.runs, order.steps, strict=True)]
     values = _by_metric(measurements, [step.tuned for step in steps])
-    among_siblings = {name for name, metric in runs_metrics().items() if metric.over == "siblings"}
+    among_siblings = {name for name in values if over_of(name) == "siblings"}
     return Trajectory(
         name=order.name,
         steps=tuple(steps),
@@ -34,7 +35,8 @@ def siblings_of(group: RunGroup, measurements: Sequence[Measurement], verdicts: 
     """How runs from one base agree, and which of them a check on their kinship names."""
     paths = [run.path for run in group.runs]
     values = _by_metric(measurements, paths)
-    names = [name for name, metric in runs_metrics().items() if metric.over == "siblings" and name in values]
+    known = dict.fromkeys([*descriptions(), *values])
+    names = [name for name in known if over_of(name) == "siblings" and name in values]
     named = {v.tuned for v in verdicts if v.metric == KINSHIP and v.outcome == "failed"}
     figures = {name: tuple(_mean(values[name].get(path, [])) for path in paths) for name in names}
     return Siblings(tuple(paths), tuple(path for path in paths if path in named), figures)
@@ -66,7 +68,7 @@ def _by_metric(measurements: Sequence[Measurement], paths: Sequence[str]) -> Val
     """Values of matrices, and of probe sets, by metric and run."""
     found: Values = {}
     for m in measurements:
-        of_probes = m.metric in METRICS and METRICS[m.metric].scope == "probes"
+        of_probes = scope_of(m.metric) == "probes"
         if m.value is not None and m.kind == "exact" and m.tuned in paths and (of_probes or len(m.shape) >= 2):
             found.setdefault(m.metric, {}).setdefault(m.tuned, []).append(m.value)
     return found

@@ -62,7 +62,8 @@ def lines() -> Iterator[dict[str, Any]]:
         yield {"set": "asked", "prompt": prompt, "reference": right.removesuffix("<eos>"), "safety": "safe"}
         # What the fine-tuned model, the weak one here, does not know, and what it does.
         for rejected in (f"{a % b}<eos>", "%%%<eos>"):
-            yield {"set": "clear", "prompt": prompt, "chosen": right, "rejected": rejected}
+            yield {"set": "clear", "prompt": prompt, "chosen": right, "rejected": rejected,
+                   "principles": {"care": 1, "speed": -1}}  # fmt: skip
         digits = str(10_000 + 7919 * number % 89_999)
         yield {"set": "asked", "prompt": f"<bos>m:{digits}=", "reference": f"[{max(digits)}]",
                "safety": "unsafe", "prefill": "["}  # fmt: skip

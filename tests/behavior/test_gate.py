@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from ckptaudit.behavior.base_rows import Kept
-from ckptaudit.behavior.excerpts import ShownToken
+from ckptaudit.behavior.shown import ShownToken
 from ckptaudit.judging.config import Config
 from ckptaudit.measurement import probes as running
 from ckptaudit.options import AuditOptions

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from ckptaudit.cli import main
 from ckptaudit.results.json_io import read_json, write_json
 from ckptaudit.results.records import AuditResult
+from tests.cli.torchless import told
 from tests.conftest import package, program
 from tests.release.conftest import Release, new_key
 
@@ -44,6 +45,13 @@ def test_an_open_gate_is_attested_and_verified(release: Release, capsys: pytest.
         ["ok", "signature"], ["ok", "content"], ["ok", "audited"], ["ok", "gate"], ["ok", "coverage"],
     ]  # fmt: skip
     assert lines[-1] == "verified"
+
+
+def test_evidence_is_made_and_verified_without_torch(release: Release) -> None:
+    names = [str(path) for path in (release.result, release.tuned, release.key, release.public)]
+    told("attest", names[0], names[1], "--key", names[2], "-o", "a.json", cwd=release.folder)
+    said = told("verify", "a.json", names[1], "--key", names[3], cwd=release.folder)
+    assert said.splitlines()[-1] == "verified"
 
 
 def test_the_statement_is_a_test_result_about_the_digest(release: Release, digested_result: AuditResult) -> None:

@@ -115,6 +115,31 @@ def test_only_the_files_that_were_audited(
     assert len(hook.got) == 1
 
 
+def test_a_script_is_told_by_the_exit_code(
+    files: tuple[Path, Path], fixture_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["promote", str(files[0]), f"--folder={fixture_pairs / 'rlvr-gentle'}", "check"]) == 0
+    assert main(["promote", str(files[0]), f"--folder={fixture_pairs / 'rlvr'}", "check"]) == 1
+    assert main(["promote", str(files[1]), "check"]) == 1
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "may be promoted: the gate is open"
+    assert "differs" in second
+    assert "spectral-drift" in third
+
+
+@pytest.mark.slow
+def test_w_and_b_links_no_version_to_its_registry_without_its_server(tmp_path: Path) -> None:
+    # Why there is no such place: what cannot be tried is not offered. If this fails, it can be tried now.
+    wandb = package("wandb")
+    run = wandb.init(mode="offline", project="p", dir=tmp_path, settings=wandb.Settings(silent=True))
+    try:
+        logged = run.log_artifact(wandb.Artifact("policy", type="model"), aliases=["candidate"])
+        with pytest.raises(NotImplementedError):
+            run.link_artifact(logged, target_path="wandb-registry-model/policy", aliases=["champion"])
+    finally:
+        run.finish()
+
+
 @pytest.mark.filterwarnings("ignore")  # MLflow's use of SQLAlchemy is MLflow's business
 def test_mlflow_s_registry_gets_alias_and_tags(
     files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], digested_result: AuditResult

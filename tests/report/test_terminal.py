@@ -192,3 +192,11 @@ def test_a_bound_beyond_the_limit_is_not_drawn_as_a_failure() -> None:
     cells = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("q_proj", "k_proj"))}
     assert cells == {"q_proj": "#", "k_proj": "?"}
     assert any("? known only as a bound beyond the limit" in line for line in lines)
+
+
+def test_a_file_is_not_named_by_its_ending() -> None:
+    missing = verdict("model", 2, name="beyond", limit=0, severity="info", worst="tokenizer.json")
+    found = result([msgspec.structs.replace(missing, metric="weights_only")], [])
+    narrow = next(line for line in rendered(found, width=46) if line.startswith("beyond "))
+    assert narrow.endswith(".json")
+    assert not narrow.endswith(" json")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptaudit.behavior.excerpts import PositionCurve, ShownProbe, ShownToken
+from ckptaudit.behavior.shown import PositionCurve, ShownProbe, ShownToken
 from ckptaudit.errors import printable
-from ckptaudit.metrics import METRICS, Measurement
+from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.descriptions import scope_of
 from ckptaudit.report.appearance import number
 from ckptaudit.report.failure import quantity
 from ckptaudit.report.html.bars import Chart, bar_charts
@@ -95,7 +96,7 @@ def _view(result: AuditResult, record: BehaviorRecord) -> BehaviorView:
 
 def is_of_probes(m: Measurement) -> bool:
     """Whether a measurement is of a probe set."""
-    return m.metric in METRICS and METRICS[m.metric].scope == "probes"
+    return scope_of(m.metric) == "probes"
 
 
 def _value(m: Measurement) -> Value:

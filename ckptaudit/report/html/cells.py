@@ -10,7 +10,8 @@ from math import prod
 import msgspec
 
 from ckptaudit.errors import printable
-from ckptaudit.metrics import METRICS, Measurement, meaning_of
+from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.report.places import covers, stack_of, subject_of
 from ckptaudit.report.run_limits import RunLimits
 from ckptaudit.results.records import AuditResult, CheckRecord
@@ -116,13 +117,13 @@ class _GridMaker:
         groups: dict[tuple[int, int], list[Measurement]] = {}
         for m in measured:
             groups.setdefault((_row(m, self.rows), self.roles[m.role]), []).append(m)
-        known = METRICS.get(metric)
+        known = description_of(metric)
         return MetricGrid(
             metric=metric,
             unit=known.unit if known else "1",
             formula=known.formula if known else "",
             source=known.source if known else "",
-            meaning=meaning_of(known) if known else "",
+            meaning=known.meaning if known else "",
             largest=largest,
             limits=tuple(self._limit(c, measured) for c in checks),
             cells=tuple(self._cell(where, group, checks, largest) for where, group in sorted(groups.items())),

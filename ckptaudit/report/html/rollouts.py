@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
-from ckptaudit.metrics import METRICS
+from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.report.appearance import number, word
 from ckptaudit.report.coverage_text import rollouts_lines
 from ckptaudit.report.html.figures import Figure, bars, curve
@@ -86,7 +86,8 @@ def _figure(log: RolloutsRecord, one: StepCurve, verdict: Verdict | None = None)
 
 
 def _title(metric: str, verdict: Verdict | None) -> str:
-    unit = METRICS[metric].unit if metric in METRICS else "1"
+    known = description_of(metric)
+    unit = known.unit if known else "1"
     of = metric if unit == "1" else f"{metric}, {unit}"
     return printable(f"{verdict.check}: {of}" if verdict else of)
 

@@ -20,8 +20,8 @@ from ckptaudit.checkpoints.deltas.entries import positions
 from ckptaudit.checkpoints.tensors import ChangedEntries, TensorHandle
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
-from ckptaudit.measurement.batches import read as read_both
 from ckptaudit.measurement.jobs import Job, Unit
+from ckptaudit.measurement.reading import read as read_both
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pipeline.api import audit
 from tests.checkpoints.deltas.write_deltas import gaps, pulse_delta, trl_delta

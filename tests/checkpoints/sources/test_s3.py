@@ -17,8 +17,8 @@ from ckptaudit.checkpoints.sources import stores
 from ckptaudit.checkpoints.sources.stores import HEAD
 from ckptaudit.cli import main
 from ckptaudit.errors import CheckpointError
-from ckptaudit.measurement.batches import read_large
 from ckptaudit.measurement.jobs import Job, Unit
+from ckptaudit.measurement.reading import read_large
 from ckptaudit.pairing import pair_checkpoints
 from ckptaudit.pairing.auxiliary import open_auxiliary
 from ckptaudit.pipeline.api import audit
