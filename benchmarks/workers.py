@@ -165,7 +165,7 @@ def _crew(kind: str, prepared: PreparedAudit) -> Iterator[Crew]:
         yield crew
         crew.stop()
         return
-    cluster = RayCluster()
+    cluster = RayCluster("local")
     crew = Crew(lambda: cluster.worker(open_noting, spec, threads=1, gpu=False), WORKERS)
     yield crew
     crew.stop()

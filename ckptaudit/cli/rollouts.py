@@ -97,4 +97,5 @@ def _extent(table: Rollouts) -> Iterator[str]:
     for split in sorted(steps):
         first, last = min(steps[split]), max(steps[split])
         count = len(steps[split])
-        yield f"{printable(split):10}  {count:,} steps from {first} to {last}, {samples[split]:,} samples"
+        said = f"{count:,} step{'s' * (count != 1)} from {first} to {last}"
+        yield f"{printable(split):10}  {said}, {samples[split]:,} samples"

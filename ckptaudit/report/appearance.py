@@ -46,8 +46,8 @@ def open_words(result: AuditResult) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits; whole counts in full."""
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+    """Four significant digits; whole counts in full; `nan` and `inf` as they are."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def bound_mark(kind: str | None, signs: tuple[str, str] = ("<= ", ">= ")) -> str:

@@ -25,7 +25,11 @@ def coverage_lines(result: AuditResult) -> Iterator[str]:
 
 def rollouts_lines(log: RolloutsRecord) -> Iterator[str]:
     """`rollouts judged: 20 steps from 1 to 20 of runs/42 (verl), by 31 of 50 checks`; why others could not be."""
-    steps = f"{log.steps:,} steps from {log.first_step} to {log.last_step}" if log.steps else "no step"
+    steps = (
+        f"{log.steps:,} step{'s' * (log.steps != 1)} from {log.first_step} to {log.last_step}"
+        if log.steps
+        else "no step"
+    )
     yield f"rollouts judged: {steps} of {log.path} ({log.trainer}), by {log.judged} of {log.checks} checks"
     for left in log.unjudged:
         yield f"could not be judged: {first_few(left.checks, 3)}: {left.reason}"

@@ -62,7 +62,7 @@ def _as_rollouts(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise RolloutError(str(error)) from error
+        raise RolloutError(error.sentence) from error
     except (TypeError, ValueError, IndexError, KeyError, AttributeError, struct.error, RecursionError) as error:
         raise RolloutError(
             f"{printable(path)}: its pickle is not as the trainer writes it ({printable(str(error)[:120])})."

@@ -53,6 +53,20 @@ def test_the_readme_s_command_opens_the_gate_in_the_clone_and_in_its_folders(pro
     assert "INTERNALERROR" not in inside.stdout + inside.stderr
 
 
+def test_the_readme_shows_what_its_command_prints(programs: Path, clone: Path) -> None:
+    block = re.search(r"^```text\n\$ (pytest [^\n]*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert block
+    ended = told(f"{block[1]} --audit-cache=off", programs, clone)
+    printed = iter(map(without_digits, ended.stdout.splitlines()))
+    for line in block[2].splitlines():
+        assert without_digits(line) in printed, f"not printed, or not in this place: {line}"
+
+
+def without_digits(line: str) -> str:
+    """What does not depend on the processor: the last digits of numbers do."""
+    return re.sub(r"[0-9]+", "0", line)
+
+
 STEPS = "--base=fixtures/base --tuned=fixtures/rlvr-step40 --tuned=fixtures/rlvr-step70"
 PROBES = "--model=fixtures/base --data=fixtures/probes/task.jsonl -o g.safetensors"
 EXTRAS = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ckptaudit import audit
 from ckptaudit.errors import RolloutError
 from ckptaudit.rollouts.readers import open_rollouts
 from ckptaudit.rollouts.scalars import read_scalars
 from ckptaudit.rollouts.table import write_table
+from fixtures.rollout_formats import FORMATS, made_up_samples
 from fuzz.log_targets import CURVES, KINDS, read_curves, read_log, written_log
 
 
@@ -61,3 +65,39 @@ def test_token_ids_that_are_no_whole_numbers_of_32_bits(token: float, tmp_path: 
     path.write_text("\n".join([json.dumps(line), *others]))
     with pytest.raises(RolloutError, match="no whole numbers of 32 bits"):
         list(open_rollouts(tmp_path).open(["token_ids"]))
+
+
+def test_a_reward_that_is_nan_closes_the_gate_and_one_that_is_missing_does_not(tmp_path: Path) -> None:
+    """As verl logs them, from the command line."""
+    FORMATS["verl"](made_up_samples(), tmp_path / "verl")
+    assert audit(rollouts=tmp_path / "verl").passed
+    path = tmp_path / "verl" / "1.jsonl"
+    honest = path.read_text()
+    path.write_text(honest.replace('"score": 1.0', '"score": null', 1))
+    assert audit(rollouts=tmp_path / "verl").passed
+    path.write_text(honest.replace('"score": 1.0', '"score": NaN', 1))
+    command = [sys.executable, "-m", "pytest", "-q", "--audit-rollouts=verl"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "gate CLOSED, worst: rewards-finite at" in told.stdout
+
+
+def test_logs_of_two_trainers_in_one_folder_are_refused(tmp_path: Path) -> None:
+    for name in ("verl", "trl"):
+        FORMATS[name](made_up_samples(), tmp_path)
+    with pytest.raises(RolloutError, match="logs of trl and verl in one folder"):
+        open_rollouts(tmp_path)
+
+
+def test_the_table_of_the_recorder_may_lie_beside_what_the_trainer_logs(healthy: pa.Table, tmp_path: Path) -> None:
+    FORMATS["trl"](made_up_samples(), tmp_path)
+    write_table(tmp_path / "rollouts.parquet", healthy.slice(0, 50).to_batches())
+    assert open_rollouts(tmp_path).trainer == "ckptaudit"
+
+
+def test_a_damaged_pickle_names_one_page(tmp_path: Path) -> None:
+    path = written_log("slime")(tmp_path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(RolloutError) as error:
+        open_rollouts(tmp_path)
+    assert str(error.value).count("See docs/") == 1

@@ -54,7 +54,16 @@ MISALIGNED = Metric(
     per=("step",),
     needs=("logp_rollout",),
 )
-METRICS = (IMPOSSIBLE, ZERO_SHARE, ZERO_DIFFERENCE, MISALIGNED)
+REWARD = Metric(
+    name="reward_not_finite_count",
+    unit="samples",
+    formula="rewards that are logged and are NaN or infinite",
+    source="a mean and a deviation over them are NaN as well",
+    scale="count",
+    per=("step",),
+    needs=("reward",),
+)
+METRICS = (IMPOSSIBLE, ZERO_SHARE, ZERO_DIFFERENCE, MISALIGNED, REWARD)
 
 
 def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Integrity:
@@ -70,17 +79,28 @@ class Integrity:
         self._entries = dict.fromkeys(SIDES, 0)
         self._zeros = dict.fromkeys(SIDES, 0)
         self._impossible, self._misaligned, self._samples = 0, 0, 0
+        self._rewarded, self._unrewarded, self._unfit = 0, 0, Furthest()
         self._worst, self._unequal = Furthest(), Furthest()
 
     def add(self, rows: StepRows) -> None:
         """Count impossible and zero entries of both sides, and samples whose lists disagree."""
         self._samples += rows.count
+        self._count_rewards(rows)
         self._misaligned += int((~rows.aligned).sum())
         self._unequal.add((~rows.aligned).astype(float), rows.names)
-        if self._wanted - {MISALIGNED.name}:
+        if self._wanted - {MISALIGNED.name, REWARD.name}:
             for side in SIDES:
                 if rows.has(side):
                     self._count(rows, side)
+
+    def _count_rewards(self, rows: StepRows) -> None:
+        if REWARD.name not in self._wanted or not rows.has("reward"):
+            return
+        logged = rows.rows.column("reward").is_valid().to_numpy(zero_copy_only=False)
+        wrong = logged & ~np.isfinite(rows.numbers("reward"))
+        self._rewarded += int(logged.sum())
+        self._unrewarded += int(wrong.sum())
+        self._unfit.add(wrong.astype(float), rows.names)
 
     def _count(self, rows: StepRows, side: str) -> None:
         values, keep = _logged(rows, side)
@@ -99,6 +119,8 @@ class Integrity:
         """The four counts and shares."""
         subject, entries = step_subject(step), sum(self._entries.values())
         yield exact(MISALIGNED, subject, self._misaligned, self._samples, self._unequal.names)
+        if self._rewarded:
+            yield exact(REWARD, subject, self._unrewarded, self._rewarded, self._unfit.names)
         if not all(self._entries.values()):
             return
         rollout, train = (self._zeros[side] / self._entries[side] for side in SIDES)

@@ -15,6 +15,7 @@ from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.measure import Rollouts
 
+OWN = "ckptaudit"
 NOWHERE = "no option of this trainer records it"
 
 
@@ -46,7 +47,7 @@ def readers() -> tuple[Reader, ...]:
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     found = [cast(Reader, module) for module in modules if hasattr(module, "NAME")]
-    return tuple(sorted(found, key=lambda reader: (reader.NAME != "ckptaudit", reader.NAME)))
+    return tuple(sorted(found, key=lambda reader: (reader.NAME != OWN, reader.NAME)))
 
 
 def open_rollouts(path: str | Path, facts: RunFacts | None = None) -> Rollouts:
@@ -71,11 +72,15 @@ def rollout_files(path: str | Path) -> list[Path]:
 def _reader_of(folder: Path) -> Reader:
     if not folder.exists():
         raise RolloutError(f"{printable(folder)}: no such folder or file of rollouts.")
-    reader = next((reader for reader in readers() if reader.recognises(folder)), None)
-    if reader is None:
+    found = [reader for reader in readers() if reader.recognises(folder)]
+    if not found:
         known = "; ".join(f"{reader.NAME} ({reader.FILES})" for reader in readers())
         raise RolloutError(f"{printable(folder)}: no log of rollouts that is known: {known}.")
-    return reader
+    # The project's own table comes first, and may lie beside what a trainer wrote of the same run.
+    if len(found) > 1 and found[0].NAME != OWN:
+        several = " and ".join(reader.NAME for reader in found)
+        raise RolloutError(f"{printable(folder)}: logs of {several} in one folder; keep each in one of its own.")
+    return found[0]
 
 
 def _columns_there(reader: Reader, folder: Path, facts: RunFacts) -> frozenset[str]:
