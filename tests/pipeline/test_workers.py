@@ -151,15 +151,6 @@ def test_shards_processes_and_a_cluster_agree_on_a_mixture_of_experts(
     assert comparable(audited(with_workers(moe, f"ray:{cluster.address}"))) == expected
 
 
-def test_three_nodes_agree_with_one_process_on_61_layers_of_64_experts(cluster: Any, tmp_path: Path) -> None:
-    base, tuned = write_pair(tmp_path)
-    asked = AuditOptions(base=str(base), tuned=(str(tuned),), profile="release", cache="off", complete=False)
-    alone, spread = audited(asked), audited(with_workers(asked, f"ray:{cluster.address}"))
-    assert len(alone.checkpoints[1:]) == 1
-    assert sum(v.outcome == "passed" for v in alone.verdicts) > 61
-    assert comparable(alone) == comparable(spread)
-
-
 def test_a_node_that_dies_in_mid_audit_costs_no_verdict(moe: AuditOptions, cluster: Any) -> None:
     prepared = prepare(with_workers(moe, f"ray:{cluster.address}"), Config())
     node = cluster.list_all_nodes()[-1]
