@@ -1,11 +1,11 @@
 """How fast texts are scored beside lm-eval's Hugging Face loglikelihood: same model, texts, dtype and threads.
 
-    python -m benchmarks.behavior [--texts 256] [--rounds 3] [--words 100 32000]
+    python -m benchmarks.behavior [--texts 256] [--rounds 3] [--words 100 32000] [--choices 1 4]
 
-It builds a model of the bundled architecture with a vocabulary of each size, scores continuations of licence text
-by both in turn, in float32 on one thread, and prints scored tokens per second of processor time and the quotient
-within each round. lm-eval is given batches of 64 texts; its own default is 1. The sums are compared before anything
-is timed.
+It builds a model of the bundled architecture with a vocabulary of each size, scores continuations of licence text,
+one or several of each context, by both in turn, in float32 on one thread, and prints scored tokens per second of
+processor time and the quotient within each round. lm-eval is given batches of 64 texts; its own default is 1. The
+sums are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -43,18 +43,20 @@ SAME = 1e-3
 Scores = Callable[[], list[float]]
 
 
-def pairs(count: int) -> list[Probe]:
-    """Contexts and continuations of many lengths, cut out of the bundled passages."""
+def pairs(count: int, choices: int = 1) -> list[Probe]:
+    """Contexts and continuations of many lengths, cut out of the bundled passages; `choices` share a context."""
     passages = "".join(
         str(p.completions[0]).removeprefix("<bos>") for p in read_probes(FIXTURES / "probes/retain.jsonl")
     )
     found = []
     for number in range(count):
-        start, front, rest = 7 * number % (len(passages) - 200), 10 + number % 60, 20 + 13 * number % 100
+        place, of_it = number // choices, number % choices
+        start, front, rest = 7 * place % (len(passages) - 200), 10 + place % 60, 20 + 13 * number % 100
+        if choices > 1:  # as in multiple choice: long questions, short answers
+            front, rest = 60 + place % 90, 5 + 7 * number % 20
         cut = start + front
-        found.append(
-            Probe(number, "<bos>" + passages[start:cut], (passages[cut : cut + rest],), "completion", str(number))
-        )
+        said = passages[cut + of_it : cut + of_it + rest]
+        found.append(Probe(number, "<bos>" + passages[start:cut], (said,), "completion", str(number)))
     return found
 
 
@@ -75,7 +77,9 @@ def ours(folder: Path, probes: Sequence[Probe]) -> Scores:
 
     def run() -> list[float]:
         texts = encode(probes, tokenizer, context=model.context).texts
-        return [row.total for row in score(model, [Scored(text.ids, text.scored_from) for text in texts])]
+        return [
+            row.total for row in score(model, [Scored(text.ids, text.scored_from) for text in texts], share=True)
+        ]
 
     return run
 
@@ -103,9 +107,9 @@ def timed(run: Scores) -> float:
     return time.process_time() - start
 
 
-def compared(words: int, count: int, rounds: int) -> str:
+def compared(words: int, choices: int, count: int, rounds: int) -> str:
     """One line of the table."""
-    probes = pairs(count)
+    probes = pairs(count, choices)
     with TemporaryDirectory() as name:
         folder = built(words, Path(name))
         both = ours(folder, probes), theirs(folder, probes)
@@ -117,7 +121,8 @@ def compared(words: int, count: int, rounds: int) -> str:
         seconds = [(timed(both[0]), timed(both[1])) for _ in range(rounds)]
     own, other = (median(column) for column in zip(*seconds, strict=True))
     quotient = median(b / a for a, b in seconds)
-    return f"{words:>8,} {tokens / own:>12,.0f} {tokens / other:>12,.0f} {quotient:>9.2f} {furthest:>12.1g}"
+    rates = f"{tokens / own:>12,.0f} {tokens / other:>12,.0f}"
+    return f"{words:>8,} {choices:>8} {rates} {quotient:>9.2f} {furthest:>12.1g}"
 
 
 def main() -> None:
@@ -126,11 +131,13 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--words", type=int, nargs="+", default=[100, 32_000])
+    parser.add_argument("--choices", type=int, nargs="+", default=[1, 4])
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
-    print(f"{'words':>8} {'ours':>12} {'lm-eval':>12} {'quotient':>9} {'apart, nats':>12}")
+    print(f"{'words':>8} {'choices':>8} {'ours':>12} {'lm-eval':>12} {'quotient':>9} {'apart, nats':>12}")
     for words in given.words:
-        print(compared(words, given.texts, given.rounds))
+        for choices in given.choices:
+            print(compared(words, choices, given.texts, given.rounds))
 
 
 if __name__ == "__main__":

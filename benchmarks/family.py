@@ -127,16 +127,19 @@ class Bases:
         left, right = (self._basis(size, len(s)) for size in shape)
         made = (left * (s / s.norm() * (shape[0] * shape[1]) ** 0.5)) @ right.mT
         if kind == "noise and spikes":
-            made = 0.3 * made + torch.randn(shape, generator=self.random)
+            made = 0.3 * made + self._noise(*shape)
         scaled: Tensor = made * DEVIATION
         return scaled
 
     def _basis(self, size: int, r: int) -> Tensor:
         if (size, r) not in self._bases:
-            self._bases[size, r] = torch.linalg.qr(torch.randn(size, r, generator=self.random)).Q
-        rows = torch.randperm(size, generator=self.random)
-        signs = torch.randint(0, 2, (size, 1), generator=self.random) * 2 - 1
+            self._bases[size, r] = torch.linalg.qr(self._noise(size, r)).Q
+        rows = torch.randperm(size, generator=self.random, device=self.random.device)
+        signs = torch.randint(0, 2, (size, 1), generator=self.random, device=self.random.device) * 2 - 1
         return self._bases[size, r][rows] * signs
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.random, device=self.random.device)
 
 
 def power_law(r: int, random: torch.Generator) -> Tensor:
@@ -144,25 +147,28 @@ def power_law(r: int, random: torch.Generator) -> Tensor:
 
     Evenly spaced singular values would make subspaces easier to find than they are.
     """
-    smooth = torch.arange(1, r + 2, dtype=torch.float64).pow(-DECAY)
-    surmise = (-4 / torch.pi * torch.rand(r, generator=random, dtype=torch.float64).log()).sqrt()
+    smooth = torch.arange(1, r + 2, dtype=torch.float64, device=random.device).pow(-DECAY)
+    surmise = (
+        -4 / torch.pi * torch.rand(r, generator=random, dtype=torch.float64, device=random.device).log()
+    ).sqrt()
     gaps = (smooth[:-1] - smooth[1:]) * surmise
     return (gaps.flip(0).cumsum(0).flip(0) + smooth[-1]).float()
 
 
 def spikes(r: int, random: torch.Generator) -> Tensor:
     """The part of rank r / 8 that stands in noise, falling as i^-0.7."""
-    return torch.arange(1, r + 1).float().pow(-0.7) * (torch.arange(r) < max(1, r // 8))
+    at = torch.arange(r, device=random.device)
+    return (at + 1).float().pow(-0.7) * (at < max(1, r // 8))
 
 
 def flat(r: int, random: torch.Generator) -> Tensor:
     """All within a twentieth of each other."""
-    return 1 + 0.05 * torch.rand(r, generator=random).sort(descending=True).values
+    return 1 + 0.05 * torch.rand(r, generator=random, device=random.device).sort(descending=True).values
 
 
 def repeated(r: int, random: torch.Generator) -> Tensor:
     """Sixteen values, each repeated exactly, up to the rounding of the entries."""
-    return (16 - (torch.arange(r) * 16).div(r, rounding_mode="floor")).float() / 16
+    return (16 - (torch.arange(r, device=random.device) * 16).div(r, rounding_mode="floor")).float() / 16
 
 
 SPECTRA: dict[str, Callable[[int, torch.Generator], Tensor]] = {
@@ -176,14 +182,14 @@ SPECTRA: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 def low_rank(shape: torch.Size, random: torch.Generator, rank: int = DIRECTIONS) -> Tensor:
     """A matrix of entries of deviation 1 and of a low rank; of a vector, noise."""
     if len(shape) < 2:
-        return torch.randn(shape, generator=random)
-    left, right = (torch.randn(size, rank, generator=random) for size in shape)
+        return torch.randn(shape, generator=random, device=random.device)
+    left, right = (torch.randn(size, rank, generator=random, device=random.device) for size in shape)
     product: Tensor = left @ right.mT
     return product / math.sqrt(rank)
 
 
 def _noise(weight: Tensor, random: torch.Generator) -> Tensor:
-    return torch.randn(weight.shape, generator=random)
+    return torch.randn(weight.shape, generator=random, device=random.device)
 
 
 def _with_noise(weight: Tensor, random: torch.Generator) -> Tensor:
@@ -191,7 +197,9 @@ def _with_noise(weight: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _sparse(share: float) -> Callable[[Tensor, torch.Generator], Tensor]:
-    return lambda weight, random: _noise(weight, random) * (torch.rand(weight.shape, generator=random) < share)
+    return lambda weight, random: (
+        _noise(weight, random) * (torch.rand(weight.shape, generator=random, device=random.device) < share)
+    )
 
 
 def _merged(weight: Tensor, random: torch.Generator) -> Tensor:

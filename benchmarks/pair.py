@@ -25,14 +25,18 @@ RECIPE = "3"
 Side = dict[str, Tensor]
 
 
-def pair_of(layers: int, folder: Path, kind: Kind = BENCH) -> tuple[Path, Path]:
-    """Base and tuned with that many layers, made below `folder` unless they lie there already."""
+def pair_of(layers: int, folder: Path, kind: Kind = BENCH, device: str = "cpu") -> tuple[Path, Path]:
+    """Base and tuned with that many layers, made below `folder` unless they lie there already.
+
+    Another device draws other numbers, and needs room for both sides.
+    """
     words = re.sub(r"[^a-z0-9.]+", "-", f"{kind.shapes.name}-{kind.name.lower()}")
-    home = folder / f"{words}-{RECIPE}-{layers}-layers"
+    drawn = "" if device == "cpu" else f"-{torch.device(device).type}"
+    home = folder / f"{words}-{RECIPE}-{layers}-layers{drawn}"
     if not home.is_dir():
         aside = home.with_name(f"{home.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
-        for name, side in zip(("base", "tuned"), _sides(layers, kind), strict=True):
+        for name, side in zip(("base", "tuned"), _sides(layers, kind, device), strict=True):
             (aside / name).mkdir(parents=True)
             save_file(side, aside / name / "model.safetensors", metadata={"format": "pt"})
             (aside / name / "config.json").write_text(json.dumps(_config(layers, kind), indent=2))
@@ -40,8 +44,8 @@ def pair_of(layers: int, folder: Path, kind: Kind = BENCH) -> tuple[Path, Path]:
     return home / "base", home / "tuned"
 
 
-def _sides(layers: int, kind: Kind) -> tuple[Side, Side]:
-    random, shapes = torch.Generator().manual_seed(0), kind.shapes
+def _sides(layers: int, kind: Kind, device: str) -> tuple[Side, Side]:
+    random, shapes = torch.Generator(device).manual_seed(0), kind.shapes
     base = {name: weight.to(kind.stored) for name, weight in _base(layers, kind, shapes, random)}
     return base, {name: updated(weight, kind.update, random) for name, weight in base.items()}
 
@@ -73,7 +77,7 @@ def _vectors(shapes: Shapes) -> dict[str, int]:
 
 
 def _around(value: float, size: int, random: torch.Generator) -> Tensor:
-    return value + 0.1 * torch.randn(size, generator=random)
+    return value + 0.1 * torch.randn(size, generator=random, device=random.device)
 
 
 def _config(layers: int, kind: Kind) -> dict[str, object]:

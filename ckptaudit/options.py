@@ -82,7 +82,8 @@ class AuditOptions:
     every matrix, not only what the verdicts rest on. With `strict` a warning closes the gate; without `waivers`
     none holds. `memory` is the budget in bytes for a batch of small matrices; `cache` a folder, "off", or None for
     the default place. `digest` takes the SHA-256 of every file of both sides. `dtype` is the precision in which
-    models are run on probes. `command` is what the result reports as the command line.
+    models are run on probes, and `probe_rows` a Parquet file for what they say token by token. `command` is what
+    the result reports as the command line.
     """
 
     base: str = ""
@@ -98,6 +99,7 @@ class AuditOptions:
     cache: str | None = None
     memory: str = DEFAULT_MEMORY
     dtype: str = "float32"
+    probe_rows: str | None = None
     several: Several = "auto"
     auxiliary: Mapping[str, str] = field(default_factory=dict)
     against: str | None = None

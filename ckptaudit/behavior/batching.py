@@ -87,6 +87,10 @@ def in_batches(
         yield from zip(batch, found, strict=True)
 
 
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""How the allocator of the CPU, the driver, and cuBLAS and cuSOLVER say it; none of them by an error of its own."""
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch ran out of the device's memory, or of the machine's."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)

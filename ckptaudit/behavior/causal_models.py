@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ckptaudit.behavior.end_tokens import end_tokens
+from ckptaudit.behavior.folders import stored_config
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import MeasurementError, printable
 from ckptaudit.pairing import ModelPair
@@ -142,7 +143,12 @@ def model_config(checkpoint: Checkpoint, base: Checkpoint) -> Any:
             "probes are judged by running the model, which needs transformers; install it with "
             "pip install 'ckptaudit[collect]'"
         ) from None
-    stored: dict[str, Any] = dict(checkpoint.config or base.config)
+    stored: dict[str, Any] = stored_config(checkpoint) or stored_config(base)
+    if not stored:
+        raise MeasurementError(
+            f"{printable(checkpoint.path)}: no config.json, without which its model cannot be built; put it beside "
+            "the weights"
+        )
     stored.pop("auto_map", None)  # names code of the checkpoint's own, which is never run
     stored.pop("quantization_config", None)  # what was quantised is widened as it is read
     deepest = max((int(v) for key in LAYERS if isinstance(v := stored.get(key), int)), default=0)
@@ -191,7 +197,19 @@ def _outline(checkpoint: Checkpoint, config: Any) -> Any:
             f"{printable(checkpoint.path)}: config.json describes a model of {claimed:,} parameters, and the files "
             f"hold {stored:,}"
         )
+    _refuse_other_vocabulary(checkpoint, outline)
     return type(outline)
+
+
+def _refuse_other_vocabulary(checkpoint: Checkpoint, outline: Any) -> None:
+    embeddings = outline.get_input_embeddings().weight
+    name = next((name for name, weight in outline.named_parameters() if weight is embeddings), "")
+    stored = checkpoint.tensors.get(name)
+    if stored is not None and len(stored.shape) == 2 and stored.shape[0] != embeddings.shape[0]:
+        raise MeasurementError(
+            f"{printable(checkpoint.path)}: config.json has vocab_size {embeddings.shape[0]:,}, and "
+            f"{printable(name)} holds {stored.shape[0]:,} rows; set it to what the weights hold"
+        )
 
 
 def _state(checkpoint: Checkpoint, base: Checkpoint, pair: ModelPair | None) -> Mapping[str, Tensor]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from ckptaudit.behavior.folders import folders, stored_config
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.checkpoints.json_files import read_settings
 from ckptaudit.errors import CheckpointError
 from ckptaudit.foreign_files import is_regular
-from ckptaudit.foreign_files.places import Place
 
 GENERATION = "generation_config.json"
 MOST = 64
@@ -16,20 +14,13 @@ MOST = 64
 
 
 def end_tokens(checkpoint: Checkpoint, base: Checkpoint) -> tuple[int, ...]:
-    """Of generation_config.json, else of the configuration; of an adapter those of its base."""
-    own = checkpoint if checkpoint.merged_from is None else base
-    file = _folder(own) / GENERATION
-    if is_regular(file):
-        try:
-            return _tokens(read_settings(file).get("eos_token_id"))
-        except CheckpointError:
-            return ()
-    return _tokens((own.config or base.config).get("eos_token_id"))
-
-
-def _folder(checkpoint: Checkpoint) -> Place:
-    path = checkpoint.place or Path(checkpoint.path)
-    return path.parent if path.is_file() else path
+    """Of generation_config.json, else of the configuration; of an adapter those of what it was merged into."""
+    file = next((path for folder in folders(checkpoint) if is_regular(path := folder / GENERATION)), None)
+    try:
+        stated = read_settings(file) if file is not None else stored_config(checkpoint) or stored_config(base)
+    except CheckpointError:
+        return ()
+    return _tokens(stated.get("eos_token_id"))
 
 
 def _tokens(stated: object) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from ckptaudit.behavior.causal_models import context_of, model_config, refuse_un
 from ckptaudit.behavior.encoding import EncodedText, Encoding, encode, encode_prompts
 from ckptaudit.behavior.evidence import Evidence
 from ckptaudit.behavior.facts import ProbeFacts
+from ckptaudit.behavior.folders import folders
 from ckptaudit.behavior.given_verdicts import GivenVerdicts
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.probe import Message, Probe
@@ -41,6 +42,8 @@ class ProbeSet:
     weak: Checkpoint | None = None
     verdicts: GivenVerdicts = field(default_factory=GivenVerdicts)
     damage: Callable[[Evidence], Evidence] | None = None
+    rows: Mapping[str, Path] = field(default_factory=dict)
+    """Where the rows of each run are written, by the run's path."""
     done: dict[tuple[str, str], Prepared] = field(default_factory=dict, compare=False, repr=False)
     """What has been prepared already, by the paths of base and tuned."""
 
@@ -62,6 +65,7 @@ class Prepared:
     items: tuple[Item, ...]
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
+    template: str | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""
@@ -87,7 +91,7 @@ def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared
         refuse_unbuildable(side, base)
     configs = [model_config(side, base) for side in sides]
     before = open_tokenizer(_folder(base))
-    after = open_tokenizer(_folder(tuned)) if has_tokenizer(_folder(tuned)) else before
+    after = _tokenizer(tuned) or before
     agreement(before, after)
     _refuse_other_weak(probes, base, before)
     template, _ = templates(before, after, probes.facts.template)
@@ -100,15 +104,14 @@ def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared
     items = _items(probes, after, texts, asked, opened)
     if not items:
         raise ProbeError(f"{parameter('probes')}: no probe is left to be judged ({texts.excluded[0].reason}).")
-    return Prepared(items, after, tuple(_notes(texts)))
+    return Prepared(items, after, tuple(_notes(texts)), template)
 
 
 def _refuse_other_weak(probes: ProbeSet, base: Checkpoint, tokenizer: Tokenizer) -> None:
     """A weak model scores the same ids, and so must have the same tokens."""
     if probes.weak is not None:
         refuse_unbuildable(probes.weak, probes.weak if probes.weak.config else base)
-        folder = _folder(probes.weak)
-        agreement(tokenizer, open_tokenizer(folder) if has_tokenizer(folder) else tokenizer)
+        agreement(tokenizer, _tokenizer(probes.weak) or tokenizer)
 
 
 def _items(
@@ -175,9 +178,15 @@ def _notes(texts: Encoding) -> Iterator[str]:
         yield f"{cut} probes are longer than the context, and judged up to its end"
 
 
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer of a checkpoint, or of what it was merged into; None where neither brings one."""
+    folder = _folder(checkpoint)
+    return open_tokenizer(folder) if has_tokenizer(folder) else None
+
+
 def _folder(checkpoint: Checkpoint) -> Path:
-    path = Path(checkpoint.path)
-    folder = path.parent if path.is_file() else path
-    if not folder.is_dir():
+    """The first folder with a tokenizer, the checkpoint's own where none has one."""
+    local = [folder for folder in folders(checkpoint) if isinstance(folder, Path)]
+    if not local:
         raise MeasurementError(f"{checkpoint.path}: no local folder, so there is no tokenizer to be read")
-    return folder
+    return next(filter(has_tokenizer, local), local[0])

@@ -137,6 +137,12 @@ def add_reports(group: OptionGroup) -> None:
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")
     group.addoption("--audit-parquet", metavar="FILE", help="write every measurement as a Parquet table")
     group.addoption(
+        "--audit-probe-rows",
+        metavar="FILE",
+        help="write what both models say of each token of the probes as a Parquet table; of several runs one file "
+        "each, numbered",
+    )
+    group.addoption(
         "--audit-plot",
         metavar="FILE|DIR",
         help="draw each metric over the steps with its limits: one PNG or SVG, or one PNG each in a folder",

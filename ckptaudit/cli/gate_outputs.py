@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,15 +49,20 @@ KINDS = (
     ),
 )
 
+ROWS = OutputKind("audit_probe_rows", "", "", "what the models say of each token", "pyarrow", "parquet")
+"""Written while the models run, and so by no report."""
+
 
 class Outputs:
     """Raises CkptAuditError while being built if one of them could not be written in the end."""
 
     def __init__(self, option: Callable[[str], Any]) -> None:
         self._asked = [(kind, _writable(given, kind)) for kind in KINDS if (given := option(kind.option))]
+        self._beside = [(ROWS, _writable(given, ROWS))] if (given := option(ROWS.option)) else []
         self._missing: set[Path] = set()
-        _refuse_one_name_for_two([path for _, path in self._asked])
-        for kind, _ in self._asked:
+        self._started = time.time()
+        _refuse_one_name_for_two([path for _, path in (*self._asked, *self._beside)])
+        for kind, _ in (*self._asked, *self._beside):
             if kind.needs:
                 need(kind.needs, extra=kind.extra)
 
@@ -102,6 +108,9 @@ class Outputs:
         """Where the files are."""
         for kind, path in self._asked:
             if path.exists() and path not in self._missing:
+                yield f"{kind.holds} is in {printable(path)}"
+        for kind, path in self._beside:
+            if path.exists() and path.stat().st_mtime >= self._started:
                 yield f"{kind.holds} is in {printable(path)}"
 
 

@@ -88,6 +88,7 @@ def audit_options(
         cache=option("audit_cache"),
         memory=option("audit_memory"),
         dtype=option("audit_dtype"),
+        probe_rows=option("audit_probe_rows"),
         several=option("audit_several"),
         auxiliary={name: path for name in BESIDE_PAIR if (path := option(f"audit_{name}")) is not None},
         against=option("audit_against"),

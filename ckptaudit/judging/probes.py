@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 from ckptaudit.behavior.decisions import Decision, decide
 from ckptaudit.behavior.statistics import Estimate
@@ -61,7 +62,16 @@ def judged_sets(check: Check, measured: Sequence[Measurement]) -> list[Measureme
     return [m for m in measured if m.tensor.startswith(SET) and is_about_set(check, m.tensor.removeprefix(SET))]
 
 
-def is_about_set(check: Check, name: str) -> bool:
+class NamesSets(Protocol):
+    """A check, or its record."""
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Globs of probe sets; with `!` in front those that are left out."""
+        ...
+
+
+def is_about_set(check: NamesSets, name: str) -> bool:
     """Whether a probe set is among those that a check names."""
     wanted = [glob for glob in check.sets if not glob.startswith("!")]
     left_out = [glob[1:] for glob in check.sets if glob.startswith("!")]

@@ -92,17 +92,38 @@ def sample(m: int, n: int) -> slice:
 
 def census(weight: Shaped[Tensor, "m n"]) -> Census:
     """Count the weights, or a fixed sample of a large matrix, by binade."""
-    chosen = sample(*weight.shape)
-    values = weight.reshape(-1)[chosen]
-    exact = float((values.to(torch.bfloat16).to(values.dtype) == values).double().mean()) if len(values) else 1.0
-    every = torch.bincount(binades(values), minlength=BINADES).cpu()
-    return Census(every, exact >= ON_GRID, sampled=chosen.step > 1)
+    return censuses(weight[None])[0]
+
+
+def censuses(weights: Shaped[Tensor, "batch m n"]) -> tuple[Census, ...]:
+    """The same of each matrix of a stack."""
+    chosen = sample(*weights.shape[1:])
+    values = weights.flatten(1)[:, chosen]
+    exact = (values.to(torch.bfloat16).to(values.dtype) == values).double().sum(dim=1) / max(1, values.shape[1])
+    every = _counted(binades(values), torch.ones_like(values, dtype=torch.bool))
+    on_grid = [share >= ON_GRID or not values.shape[1] for share in exact.tolist()]
+    return tuple(Census(*known, sampled=chosen.step > 1) for known in zip(every, on_grid, strict=True))
 
 
 def census_among(weight: Shaped[Tensor, "m n"], marked: Bool[Tensor, "e"]) -> Int64[Tensor, "binades"]:
     """How many of the sampled weights that are marked lie in each binade; `marked` is of the sample."""
-    values = weight.reshape(-1)[sample(*weight.shape)]
-    return torch.bincount(binades(values[marked]), minlength=BINADES).cpu()
+    return censuses_among(weight[None], marked[None])[0]
+
+
+def censuses_among(
+    weights: Shaped[Tensor, "batch m n"], marked: Bool[Tensor, "batch e"]
+) -> Int64[Tensor, "batch binades"]:
+    """The same of each matrix of a stack."""
+    return _counted(binades(weights.flatten(1)[:, sample(*weights.shape[1:])]), marked)
+
+
+def _counted(places: Int64[Tensor, "batch e"], marked: Bool[Tensor, "batch e"]) -> Int64[Tensor, "batch binades"]:
+    """How often each binade occurs in each row, where it is marked; on the CPU."""
+    # One count of all rows: a device is waited for once and not for each matrix.
+    rows, nowhere = len(places), len(places) * BINADES
+    first = BINADES * torch.arange(rows, device=places.device)[:, None]
+    bins = torch.where(marked, places + first, nowhere).flatten()
+    return torch.bincount(bins, minlength=nowhere + 1).cpu()[:nowhere].view(rows, BINADES)
 
 
 def binades(values: Shaped[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:

@@ -79,6 +79,11 @@ class Factors:
         ).where(~self._direct, torch.zeros_like(error))
 
     def _directly(self) -> None:
+        if self._short.device.type != "cpu" and self._short.shape[1] < SMALL:
+            # All of them: in one call, which starts the device once.
+            v, self.s, uh = torch.linalg.svd(self._wide.mT.contiguous(), full_matrices=False)
+            self._short, self._long = uh.mT, dict(enumerate(v))
+            return
         for row in self._direct.nonzero().flatten().tolist():
             # Tall, which LAPACK does three times faster than wide.
             v, s, uh = torch.linalg.svd(self._wide[row].mT.contiguous(), full_matrices=False)

@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from ckptaudit.behavior.batching import out_of_memory
 from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
 from ckptaudit.measurement.reading import read
@@ -126,8 +127,8 @@ def _surviving(
     """The work done; where the device's memory does not suffice, by halves, and a single matrix on the CPU."""
     try:
         return list(work(chunk, metrics, computing))
-    except torch.OutOfMemoryError:
-        if len(chunk) == 1 and computing.device.type == "cpu":
+    except RuntimeError as error:
+        if not out_of_memory(error) or (len(chunk) == 1 and computing.device.type == "cpu"):
             raise
     # Outside the handler: the error holds on to the tensors that filled the memory.
     if computing.device.type == "cuda":

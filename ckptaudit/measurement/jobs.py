@@ -88,6 +88,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise _no_device(name, "auto, cpu, cuda and cuda:N are allowed") from None
+    if device.type == "mps":
+        raise _no_device(name, "it has no float64, which numbers are computed in; use cpu")
     if device.type not in ("cpu", "cuda"):
         raise _no_device(name, "auto, cpu, cuda and cuda:N are allowed")
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -125,4 +127,4 @@ def _is_matrix(tensor: AlignedTensor) -> bool:
 
 
 def _no_device(name: str, mend: str) -> MeasurementError:
-    return MeasurementError(f"{parameter('device')} {printable(name)}: not a device of this machine; {mend}.")
+    return MeasurementError(f"{parameter('device')} {printable(name)}: not a device to measure on here; {mend}.")

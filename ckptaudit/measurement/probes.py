@@ -10,17 +10,19 @@ import torch
 
 from ckptaudit.behavior.base_rows import Kept, Rows
 from ckptaudit.behavior.causal_models import CausalModel, open_model
-from ckptaudit.behavior.evidence import Evidence
+from ckptaudit.behavior.evidence import Evidence, Side
 from ckptaudit.behavior.excerpts import excerpt
 from ckptaudit.behavior.intervals import Interval, interval
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
+from ckptaudit.behavior.row_table import text_rows
 from ckptaudit.behavior.tally import Tally, Watch
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.jobs import Unit
+from ckptaudit.measurement.probe_rows import Origin, digest_of, write_rows
 from ckptaudit.metrics import Measurement
 from ckptaudit.metrics.behavior import ProbeReading, label_of, probes_metric_of
 from ckptaudit.pairing.runs import Run, RunGroup
@@ -65,7 +67,11 @@ class ProbeRuns:
         intervals = self._up_to(run, prepared.items) if "intervals" in passes else ()
         runner = self._runner(run, prepared)
         found = replace(runner.evidence(passes), verdicts=self.probes.verdicts, intervals=intervals)
-        return found if self.probes.damage is None else self.probes.damage(found)
+        if self.probes.damage is not None:
+            return self.probes.damage(found)
+        if run.path in self.probes.rows:
+            self._write_rows(run, runner, found)
+        return found
 
     def _runner(self, run: Run, prepared: Prepared) -> Runner:
         return Runner(
@@ -78,6 +84,23 @@ class ProbeRuns:
             lookup=self._lookup,
             tally=Tally(self.watch),
         )
+
+    def _write_rows(self, run: Run, runner: Runner, found: Evidence) -> None:
+        """Raises ReportError."""
+        checkpoints: dict[Side, str] = {"base": self.base.path, "tuned": run.path}
+        models: dict[Side, CausalModel] = {"base": runner.base, "tuned": runner.tuned}
+        if self.probes.weak is not None and runner.weak is not None:
+            checkpoints["weak"], models["weak"] = self.probes.weak.path, runner.weak
+        prepared = self.prepared(run)
+        origin = Origin(
+            checkpoints={side: printable(path) for side, path in checkpoints.items()},
+            weights={side: model.digest for side, model in models.items()},
+            tokenizer=prepared.tokenizer.digest,
+            template=digest_of(prepared.template),
+            setting=digest_of((self.probes.facts, self.probes.dtype)),
+        )
+        end = next(iter(runner.tuned.end_tokens), None)
+        write_rows(self.probes.rows[run.path], text_rows(found, end), origin)
 
     def _up_to(self, run: Run, items: Sequence[Item]) -> tuple[Interval, ...]:
         """From the base to the first save of the run, from each to the next, up to this one; none of the first."""

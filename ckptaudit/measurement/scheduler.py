@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ckptaudit.errors import CkptAuditError
+from ckptaudit.linalg.precision import full_precision
 from ckptaudit.linalg.threads import blas_threads
 from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large
 from ckptaudit.measurement.jobs import Computing, Job
@@ -45,6 +46,11 @@ def outcomes(jobs: Iterable[Job], computing: Computing) -> Iterator[tuple[list[J
 
 def measure_tasks(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
     """What comes of each task, as it is done; what cannot be measured is an error in its place."""
+    with full_precision():
+        yield from _measured(tasks, computing)
+
+
+def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
     workers = min(WORKERS, len(tasks), torch.get_num_threads()) if computing.device.type == "cpu" else 1
     if workers > 1:
         # The largest first, so that in the end no worker waits long for the other.

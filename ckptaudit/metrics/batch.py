@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.linalg.blind_updates import BlindUpdate, Census, census, census_among, sample
+from ckptaudit.linalg.blind_updates import BlindUpdate, Census, censuses, censuses_among, sample
 from ckptaudit.linalg.factors import ANGLE_ERROR, SMALL, Factors, direct_values, singular_values
 from ckptaudit.linalg.masks import in_top, share_in_top
 from ckptaudit.linalg.parts import cached_property
@@ -134,14 +134,14 @@ class PairBatch(WeightBatch):
     @cached_property
     def censuses(self) -> tuple[Census, ...]:
         """Of each matrix, how many weights of W0 lie in each binade."""
-        return tuple(census(weight) for weight in self.in_range[0])
+        return censuses(self.in_range[0])
 
     @cached_property
     def principal_binades(self) -> tuple[Tensor, ...]:
         """The same of the weights in the principal mask, of the same sample."""
         part = self.base_factors.part(self.mask_rank).abs().flatten(1)
         marked = in_top(part, count=int(ALPHA * part.shape[1]))[:, sample(self.m, self.n)]
-        return tuple(census_among(w, marks) for w, marks in zip(self.in_range[0], marked, strict=True))
+        return tuple(censuses_among(self.in_range[0], marked))
 
     @cached_property
     def blind(self) -> tuple[BlindUpdate, ...]:
@@ -155,7 +155,9 @@ class PairBatch(WeightBatch):
     def precisions(self) -> tuple[int, ...]:
         """Of each matrix, the bits of precision that W1 was rounded to; a bf16 matrix may be stored as another."""
         bits = PRECISION.get(self.stored_tuned.dtype, 53)
-        return tuple(8 if bits == 8 or census(weight).on_grid else bits for weight in self.in_range[1])
+        if bits == 8:
+            return (bits,) * len(self.stored_tuned)
+        return tuple(8 if known.on_grid else bits for known in censuses(self.in_range[1]))
 
     @property
     def grid(self) -> tuple[slice, slice]:

@@ -160,32 +160,35 @@ def _inside_expected(batch: PairBatch) -> tuple[Tensor, Tensor]:
     """The share of a blind update's energy within both subspaces, and its standard error."""
     rows, columns = batch.leverages
     found = [_inside_of(batch, index, rows[index], columns[index]) for index in range(batch.stored_base.shape[0])]
-    values = batch.update_norm.new_tensor(found)
+    values = torch.stack(found)
     return values[:, 0], values[:, 1]
 
 
-def _inside_of(batch: PairBatch, index: int, rows: Tensor, columns: Tensor) -> tuple[float, float]:
+def _inside_of(batch: PairBatch, index: int, rows: Tensor, columns: Tensor) -> Tensor:
     even = batch.k**2 / (batch.m * batch.n)
     profile = batch.blind[index].energies.to(rows.device)
     v = profile[binades(batch.in_range[0][index][batch.grid])]
     a, b = _weights(rows), _weights(columns)
     inside, total = (v @ b) * a, v.sum(dim=1)
-    if not float(total.sum()) > 0:
-        return even, even * math.sqrt(2) / batch.k
-    shares = [float(inside[keep].sum() / total[keep].sum().clamp_min(1e-300)) for keep in _left_out(len(a))]
+    kept = _left_out(len(a)).to(inside)
     drawn = batch.grid[0].step > 1 or batch.grid[1].step > 1
-    sampled = (GROUPS - 1) * float(torch.tensor(shares, dtype=torch.float64).var(correction=0)) if drawn else 0.0
-    share = float(inside.sum() / total.sum())
+    sampled = (GROUPS - 1) * ((kept @ inside) / (kept @ total).clamp_min(1e-300)).var(correction=0) * drawn
+    share = inside.sum() / total.sum()
     # k^2 sums of random signs: their mean square scatters by sqrt(2) / k of itself.
-    return even * share, even * math.sqrt(sampled + 2 * share**2 / batch.k**2)
+    error = (sampled + 2 * share.square() / batch.k**2).sqrt()
+    blank = share.new_tensor([1.0, math.sqrt(2) / batch.k])
+    return even * torch.where(total.sum() > 0, torch.stack([share, error]), blank)
 
 
 def _weights(leverages: Tensor) -> Tensor:
     """Relative to their mean, which over all rows is k / m exactly."""
     mean = leverages.mean()
-    return leverages / mean if float(mean) > 0 else torch.ones_like(leverages)
+    return torch.where(mean > 0, leverages / mean, 1.0)
 
 
-def _left_out(count: int) -> list[Tensor]:
-    places = torch.arange(count)
-    return [places % GROUPS != group for group in range(min(GROUPS, count))] if count > 1 else [places >= 0]
+def _left_out(count: int) -> Tensor:
+    """A row of marks for each group, of what is left without it."""
+    if count < 2:
+        return torch.ones(1, count, dtype=torch.bool)
+    groups = torch.arange(min(GROUPS, count))
+    return torch.arange(count) % GROUPS != groups[:, None]

@@ -30,8 +30,7 @@ def largest_row_change(batch: PairBatch) -> Tensor:
     """
     update = batch.difference.update[None] if isinstance(batch, LargePair) else batch.update
     largest = _row_norms(update).amax(dim=1)
-    ordinary = bool((batch.unit == 1.0).all())
-    rows = _row_norms(batch.stored_base if ordinary else batch.base)
+    rows = _row_norms(batch.stored_base if batch.is_ordinary else batch.base)
     ranked = rows.sort(dim=1).values
     # torch's own median of an even number of values is the lower of the middle two.
     median = 0.5 * (ranked[:, (rows.shape[1] - 1) // 2] + ranked[:, rows.shape[1] // 2])

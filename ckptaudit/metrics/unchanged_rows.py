@@ -45,7 +45,10 @@ ALIKE = 0.6
 )
 def unchanged_rows(batch: PairBatch) -> Tensor:
     """The longest block of consecutive rows that are the base's."""
-    return torch.stack([_longest(differ)[1] for differ in _rows_that_differ(batch)]).double()
+    # A mark for each row is little, and on a device each matrix would be waited for.
+    differ = _rows_that_differ(batch).cpu()
+    lengths = torch.stack([_longest(rows)[1] for rows in differ])
+    return lengths.double().to(batch.stored_base.device)
 
 
 @findings_metric(

@@ -98,15 +98,19 @@ class WeightBatch:
         exponents = torch.frexp(largest).exponent.clamp(min=-1021)
         return torch.where(ordinary, torch.ones_like(largest), torch.ldexp(torch.ones_like(largest), exponents - 1))
 
+    @cached_property
+    def is_ordinary(self) -> bool:
+        """Whether `unit` is 1 for all of them."""
+        return bool((self.unit == 1.0).all())
+
     def _in_units(self, stored: Shaped[Tensor, "batch m n"]) -> Float[Tensor, "batch m n"]:
         wide = stored.double()
-        return wide if bool((self.unit == 1.0).all()) else wide / self.unit[:, None, None]
+        return wide if self.is_ordinary else wide / self.unit[:, None, None]
 
     @property
     def in_range(self) -> tuple[Shaped[Tensor, "batch m n"], Shaped[Tensor, "batch m n"]]:
         """Both sides as stored, or in units of `unit` where float64 goes beyond bf16's range."""
-        ordinary = bool((self.unit == 1.0).all())
-        return (self.stored_base, self.stored_tuned) if ordinary else (self.base, self.tuned)
+        return (self.stored_base, self.stored_tuned) if self.is_ordinary else (self.base, self.tuned)
 
     @cached_property
     def update(self) -> Float[Tensor, "batch m n"]:

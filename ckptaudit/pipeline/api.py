@@ -45,6 +45,7 @@ def audit(
     against_factor: float = FACTOR,
     digest: bool = False,
     workers: int | str = "",
+    probe_rows: str | Path | None = None,
 ) -> AuditResult:
     """Audit tuned checkpoints against their base, or the rollouts of runs, without pytest. Raises CkptAuditError.
 
@@ -56,7 +57,8 @@ def audit(
     is a folder, or "off"; by default it lies where the command's does. `inputs` gives by name what some claims
     need beside the pair: `{"fisher": "fisher.safetensors"}`. Without `complete` only what the verdicts rest on is
     measured. With `digest` every file of both sides is read once for its SHA-256, as `attest` needs it.
-    `workers` is a number of processes that measure, "ray", or "ray:ADDRESS" of a cluster.
+    `workers` is a number of processes that measure, "ray", or "ray:ADDRESS" of a cluster. `probe_rows` is a Parquet
+    file for what the models say of each token of the probes.
     """
     options = AuditOptions(
         base="" if base is None else str(base),
@@ -75,6 +77,7 @@ def audit(
         against_factor=against_factor,
         digest=digest,
         workers=str(workers),
+        probe_rows=None if probe_rows is None else str(probe_rows),
     )
     return audited(options, config)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +24,18 @@ def open_probes(options: AuditOptions) -> ProbeSet | None:
     """The probes that the options name, with verdicts on them; None where they name none. Raises ProbeError."""
     path, given = options.auxiliary.get("probes"), options.auxiliary.get("verdicts")
     if path is None:
+        if options.probe_rows is not None:
+            raise ProbeError(
+                f"{parameter('probe_rows')} {printable(options.probe_rows)}: rows are of probes; give "
+                f"{parameter('probes')} FILE as well."
+            )
         if given is not None:
             raise ProbeError(
                 f"{parameter('verdicts')} {printable(given)}: verdicts are joined with probes by their id; give "
                 f"{parameter('probes')} FILE as well."
             )
         return None
-    probes = ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype)
+    probes = ProbeSet(path, tuple(read_probes(Path(path))), dtype=options.dtype, rows=_asked(options))
     return probes if given is None else replace(probes, verdicts=read_verdicts(Path(given), probes.ids))
 
 
@@ -51,10 +56,24 @@ def prepared(
     if probes is None:
         return None
     weak = inputs.given["weak"].opened if "weak" in inputs.given else None
-    wanted = replace(probes, facts=facts, weak=weak, done={})
+    wanted = replace(probes, facts=facts, weak=weak, done={}, rows=_numbered(probes.rows, runs))
     for run in runs:
         prepare(wanted, base, run.pair.tuned)
     return wanted
+
+
+def _asked(options: AuditOptions) -> dict[str, Path]:
+    return {} if options.probe_rows is None else {"": Path(options.probe_rows).absolute()}
+
+
+def _numbered(asked: Mapping[str, Path], runs: Sequence[Run]) -> dict[str, Path]:
+    """The file for each run: the one that was asked for, of several runs numbered from 1."""
+    path = asked.get("")
+    if path is None or len(runs) == 1:
+        return {run.path: path for run in runs if path is not None}
+    width = len(str(len(runs)))
+    names = (f"{path.stem}-{number:0{width}}{path.suffix}" for number in range(1, len(runs) + 1))
+    return {run.path: path.with_name(name) for run, name in zip(runs, names, strict=True)}
 
 
 def without_probes(probes: ProbeSet | None, check: Check) -> str:

@@ -69,6 +69,7 @@ class CheckRecord(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ()
     only_where: Guard | None = None
     scale: Scale = "size"
+    sets: tuple[str, ...] = ()
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from ckptaudit.judging.config import Config
 from ckptaudit.measurement import probes as running
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import audit, audited
+from ckptaudit.report.html.behavior import behavior_views
 from ckptaudit.report.html.page import render_html
 from ckptaudit.results.diff import compare
 from ckptaudit.results.records import AuditResult
@@ -111,6 +112,23 @@ def test_the_page_shows_both_models_side_by_side(sft: AuditResult) -> None:
     assert "nats per token of the tuned model" in section
     assert 'class="up' in section
     assert len(sft.behavior[0].excerpt.shown) == 12
+
+
+def test_the_page_draws_each_set_against_its_limit(sft: AuditResult) -> None:
+    charts = {chart.check: chart for chart in behavior_views(sft)[0].charts}
+    retain = charts["kl-retain"]
+    assert [bar.subject for bar in retain.bars] == ["retain"]
+    assert retain.bars[0].state == "past"
+    assert retain.zero_at <= retain.limit_at < retain.bars[0].low < retain.bars[0].high <= 300
+    assert charts["kl-task"].bars[0].said.startswith("set task: 5.8")
+    page = render_html(sft)
+    assert page.count('class="past"') == sum(bar.state == "past" for c in charts.values() for bar in c.bars)
+
+
+def test_a_set_that_a_check_leaves_out_has_no_bar(gentle: AuditResult) -> None:
+    charts = {chart.check: chart for chart in behavior_views(gentle)[0].charts}
+    assert {bar.subject for bar in charts["kl-task-given"].bars} == {"task"}
+    assert {bar.state for bar in charts["kl-retain"].bars} == {"within"}
 
 
 def test_what_a_model_says_cannot_enter_the_page_as_markup(sft: AuditResult) -> None:

@@ -111,7 +111,7 @@ def test_integer_tensors_are_compared_entry_by_entry(write_checkpoint: WriteChec
     assert ("ids", "normalized_spectral_shift") not in rows
 
 
-@pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:x", "meta", ""])
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:x", "meta", "mps", "xpu", ""])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(MeasurementError, match=r"^device= "):
         pick_device(name)
@@ -197,9 +197,17 @@ def test_a_large_matrix_that_is_not_finite_has_counts_and_nothing_else(write_che
     assert rows["layers.0.q_proj.weight", "nonfinite_entries"] == 1
 
 
+NO_MEMORY = (
+    torch.OutOfMemoryError("no memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+)
+
+
 @pytest.mark.parametrize("room", [1, 2])
+@pytest.mark.parametrize("full", NO_MEMORY, ids=["allocator", "driver", "library"])
 def test_a_device_without_memory_gets_half_of_it(
-    base: Checkpoint, gentle: Checkpoint, monkeypatch: pytest.MonkeyPatch, room: int
+    base: Checkpoint, gentle: Checkpoint, monkeypatch: pytest.MonkeyPatch, room: int, full: RuntimeError
 ) -> None:
     tensors = [t for t in pair_checkpoints(base, gentle).aligned if t.place.role == "k_proj"][:4]
     wanted = frozenset({"update_sparsity", "nonfinite_entries"})
@@ -210,7 +218,7 @@ def test_a_device_without_memory_gets_half_of_it(
     def cramped(self: PairBatch, base: torch.Tensor, tuned: torch.Tensor) -> None:
         sizes.append(len(base))
         if len(base) > room:
-            raise torch.OutOfMemoryError("no memory")
+            raise full
         whole(self, base, tuned)
 
     monkeypatch.setattr(PairBatch, "__init__", cramped)

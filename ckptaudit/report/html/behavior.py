@@ -10,6 +10,8 @@ from ckptaudit.metrics import Measurement
 from ckptaudit.metrics.descriptions import scope_of
 from ckptaudit.report.appearance import number
 from ckptaudit.report.failure import quantity
+from ckptaudit.report.html.bars import Chart, bar_charts
+from ckptaudit.results.behavior import BehaviorRecord
 from ckptaudit.results.records import AuditResult
 
 WIDTH, HEIGHT = 300, 90
@@ -65,6 +67,7 @@ class BehaviorView:
 
     tuned: str
     words: tuple[str, ...]
+    charts: tuple[Chart, ...]
     values: tuple[Value, ...]
     curves: tuple[Curve, ...]
     probes: tuple[Probe, ...]
@@ -72,19 +75,22 @@ class BehaviorView:
 
 def behavior_views(result: AuditResult) -> tuple[BehaviorView, ...]:
     """A view for each run whose models were run."""
-    return tuple(
-        BehaviorView(
-            tuned=printable(record.tuned),
-            words=(
-                f"{record.excerpt.probes:,} probes of {printable(record.path)}; rounding alone comes to "
-                f"{record.excerpt.floor:.2g} nats per token.",
-                *map(printable, record.excerpt.notes),
-            ),
-            values=tuple(_value(m) for m in result.measurements if m.tuned == record.tuned and is_of_probes(m)),
-            curves=tuple(map(_curve, record.excerpt.curves)),
-            probes=tuple(map(_probe, record.excerpt.shown)),
-        )
-        for record in result.behavior
+    return tuple(_view(result, record) for record in result.behavior)
+
+
+def _view(result: AuditResult, record: BehaviorRecord) -> BehaviorView:
+    measured = [m for m in result.measurements if m.tuned == record.tuned and is_of_probes(m)]
+    return BehaviorView(
+        tuned=printable(record.tuned),
+        words=(
+            f"{record.excerpt.probes:,} probes of {printable(record.path)}; rounding alone comes to "
+            f"{record.excerpt.floor:.2g} nats per token.",
+            *map(printable, record.excerpt.notes),
+        ),
+        charts=bar_charts(result, record.tuned, measured),
+        values=tuple(map(_value, measured)),
+        curves=tuple(map(_curve, record.excerpt.curves)),
+        probes=tuple(map(_probe, record.excerpt.shown)),
     )
 
 
