@@ -3,9 +3,9 @@
     python -m benchmarks.behavior [--texts 256] [--rounds 3] [--words 100 32000] [--choices 1 4]
 
 It builds a model of the bundled architecture with a vocabulary of each size, scores continuations of licence text,
-one or several of each context, by both in turn, in float32 on one thread, and prints scored tokens per second of processor time and the quotient
-within each round. lm-eval is given batches of 64 texts; its own default is 1. The sums are compared before anything
-is timed.
+one or several of each context, by both in turn, in float32 on one thread, and prints scored tokens per second of
+processor time and the quotient within each round. lm-eval is given batches of 64 texts; its own default is 1. The
+sums are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def compared(words: int, choices: int, count: int, rounds: int) -> str:
         seconds = [(timed(both[0]), timed(both[1])) for _ in range(rounds)]
     own, other = (median(column) for column in zip(*seconds, strict=True))
     quotient = median(b / a for a, b in seconds)
-    return f"{words:>8,} {choices:>8} {tokens / own:>12,.0f} {tokens / other:>12,.0f} {quotient:>9.2f} {furthest:>12.1g}"
+    rates = f"{tokens / own:>12,.0f} {tokens / other:>12,.0f}"
+    return f"{words:>8,} {choices:>8} {rates} {quotient:>9.2f} {furthest:>12.1g}"
 
 
 def main() -> None:
