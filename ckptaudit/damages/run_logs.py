@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from ckptaudit.damages.rollouts import CURVE_DAMAGES, DAMAGES
+from ckptaudit.damages.curves import CURVE_DAMAGES
+from ckptaudit.damages.rollouts import DAMAGES
 from ckptaudit.rollouts.run_log import RunLog
 from ckptaudit.rollouts.table import SCHEMA
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
-from ckptaudit.linalg.blind_updates import Census, census, census_among, sample
+from ckptaudit.linalg.census import Census, census, census_among, sample
 from ckptaudit.linalg.differences import square_sum
 from ckptaudit.linalg.entry_sets import largest, members, smallest
 from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum, truncated

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ckptaudit.linalg.blind_updates import BlindUpdate, Census, censuses, censuses_among, sample
+from ckptaudit.linalg.blind_updates import BlindUpdate
+from ckptaudit.linalg.census import Census, censuses, censuses_among, sample
 from ckptaudit.linalg.factors import ANGLE_ERROR, SMALL, Factors, direct_values, singular_values
 from ckptaudit.linalg.masks import in_top, share_in_top
 from ckptaudit.linalg.parts import cached_property

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ckptaudit.linalg.blind_updates import binades
 from ckptaudit.linalg.bounds import rounding_margin
+from ckptaudit.linalg.census import binades
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import PairBatch
 from ckptaudit.metrics.matrix import metric

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from ckptaudit.linalg.blind_updates import Census
+from ckptaudit.linalg.census import Census
 from ckptaudit.linalg.changes import (
     ANGLE_ERROR,
     VALUE_ERROR,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from ckptaudit.linalg.blind_updates import SAMPLE, BlindUpdate, binades, census, census_among, sample
+from ckptaudit.linalg.blind_updates import BlindUpdate
+from ckptaudit.linalg.census import SAMPLE, binades, census, census_among, sample
 
 Matrix = NDArray[np.float64]
 SHARES = [0.02, 0.2, 0.6, 0.97]

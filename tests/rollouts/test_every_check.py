@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ckptaudit.damages.rollouts import CURVE_DAMAGES, DAMAGES
+from ckptaudit.damages.curves import CURVE_DAMAGES
+from ckptaudit.damages.rollouts import DAMAGES
 from ckptaudit.rollouts.quantities import metrics
 from tests.rollouts.judged import CHECKS, about, broken_checks, limit_is_broken, readings
 from tests.rollouts.simulated import run_rows, table_of
