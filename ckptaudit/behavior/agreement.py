@@ -7,9 +7,8 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from ckptaudit.behavior.statistics import LEVEL, Array, Estimate, wilson
+from ckptaudit.behavior.statistics import LEVEL, Array, Estimate, student_quantile, wilson
 
 Pair = tuple[Hashable, Hashable]
 """What the two judges said of one thing."""
@@ -60,4 +59,4 @@ def _half_width(tables: Array, table: Array, value: float, level: float) -> floa
     with np.errstate(divide="ignore", invalid="ignore"):
         left = np.where(chance < 1, (observed - chance) / (1 - chance), value)
     error = sqrt((count - 1) / count * float(((left - left.mean()) ** 2).sum()))
-    return float(stats.t.isf((1 - level) / 2, count - 1)) * error
+    return student_quantile((1 - level) / 2, count - 1) * error

@@ -127,7 +127,7 @@ def ratio(
         return Estimate(value, -inf, inf, count, "none", level)
     error = float(_spread((a * a).sum(), (a * d).sum(), (d * d).sum(), value, d.sum(), count))
     tail = (1 - level) / 2
-    student = _student_quantile(tail, count - 1)
+    student = student_quantile(tail, count - 1)
     below, above, method = -student, student, "Student"
     if count <= MOST_RESAMPLED and error > 0:
         with np.errstate(invalid="ignore"):  # between two infinite draws lies nothing
@@ -144,7 +144,8 @@ def _normal_quantile(level: float) -> float:
     return float(norm.isf((1 - level) / 2))
 
 
-def _student_quantile(tail: float, freedom: int) -> float:
+def student_quantile(tail: float, freedom: int) -> float:
+    """What Student's t with these degrees of freedom exceeds with the probability `tail`."""
     from scipy.stats import t
 
     return float(t.isf(tail, freedom))
