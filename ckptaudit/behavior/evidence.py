@@ -63,6 +63,8 @@ class Evidence:
     items: tuple[Item, ...]
     texts: Mapping[str, ComparedText] = field(default_factory=dict)
     answers: Mapping[str, ComparedText] = field(default_factory=dict)
+    apart: Mapping[Side, Mapping[str, ScoredText]] = field(default_factory=dict)
+    """Given texts that both models see as other tokens, by side and probe."""
     scores: Mapping[Side, Mapping[Key, ScoredText]] = field(default_factory=dict)
     unprompted: Mapping[Side, Mapping[str, ScoredText]] = field(default_factory=dict)
     openings: Mapping[Side, Mapping[Key, ScoredText]] = field(default_factory=dict)
@@ -81,6 +83,13 @@ class Evidence:
     """Verdicts from elsewhere on these probes."""
     intervals: tuple[Interval, ...] = ()
     """From the base to the first save of the run, from each to the next, and last to the one that is judged."""
+
+    def given(self, name: str, side: Side) -> ScoredText:
+        """What the base or the tuned model says of a probe's given text, on the tokens that it sees."""
+        row = self.texts.get(name)
+        if row is None:
+            return self.apart[side][name]
+        return row.base if side == "base" else row.tuned
 
     def with_tuned_scores(self, rows: Mapping[Key, ScoredText]) -> Evidence:
         """The evidence with other scores by the tuned model, for damages."""

@@ -20,13 +20,14 @@ MOST_SAMPLES = 64
 class ProbeFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the file of probes does not say of how they are run.
 
-    `template` says whose chat template writes conversations, for both models alike. An answer has at most
-    `max_new_tokens`; `samples` answers are drawn of each of the first `max_prompts` prompts, and `seed` begins
-    their random numbers. `refusals` are the strings that tell a refusal, `openings` the beginnings of one whose
-    probabilities are summed. `decoding` is the short grid of settings that refusals are tried on, or the full one.
+    `template` says whose chat template writes conversations, for both models alike; by "own" each model's own does
+    for itself. An answer has at most `max_new_tokens`; `samples` answers are drawn of each of the first
+    `max_prompts` prompts, and `seed` begins their random numbers. `refusals` are the strings that tell a refusal,
+    `openings` the beginnings of one whose probabilities are summed. `decoding` is the short grid of settings that
+    refusals are tried on, or the full one.
     """
 
-    template: Literal["tuned", "base"] = "tuned"
+    template: Literal["tuned", "base", "own"] = "tuned"
     max_new_tokens: int = 128
     samples: int = 8
     seed: int = 0

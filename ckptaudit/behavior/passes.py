@@ -59,27 +59,37 @@ class Runner:
 
     @cached_property
     def _alike(self) -> bool:
-        texts = self._all_texts
-        return bool(texts) and any(padding_is_seen(model, texts) for model in (self.base, self.tuned))
+        models: dict[Side, CausalModel] = {"base": self.base, "tuned": self.tuned}
+        texts = {side: self._all_texts(side) for side in models}
+        return any(texts[side] and padding_is_seen(model, texts[side]) for side, model in models.items())
 
-    @cached_property
-    def _all_texts(self) -> list[Scored]:
-        return [text for item in self.items for text in item.texts] or [
-            Scored(item.prompt, 1) for item in self.items if len(item.prompt) > 1
+    def _all_texts(self, side: Side) -> list[Scored]:
+        items = [item.of(side) for item in self.items]
+        return [text for item in items for text in item.texts] or [
+            Scored(item.prompt, 1) for item in items if len(item.prompt) > 1
         ]
 
     @property
     def _floor(self) -> float:
-        return rounding_floor(self.base, self._all_texts) if self._all_texts else 0.0
+        texts = self._all_texts("base")
+        return rounding_floor(self.base, texts) if texts else 0.0
 
     @property
     def _notes(self) -> tuple[str, ...]:
         return ("texts are run in batches of one length: this model sees padding",) if self._alike else ()
 
     def _texts(self, found: Evidence) -> Evidence:
-        items = [item for item in self.items if item.texts and item.probe.kind not in COMPARED]
+        given = [item for item in self.items if item.texts and item.probe.kind not in COMPARED]
+        items = [item for item in given if item.alike("texts")]
         rows = self._compared([item.texts[0] for item in items])
-        return replace(found, texts={item.probe.id: row for item, row in zip(items, rows, strict=True)})
+        compared = {item.probe.id: row for item, row in zip(items, rows, strict=True)}
+        return replace(found, texts=compared, apart=self._apart([i for i in given if i.probe.id not in compared]))
+
+    def _apart(self, items: Sequence[Item]) -> dict[Side, Mapping[str, ScoredText]]:
+        """Each model on texts whose tokens are its own."""
+        if not items:
+            return {}
+        return {side: self._by_probe(side, {(i.probe.id, 0): i.of(side).texts[0] for i in items}) for side in SIDES}
 
     def _compared(self, texts: Sequence[Scored]) -> list[ComparedText]:
         return compare(self.base, self.tuned, texts, alike=self._alike, done=self.tally.scored)
@@ -91,13 +101,13 @@ class Runner:
         return replace(found, scores={**found.scores, **self._scores(("weak",))}) if self.weak else found
 
     def _scores(self, sides: Sequence[Side]) -> dict[Side, Mapping[Key, ScoredText]]:
-        chosen = {
-            (item.probe.id, index): text
-            for item in self.items
-            if item.probe.kind in COMPARED
-            for index, text in enumerate(item.texts)
+        compared = [item for item in self.items if item.probe.kind in COMPARED]
+        return {
+            side: self._scored(
+                side, {(i.probe.id, n): text for i in compared for n, text in enumerate(i.of(side).texts)}
+            )
+            for side in sides
         }
-        return {side: self._scored(side, chosen) for side in sides}
 
     def _scored(self, side: Side, texts: Mapping[Key, Scored]) -> dict[Key, ScoredText]:
         model, lookup = self._model(side)
@@ -110,23 +120,25 @@ class Runner:
         return model, unkept if side == "tuned" else self.lookup
 
     def _unprompted(self, found: Evidence) -> Evidence:
-        chosen: dict[Key, Scored] = {}
-        for item in self.items:
-            text = item.unprompted
-            if text is not None and item.probe.kind in ("completion", "labelled"):
-                chosen[item.probe.id, 0] = text
-        sides: tuple[Side, ...] = ("base", "tuned")
-        rows = {side: {key[0]: row for key, row in self._scored(side, chosen).items()} for side in sides}
+        completed = [item for item in self.items if item.probe.kind in ("completion", "labelled")]
+        rows: dict[Side, Mapping[str, ScoredText]] = {}
+        for side in SIDES:
+            alone = {(item.probe.id, 0): item.of(side).unprompted for item in completed}
+            rows[side] = self._by_probe(side, {key: text for key, text in alone.items() if text is not None})
         return replace(found, unprompted=rows)
 
+    def _by_probe(self, side: Side, texts: Mapping[Key, Scored]) -> dict[str, ScoredText]:
+        return {key[0]: row for key, row in self._scored(side, texts).items()}
+
     def _openings(self, found: Evidence) -> Evidence:
-        chosen = {
-            (item.probe.id, index): text
-            for item in self.items
-            if item.probe.safety is not None
-            for index, text in enumerate(item.openings)
+        classed = [item for item in self.items if item.probe.safety is not None]
+        rows = {
+            side: self._scored(
+                side, {(i.probe.id, n): text for i in classed for n, text in enumerate(i.of(side).openings)}
+            )
+            for side in SIDES
         }
-        return replace(found, openings={side: self._scored(side, chosen) for side in SIDES})
+        return replace(found, openings=rows)
 
     @cached_property
     def _answered(self) -> list[Item]:
@@ -135,12 +147,12 @@ class Runner:
 
     def _spoken(self, found: Evidence, passes: Collection[Pass]) -> Evidence:
         """All answers of either model, whatever passes want them: together they fill batches soonest."""
-        wanted = asked(self._answered, self.facts, passes)
         spoken: dict[tuple[Side, str], dict[Key, Spoken]] = {
             (side, setting.name): {} for setting in settings(self.facts, passes) for side in SIDES
         }
         for side in SIDES:
             model, lookup = self._model(side)
+            wanted = asked([item.of(side) for item in self._answered], self.facts, passes)
             rows = spoken_rows(
                 model, [request for _, request in wanted], lookup,
                 most=self.facts.max_new_tokens, seed=self.facts.seed, alike=self._alike, done=self.tally.answered,
@@ -156,7 +168,7 @@ class Runner:
 
     def _continued(self, found: Evidence, side: Side, setting: str) -> dict[Key, Scored]:
         """Prompts with the answers that were given to them, the answers scored; those that are empty left out."""
-        prompts = {item.probe.id: item.prompt for item in self._answered}
+        prompts = {item.probe.id: item.of(side).prompt for item in self._answered}
         ends = self._model(side)[0].end_tokens[:1]
         texts = {}
         for key, said in found.spoken[side, setting].items():
@@ -166,7 +178,9 @@ class Runner:
         return texts
 
     def _answers(self, found: Evidence) -> Evidence:
-        texts = self._continued(found, "tuned", GREEDY.name)
+        alike = {item.probe.id for item in self._answered if item.alike("prompt")}
+        said = self._continued(found, "tuned", GREEDY.name)
+        texts = {key: text for key, text in said.items() if key[0] in alike}
         rows = self._compared(list(texts.values()))
         return replace(found, answers={key[0]: row for key, row in zip(texts, rows, strict=True)})
 
@@ -192,11 +206,10 @@ class Runner:
         chosen = [item for item in self.items if item.prompt and item.probe.safety is not None]
         if not chosen:
             return found
-        prompts = [item.prompt for item in chosen]
-        rows: dict[Side, PooledStates] = {
-            "base": pooled_states(self.base, prompts, alike=self._alike, done=self.tally.scored),
-            "tuned": pooled_states(self.tuned, prompts, alike=self._alike, done=self.tally.scored),
-        }
+        rows: dict[Side, PooledStates] = {}
+        for side in SIDES:
+            prompts = [item.of(side).prompt for item in chosen]
+            rows[side] = pooled_states(self._model(side)[0], prompts, alike=self._alike, done=self.tally.scored)
         return replace(found, states=rows, stated=tuple(item.probe.id for item in chosen))
 
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ckptaudit.behavior.causal_models import context_of, model_config, refuse_unbuildable, words_of
-from ckptaudit.behavior.encoding import EncodedText, Encoding, encode, encode_prompts
+from ckptaudit.behavior.encoded_probes import EncodedProbes, Writers, encoded, joined, notes, plain, writers
 from ckptaudit.behavior.evidence import Evidence
 from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.behavior.folders import folders
 from ckptaudit.behavior.given_verdicts import GivenVerdicts
 from ckptaudit.behavior.items import Item
-from ckptaudit.behavior.probe import Message, Probe
-from ckptaudit.behavior.scoring import Scored
+from ckptaudit.behavior.probe import Probe
 from ckptaudit.behavior.tokenizers import (
     Tokenizer,
     agreement,
     has_tokenizer,
     open_tokenizer,
     refuse_other_ids,
-    templates,
 )
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import MeasurementError, ProbeError, parameter
@@ -60,16 +58,15 @@ class ProbeSet:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is run for one pair: items, the tokenizer that made them, and what a reader should know."""
+    """What is run for one pair: items, what wrote their tokens, and what a reader should know."""
 
     items: tuple[Item, ...]
-    tokenizer: Tokenizer
+    writers: Writers
     notes: tuple[str, ...] = ()
-    template: str | None = None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""
-        text: str = self.tokenizer.native.decode(list(ids), skip_special_tokens=True)
+        text: str = self.writers.tuned.tokenizer.native.decode(list(ids), skip_special_tokens=True)
         return text
 
 
@@ -93,89 +90,44 @@ def _prepared(probes: ProbeSet, base: Checkpoint, tuned: Checkpoint) -> Prepared
     before = open_tokenizer(_folder(base))
     after = _tokenizer(tuned) or before
     agreement(before, after)
-    _refuse_other_weak(probes, base, before)
-    template, _ = templates(before, after, probes.facts.template)
-    context = min(map(context_of, configs))
-    words = min(map(words_of, configs))
-    texts = encode(probes.probes, after, template, context=context, words=words)
-    asked = encode_prompts(probes.probes, after, template, context=context)
-    opened = encode_prompts(probes.probes, after, template, context=context, prefill=True)
+    weak = _weak_tokenizer(probes, base, before)
+    chosen = writers(before, after, weak, probes.facts.template)
+    texts, others = _encoded(probes, chosen, min(map(context_of, configs)), min(map(words_of, configs)))
     refuse_other_ids(before, after, list(_said(probes.probes)))
-    items = _items(probes, after, texts, asked, opened)
+    items = joined(texts, others)
+    encodings = (texts, *others.values())
     if not items:
-        raise ProbeError(f"{parameter('probes')}: no probe is left to be judged ({texts.excluded[0].reason}).")
-    return Prepared(items, after, tuple(_notes(texts)), template)
+        reason = next(one.reason for side in encodings for one in side.excluded)
+        raise ProbeError(f"{parameter('probes')}: no probe is left to be judged ({reason}).")
+    return Prepared(items, chosen, tuple(notes(encodings, items)))
 
 
-def _refuse_other_weak(probes: ProbeSet, base: Checkpoint, tokenizer: Tokenizer) -> None:
-    """A weak model scores the same ids, and so must have the same tokens."""
-    if probes.weak is not None:
-        refuse_unbuildable(probes.weak, probes.weak if probes.weak.config else base)
-        agreement(tokenizer, _tokenizer(probes.weak) or tokenizer)
+def _encoded(
+    probes: ProbeSet, chosen: Writers, context: int, words: int
+) -> tuple[EncodedProbes, dict[str, EncodedProbes]]:
+    """The probes as the tuned model sees them, and by side as models with a writer of their own do."""
+
+    def by(side: str) -> EncodedProbes:
+        named = side if chosen.own else ""
+        openings = probes.facts.openings
+        return encoded(probes.probes, chosen.of(side), openings, context=context, words=words, side=named)
+
+    return by("tuned"), {side: by(side) for side in chosen.own}
 
 
-def _items(
-    probes: ProbeSet, tokenizer: Tokenizer, texts: Encoding, asked: Encoding, opened: Encoding
-) -> tuple[Item, ...]:
-    gone = {one.probe for one in texts.excluded}
-    scored: dict[str, list[Scored]] = {}
-    for text in texts.texts:
-        scored.setdefault(text.probe, []).append(Scored(text.ids, text.scored_from))
-    prompts, prefilled = ({text.probe: text for text in one.texts} for one in (asked, opened))
-    openings = tokenizer.ids(probes.facts.openings)
-    return tuple(
-        _item(
-            probe,
-            tuple(scored.get(probe.id, ())),
-            prompts.get(probe.id),
-            prefilled.get(probe.id),
-            tokenizer,
-            openings,
-        )
-        for probe in probes.probes
-        if probe.id not in gone
-    )
-
-
-def _item(
-    probe: Probe,
-    texts: tuple[Scored, ...],
-    asked: EncodedText | None,
-    opened: EncodedText | None,
-    tokenizer: Tokenizer,
-    openings: Sequence[tuple[int, ...]],
-) -> Item:
-    item = Item(probe, texts)
-    if asked is None or opened is None or not asked.ids:
-        return item
-    return replace(
-        item,
-        prompt=asked.ids,
-        prefilled=opened.ids,
-        asked=_plain(probe.prompt),
-        empty=tokenizer.opening or asked.ids[:1],
-        openings=tuple(Scored((*asked.ids, *ids), len(asked.ids)) for ids in openings if ids),
-    )
-
-
-def _plain(text: str | tuple[Message, ...]) -> str:
-    return text if isinstance(text, str) else "\n".join(message.content for message in text)
+def _weak_tokenizer(probes: ProbeSet, base: Checkpoint, tokenizer: Tokenizer) -> Tokenizer | None:
+    """A weak model scores the same answers, and so must have the same tokens; None without one."""
+    if probes.weak is None:
+        return None
+    refuse_unbuildable(probes.weak, probes.weak if probes.weak.config else base)
+    own = _tokenizer(probes.weak) or tokenizer
+    agreement(tokenizer, own)
+    return own
 
 
 def _said(probes: Sequence[Probe]) -> Iterator[str]:
     for probe in probes:
-        yield from (_plain(part) for part in (probe.prompt, *probe.completions))
-
-
-def _notes(texts: Encoding) -> Iterator[str]:
-    by_reason: dict[str, list[int]] = {}
-    for one in texts.excluded:
-        by_reason.setdefault(one.reason, []).append(one.line)
-    for reason, lines in by_reason.items():
-        yield f"{len(set(lines))} probes are left out, the first of line {lines[0]}: {reason}"
-    cut = sum(1 for text in texts.texts if text.cut)
-    if cut:
-        yield f"{cut} probes are longer than the context, and judged up to its end"
+        yield from (plain(part) for part in (probe.prompt, *probe.completions))
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:

@@ -39,17 +39,20 @@ def text_rows(evidence: Evidence, end: int | None) -> Iterator[TextRows]:
     """
     for item in evidence.items:
         yield from _both(item, _name(item.probe, 0), _scored(item), evidence.texts)
+        for side, apart in evidence.apart.items():
+            if item.probe.id in apart:
+                yield TextRows(item, _name(item.probe, 0), side, _scored(item.of(side)), apart[item.probe.id])
         yield from _both(item, ANSWER, _answer(evidence, item, end), evidence.answers)
         for side, rows in evidence.scores.items():
-            for index, text in enumerate(item.texts if item.probe.kind in COMPARED else ()):
+            for index, text in enumerate(item.of(side).texts if item.probe.kind in COMPARED else ()):
                 if (item.probe.id, index) in rows:
                     own = rows[item.probe.id, index]
                     yield TextRows(item, _name(item.probe, index), side, text.ids[text.start :], own)
         for side, unprompted in evidence.unprompted.items():
             if item.probe.id in unprompted:
-                yield TextRows(item, "unprompted", side, _scored(item), unprompted[item.probe.id])
+                yield TextRows(item, "unprompted", side, _scored(item.of(side)), unprompted[item.probe.id])
         for side, opened in evidence.openings.items():
-            for index, text in enumerate(item.openings):
+            for index, text in enumerate(item.of(side).openings):
                 if (item.probe.id, index) in opened:
                     own = opened[item.probe.id, index]
                     yield TextRows(item, f"opening {index + 1}", side, text.ids[text.start :], own)

@@ -11,33 +11,43 @@ from ckptaudit.behavior.items import COMPARED, Item
 from ckptaudit.behavior.packs import Scored
 from ckptaudit.behavior.tally import Workload
 
+SIDES = ("base", "tuned")
+
 
 def expected(
     items: Sequence[Item], answered: Sequence[Item], facts: ProbeFacts, passes: Collection[Pass], *, weak: bool
 ) -> Workload:
     """Tokens of both models, and of a weak one."""
-    compared = [item for item in items if item.probe.kind in COMPARED]
-    prompts = sum(len(item.prompt) for item in answered)
-    of_pass: dict[Pass, Callable[[], int]] = {
-        "texts": lambda: 2 * _tokens(i.texts[0] for i in items if i.texts and i.probe.kind not in COMPARED),
-        "pairs": lambda: 2 * _tokens(text for item in compared for text in item.texts),
-        "weak": lambda: weak * _tokens(text for item in compared for text in item.texts),
-        "unprompted": lambda: 2 * _tokens(_unprompted(items)),
-        "openings": lambda: 2 * _tokens(text for i in items if i.probe.safety is not None for text in i.openings),
-        "answers": lambda: 2 * prompts,
-        "samples": lambda: 2 * facts.samples * prompts,
-        "states": lambda: 2 * sum(len(item.prompt) for item in items if item.probe.safety is not None),
-    }
-    requests = [request for _, request in asked(answered, facts, passes)]
+    sides = [([i.of(side) for i in items], [i.of(side) for i in answered]) for side in SIDES]
+    compared = [item.of("weak") for item in items if item.probe.kind in COMPARED]
+    weakly = _tokens(text for item in compared for text in item.texts) if weak and "weak" in passes else 0
+    requests = [request for _, own in sides for _, request in asked(own, facts, passes)]
+    alike = [item for item in answered if item.alike("prompt")]
+    prompts = sum(len(item.prompt) for item in alike) if "answers" in passes else 0
     samples = facts.samples * len(answered)
     return Workload(
-        tokens=sum(count() for name, count in of_pass.items() if name in passes)
-        + 2 * sum(len(request.ids) for request in requests),
-        answers=2 * len(requests),
+        tokens=weakly
+        + 2 * prompts
+        + sum(_of_side(*side, facts, passes) for side in sides)
+        + sum(len(request.ids) for request in requests),
+        answers=len(requests),
         # Sampled answers are read for their entropy, and once more for what they are about.
-        read=2 * len(answered) * ("answers" in passes) + 4 * samples * ("samples" in passes),
+        read=2 * len(alike) * ("answers" in passes) + 4 * samples * ("samples" in passes),
         most=facts.max_new_tokens,
     )
+
+
+def _of_side(items: Sequence[Item], answered: Sequence[Item], facts: ProbeFacts, passes: Collection[Pass]) -> int:
+    """Tokens of given texts, prompts of sampled answers included, as one model sees them."""
+    of_pass: dict[Pass, Callable[[], int]] = {
+        "texts": lambda: _tokens(i.texts[0] for i in items if i.texts and i.probe.kind not in COMPARED),
+        "pairs": lambda: _tokens(text for i in items if i.probe.kind in COMPARED for text in i.texts),
+        "unprompted": lambda: _tokens(_unprompted(items)),
+        "openings": lambda: _tokens(text for i in items if i.probe.safety is not None for text in i.openings),
+        "samples": lambda: facts.samples * sum(len(item.prompt) for item in answered),
+        "states": lambda: sum(len(item.prompt) for item in items if item.probe.safety is not None),
+    }
+    return sum(count() for name, count in of_pass.items() if name in passes)
 
 
 def _tokens(texts: Iterable[Scored]) -> int:

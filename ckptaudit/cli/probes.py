@@ -88,6 +88,7 @@ def _encoded(probes: Sequence[Probe], options: argparse.Namespace) -> Iterator[s
     shared = agreement(base, tuned)
     refuse_other_ids(base, tuned, [p for probe in probes for p in _plain(probe)])
     context, words = _limits(options.model)
+    found: list[dict[tuple[str, str], tuple[tuple[int, ...], int]]] = []
     for name, tokenizer, template in zip(
         ("base", "tuned"), (base, tuned), templates(base, tuned, options.template), strict=True
     ):
@@ -97,6 +98,11 @@ def _encoded(probes: Sequence[Probe], options: argparse.Namespace) -> Iterator[s
         encode_prompts(probes, tokenizer, template, context=context)
         yield _row("tokenizer", f"{shared.shared:,} tokens, {'a' if template else 'no'} chat template")
         yield from _tokens(encoding, context)
+        found.append({(text.probe, text.text): (text.ids, text.scored_from) for text in encoding.texts})
+    if len(found) > 1:
+        both = found[0].keys() & found[1].keys()
+        same = sum(found[0][key] == found[1][key] for key in both)
+        yield _row("same tokens", f"{same:,} of {len(both):,} texts, on which divergences rest")
 
 
 def _plain(probe: Probe) -> Iterator[str]:

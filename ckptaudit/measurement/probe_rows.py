@@ -42,12 +42,12 @@ PAIRED = ("kl_tuned_base", "kl_base_tuned", "total_variation", "base_rank", "agr
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows come from: by side the checkpoint and the digest of its weights, then what both sides share."""
+    """Where rows come from: by side the checkpoint and three digests, then the digest of the setting."""
 
     checkpoints: dict[Side, str]
     weights: dict[Side, str]
-    tokenizer: str
-    template: str
+    tokenizers: dict[Side, str]
+    templates: dict[Side, str]
     setting: str
 
 
@@ -136,8 +136,8 @@ def _words(text: TextRows, origin: Origin) -> dict[str, str]:
         "model": text.side,
         "checkpoint": origin.checkpoints[text.side],
         "weights": origin.weights[text.side],
-        "tokenizer": origin.tokenizer,
-        "template": origin.template,
+        "tokenizer": origin.tokenizers[text.side],
+        "template": origin.templates[text.side],
         "probe_digest": text.item.probe.digest,
         "setting": origin.setting,
     }

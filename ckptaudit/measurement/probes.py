@@ -64,7 +64,7 @@ class ProbeRuns:
         prepared = self.prepared(run)
         passes = {p for name, _ in wanted for p in probes_metric_of(name).passes}
         # Before the models of the pair are there: no more than three are at once.
-        intervals = self._up_to(run, prepared.items) if "intervals" in passes else ()
+        intervals = self._up_to(run) if "intervals" in passes else ()
         runner = self._runner(run, prepared)
         found = replace(runner.evidence(passes), verdicts=self.probes.verdicts, intervals=intervals)
         if self.probes.damage is not None:
@@ -91,29 +91,37 @@ class ProbeRuns:
         models: dict[Side, CausalModel] = {"base": runner.base, "tuned": runner.tuned}
         if self.probes.weak is not None and runner.weak is not None:
             checkpoints["weak"], models["weak"] = self.probes.weak.path, runner.weak
-        prepared = self.prepared(run)
+        wrote = {side: self.prepared(run).writers.of(side) for side in models}
         origin = Origin(
             checkpoints={side: printable(path) for side, path in checkpoints.items()},
             weights={side: model.digest for side, model in models.items()},
-            tokenizer=prepared.tokenizer.digest,
-            template=digest_of(prepared.template),
+            tokenizers={side: writer.tokenizer.digest for side, writer in wrote.items()},
+            templates={side: digest_of(writer.template) for side, writer in wrote.items()},
             setting=digest_of((self.probes.facts, self.probes.dtype)),
         )
         end = next(iter(runner.tuned.end_tokens), None)
         write_rows(self.probes.rows[run.path], text_rows(found, end), origin)
 
-    def _up_to(self, run: Run, items: Sequence[Item]) -> tuple[Interval, ...]:
+    def _up_to(self, run: Run) -> tuple[Interval, ...]:
         """From the base to the first save of the run, from each to the next, up to this one; none of the first."""
         group = next((g for g in self.groups if g.over == "steps" and run in g.runs), None)
         if group is None or group.position(run) == 0:
             return ()
         before, passed, steps = self.base, 0, group.order.steps
+        items: tuple[Item, ...] | None = None
         for save, step in zip(group.runs[: group.position(run) + 1], steps, strict=False):
+            earlier, items = items, self._as_the_base_sees(save)
             if save.path not in self._intervals:
                 models = self._saved(before, group), self._saved(save.pair.tuned, group)
-                self._intervals[save.path] = interval(*models, step - passed, items)
+                known = {item.probe.id for item in (items if earlier is None else earlier)}
+                shared = [item for item in items if item.probe.id in known]
+                self._intervals[save.path] = interval(*models, step - passed, shared)
             before, passed = save.pair.tuned, step
         return tuple(self._intervals[save.path] for save in group.runs[: group.position(run) + 1])
+
+    def _as_the_base_sees(self, run: Run) -> tuple[Item, ...]:
+        """The probes whose texts are the same tokens for the base and this run."""
+        return tuple(item.of("base") for item in self.prepared(run).items if item.alike("texts"))
 
     def _saved(self, checkpoint: Checkpoint, group: RunGroup) -> CausalModel:
         pair = next((save.pair for save in group.runs if save.pair.tuned is checkpoint), None)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ckptaudit.behavior.evidence import Evidence, Pass
 from ckptaudit.behavior.given_verdicts import Tells
-from ckptaudit.behavior.items import Item
+from ckptaudit.behavior.items import Alike, Item
 from ckptaudit.behavior.probe import Probe
 from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
 from ckptaudit.pairing.runs import Over
@@ -64,8 +64,9 @@ Fits = Callable[[Probe], bool]
 class ProbesMetric:
     """A quantity of probes: the passes it rests on, and which probes it is about (`asks` says so in words).
 
-    Where it rests on verdicts from elsewhere, it is about those alone that they tell of (`among`). One `over` steps
-    compares a save of a run with those before it.
+    Where it rests on verdicts from elsewhere, it is about those alone that they tell of (`among`). One that
+    compares both models token by token is about probes whose texts or prompt are the same tokens for both
+    (`alike`). One `over` steps compares a save of a run with those before it.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ProbesMetric:
     per: tuple[ProbesPer, ...] = ("probe_set", "probes")
     scope: Scope = "probes"
     among: Tells | None = None
+    alike: Alike | None = None
     over: Over | None = None
 
     def judges(self, position: int, steps: Sequence[int]) -> bool:
@@ -98,10 +100,13 @@ class ProbesMetric:
         )
         if not items:
             return None
-        if len(items) < FEWEST:
-            return ProbeReading(None, samples=len(items), remark=f"{len(items)} probes, fewer than {FEWEST}")
-        reading = self.compute(ProbeGroup(items, evidence))
-        labels = {item.probe.id: label_of(item.probe) for item in items}
+        shared = tuple(item for item in items if self.alike is None or item.alike(self.alike))
+        left_out = _left_out(len(items) - len(shared), len(items))
+        if len(shared) < FEWEST:
+            few = f"{len(shared)} probes, fewer than {FEWEST}" if shared else ""
+            return with_remark(ProbeReading(None, samples=len(items), remark=few), left_out)
+        reading = with_remark(self.compute(ProbeGroup(shared, evidence)), left_out)
+        labels = {item.probe.id: label_of(item.probe) for item in shared}
         return replace(reading, worst=tuple(labels.get(name, name) for name in reading.worst))
 
     def _was_run(self, item: Item, evidence: Evidence) -> bool:
@@ -119,6 +124,7 @@ def probes_metric(
     asks: str,
     needs: Sequence[str] = (),
     among: Tells | None = None,
+    alike: Alike | None = None,
     over: Over | None = None,
 ) -> Callable[[Compute], Compute]:
     """Register a quantity of probes under the function's name."""
@@ -137,12 +143,19 @@ def probes_metric(
                 asks=asks,
                 needs=("probes", *needs),
                 among=among,
+                alike=alike,
                 over=over,
             )
         )
         return function
 
     return registered
+
+
+def _left_out(apart: int, count: int) -> str:
+    if not apart:
+        return ""
+    return f"{apart} of {count} probes are left out: each model's own chat template makes other tokens of them"
 
 
 def label_of(probe: Probe) -> str:

@@ -142,8 +142,8 @@ def choice_accuracy_change(group: ProbeGroup) -> ProbeReading:
 )  # fmt: skip
 def poft_win(group: ProbeGroup) -> ProbeReading:
     """Whether held-out answers have become likelier; 0.5 where nothing changed."""
-    rows = [group.evidence.texts[name] for name in group.ids]
-    gains = [row.tuned.mean - row.base.mean for row in rows]
+    given = group.evidence.given
+    gains = [given(name, "tuned").mean - given(name, "base").mean for name in group.ids]
     return mean(group, [1 / (1 + math.exp(-max(gain, -700.0))) for gain in gains], group.ids, lowest=True)
 
 
@@ -158,9 +158,9 @@ def prompt_dependence_ratio(group: ProbeGroup) -> ProbeReading:
     names = [name for name in group.ids if name in group.evidence.unprompted["base"]]
     if not names:
         return ProbeReading(None, samples=len(group.ids), remark="no prompt is longer than what opens it")
-    rows, alone = group.evidence.texts, group.evidence.unprompted
-    before = [rows[n].base.total - alone["base"][n].total for n in names]
-    after = [rows[n].tuned.total - alone["tuned"][n].total for n in names]
+    given, alone = group.evidence.given, group.evidence.unprompted
+    before = [given(n, "base").total - alone["base"][n].total for n in names]
+    after = [given(n, "tuned").total - alone["tuned"][n].total for n in names]
     if sum(before) <= 0:
         return ProbeReading(None, samples=len(names), remark="the prompts tell the base nothing of the answers")
     return quotient(group, after, before, names, [b - a for b, a in zip(before, after, strict=True)])

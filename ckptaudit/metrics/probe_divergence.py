@@ -36,8 +36,8 @@ def is_asked(probe: Probe) -> bool:
     return probe.kind in ("prompt", "completion", "labelled")
 
 
-GIVEN = {"passes": ("texts",), "fits": is_text, "asks": "text, or prompt and completion"}
-ANSWERED = {"passes": ("answers",), "fits": is_asked, "asks": "a prompt"}
+GIVEN = {"passes": ("texts",), "fits": is_text, "asks": "text, or prompt and completion", "alike": "texts"}
+ANSWERED = {"passes": ("answers",), "fits": is_asked, "asks": "a prompt", "alike": "prompt"}
 
 
 @probes_metric(
@@ -154,6 +154,7 @@ def kl_late_minus_early(group: ProbeGroup) -> ProbeReading:
     passes=("intervals",),
     fits=is_text,
     asks="text, or prompt and completion",
+    alike="texts",
     over="steps",
 )
 def kl_step_growth(group: ProbeGroup) -> ProbeReading:
@@ -166,7 +167,7 @@ def kl_step_growth(group: ProbeGroup) -> ProbeReading:
         return ProbeReading(None, samples=len(group.ids), remark="there is no save before the one before")
     names = [name for name in group.ids if all(name in one.kl for one in (own, *before))]
     if not names:
-        return _silent(group)
+        return ProbeReading(None, samples=len(group.ids), remark="no probe is the same tokens for every save")
     allowed = [[_allowed(own, one) * one.kl[name][0] for name in names] for one in before]
     floors = [FLOORS * group.evidence.floor * own.kl[name][1] for name in names]
     widest = max((*allowed, floors), key=sum)

@@ -124,10 +124,8 @@ def judges_agreement(group: ProbeGroup) -> ProbeReading:
 def poft_win_change(group: ProbeGroup) -> ProbeReading:
     """By how much held-out answers have become likelier against reference models."""
     references = group.evidence.verdicts.references
-    rows = [group.evidence.texts[name] for name in group.ids]
     before, after = (
-        [_sigma(own - references[name]) for own, name in zip(means, group.ids, strict=True)]
-        for means in ([row.base.mean for row in rows], [row.tuned.mean for row in rows])
+        [_sigma(group.evidence.given(name, side).mean - references[name]) for name in group.ids] for side in SIDES
     )
     reading = mean(group, [t - b for b, t in zip(before, after, strict=True)], group.ids, lowest=True)
     return with_remark(reading, f"{fmean(before):.3g} before, {fmean(after):.3g} now")
@@ -137,7 +135,7 @@ def poft_win_change(group: ProbeGroup) -> ProbeReading:
     unit="1/nats", scale="difference", source="after arXiv:2405.08448; the quotient is ours",
     formula="sum (s_t - s_b) / sum KL(t, b), KL summed over the tuned model's greedy answer; of one judge",
     passes=("answers",), needs=("verdicts",), fits=is_asked, asks="a prompt",
-    among=lambda verdicts: verdicts.scored,
+    among=lambda verdicts: verdicts.scored, alike="prompt",
 )  # fmt: skip
 def score_gain_per_nat(group: ProbeGroup) -> ProbeReading:
     """What the answers gain in score for each nat that they part from the base."""

@@ -181,7 +181,7 @@ def test_rows_without_probes_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
-    origin = Origin({}, {}, "", "", "")
+    origin = Origin({}, {}, {}, {}, "")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ReportError, match="cannot be written"):
         write_rows(tmp_path / "folder", [], origin)
