@@ -221,7 +221,7 @@ class FactorCache:
         return True
 
     def _evicted(self, kept: Mapping[str, os.stat_result], wanted: int) -> int:
-        """Remove entries of `wanted` bytes or more, as far as others than those in use have them; says how many went."""
+        """Remove `wanted` bytes of entries or more, as far as bases not in use have them; says how many went."""
         gone = 0
         used = {key: stat.st_mtime for key, stat in kept.items()}
         for base, keys in groups(used, by_last_use(self.folder, self._record), self._record):
