@@ -26,6 +26,7 @@ from ckptaudit.report.markdown import markdown
 from ckptaudit.report.terminal import render_summary
 from ckptaudit.results.diff import compare
 from ckptaudit.results.json_io import read_json
+from fuzz.delta_targets import DELTAS
 from fuzz.log_targets import CURVES, KINDS, read_curves, read_log, written_log
 
 WEIGHTS = {"a.weight": torch.arange(12.0).view(3, 4), "b.weight": torch.ones(2, dtype=torch.bfloat16)}
@@ -184,6 +185,7 @@ def targets() -> list[Target]:
         Target("configuration", "text", _text("ckptaudit.toml", CONFIG), read_config),
         Target("probes", "text", _text("probes.jsonl", PROBES), lambda f: read_probes(f / "probes.jsonl")),
         Target("result", "json", _text("audit.json", result_json()), read_result),
+        *(Target(f"delta {n}", kind, write, read) for n, (kind, write, read) in DELTAS.items()),
         *(Target(f"rollouts {n}", kind, written_log(n), read_log) for n, kind in KINDS.items()),
         *(Target(f"scalars {n}", kind, write, read_curves) for n, (kind, write) in CURVES.items()),
     ]  # fmt: skip

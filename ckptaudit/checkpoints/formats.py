@@ -58,7 +58,7 @@ def _file(path: Place) -> Contents:
     for ending, (label, reader) in _FILES.items():
         if path.name.endswith(ending):
             tensors = reader(path)
-            if label == "safetensors" and patch_files.is_patch(tensors):
+            if label == "safetensors" and patch_files.is_patch(path, tensors):
                 return Contents("sparse delta", tensors, patch=patch_files.open_patch(path, tensors))
             return Contents(label, tensors)
     raise CheckpointError(

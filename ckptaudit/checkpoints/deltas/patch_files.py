@@ -35,14 +35,29 @@ class _Metadata(msgspec.Struct):
     shapes: dict[str, list[int]] = msgspec.field(default_factory=dict)
 
 
-def is_patch(tensors: Mapping[str, TensorHandle]) -> bool:
-    """Whether a safetensors file holds indices and values and nothing else."""
-    return bool(tensors) and any(all(name.endswith(pair) for name in tensors) for pair in ENDINGS)
+def is_patch(path: Place, tensors: Mapping[str, TensorHandle]) -> bool:
+    """Whether a safetensors file holds indices and values alone, or some of them and says that it is a delta."""
+    endings = _endings(tensors)
+    if not endings:
+        return False
+    nothing_else = any(all(name.endswith(pair) for name in tensors) for pair in endings)
+    return nothing_else or _says_so(path)
+
+
+def _endings(tensors: Mapping[str, TensorHandle]) -> list[tuple[str, str]]:
+    return [pair for pair in ENDINGS if any(name.endswith(pair) for name in tensors)]
+
+
+def _says_so(path: Place) -> bool:
+    return safetensors_files.read_metadata(path).get("format") == TRL or (path.parent / METADATA).is_file()
 
 
 def open_patch(path: Place, tensors: Mapping[str, TensorHandle]) -> SparsePatch:
     """What a delta file says of itself; its headers alone are read. Raises CheckpointError."""
-    first, second = next(pair for pair in ENDINGS if all(name.endswith(pair) for name in tensors))
+    first, second = _endings(tensors)[0]
+    other = next((name for name in tensors if not name.endswith((first, second))), None)
+    if other is not None:
+        raise _damaged(path, other, "stands among indices and values and is neither")
     stated = safetensors_files.read_metadata(path)
     encoding = _encoding(path, stated, first)
     names = sorted({name.removesuffix(first).removesuffix(second) for name in tensors})

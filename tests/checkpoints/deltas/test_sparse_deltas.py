@@ -205,7 +205,12 @@ def newer(tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
     facts["version"] = "2"
 
 
+def stranger(tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+    tensors["w.bias"] = torch.ones(6, dtype=torch.bfloat16)
+
+
 DAMAGES: dict[Damage, str] = {
+    stranger: r"w\.bias stands among indices and values and is neither",
     out_of_range: "changes entry 24 of a weight of 24 entries",
     negative: "changes entry -1 of a weight of 24 entries",
     twice: "changes one entry twice",
