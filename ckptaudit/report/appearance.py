@@ -74,9 +74,14 @@ def margin(value: float, limit: float, sign: str) -> str:
 
 
 def margin_of(verdict: Verdict) -> str:
-    """How far a value lies inside or beyond its effective limit; empty where it has none, and for counts."""
+    """How far a value lies inside or beyond its effective limit; empty where it has none, and for counts.
+
+    An estimate beyond the limit passes where its interval reaches back to it: a factor would read as a failure.
+    """
     if verdict.value is None or is_count(verdict.metric):
         return ""
+    if verdict.outcome == "passed" and times_over(verdict.value, verdict.effective_limit, verdict.sign) > 1:
+        return "interval reaches the limit"
     return margin(verdict.value, verdict.effective_limit, verdict.sign)
 
 

@@ -70,3 +70,8 @@ def test_a_count_is_told_without_a_margin(metric: str, value: float, words: str)
 def test_names_are_cut_on_the_left_and_sentences_on_the_right() -> None:
     assert shortened("model.layers.0.self_attn.q_proj.weight", 15) == "..q_proj.weight"
     assert clipped("The update is small.", 12) == "The updat..."
+
+
+def test_what_passes_beyond_its_limit_by_its_interval_is_told_without_a_factor() -> None:
+    assert margin_of(verdict("run", 0.0022, outcome="passed")) == "interval reaches the limit"
+    assert margin_of(verdict("run", 0.0022, outcome="failed")) == "2.2x the limit"
