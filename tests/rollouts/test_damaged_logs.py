@@ -101,3 +101,12 @@ def test_a_damaged_pickle_names_one_page(tmp_path: Path) -> None:
     with pytest.raises(RolloutError) as error:
         open_rollouts(tmp_path)
     assert str(error.value).count("See docs/") == 1
+
+
+@pytest.mark.parametrize("name", ["token_ids", "entropy", "inference_logprobs"])
+def test_a_number_where_a_list_of_a_sequence_belongs(name: str, tmp_path: Path) -> None:
+    path = written_log("prime-rl")(tmp_path)
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), name: 7}), *others]))
+    with pytest.raises(RolloutError, match="line 1 is no sequence of prime-rl"):
+        list(open_rollouts(tmp_path).open(["logp_train"]))

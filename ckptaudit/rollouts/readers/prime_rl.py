@@ -60,7 +60,7 @@ def _rows(path: Path, step: int, rank: int) -> Iterator[Row]:
     for number, line in enumerate(json_lines(path, dict[str, Any])):
         try:
             yield _row(line, step, f"{step}/{rank}/{number}")
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError) as error:
             raise RolloutError(
                 f"{printable(path)}: line {number + 1} is no sequence of prime-rl ({printable(str(error)[:120])})."
             ) from error

@@ -73,7 +73,7 @@ def _rows(path: Path, step: int) -> Iterator[Row]:
     try:
         for place in range(len(tensors["sequences"])):
             yield _row({name: values[place] for name, values in tensors.items() if values is not None}, step, place)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise RolloutError(
             f"{printable(path)}: its tensors are not laid out as SkyRL writes them ({printable(str(error)[:120])})."
         ) from error
