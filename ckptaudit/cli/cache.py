@@ -70,9 +70,10 @@ def _warm(options: argparse.Namespace) -> int:
     for line in failures:
         print(f"not computed: {line}")
     print(f"kept    {cache.written:,} new of {_counted(cache.contents())} in {printable(cache.folder)}")
-    for trouble in filter(None, (cache.trouble, cache.shortage)):
+    troubles = [trouble for trouble in (cache.trouble, cache.shortage) if trouble]
+    for trouble in troubles:
         print(f"note: {trouble}")
-    return 1 if failures or cache.trouble or cache.shortage else 0
+    return 1 if failures or troubles else 0
 
 
 def _counted(contents: Contents) -> str:

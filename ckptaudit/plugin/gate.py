@@ -262,8 +262,8 @@ class Gate:
         cache = self.opened.cache
         if cache is not None and cache.trouble:
             lines.append(f"note: nothing more was kept in the cache ({cache.trouble})")
-        if cache is not None and cache.shortage:
-            lines.append(f"note: {cache.shortage}")
+        if cache is not None and (shortage := cache.shortage):
+            lines.append(f"note: {shortage}")
         return lines
 
     @cached_property
