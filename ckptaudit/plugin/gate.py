@@ -216,6 +216,7 @@ class Gate:
             return
         try:
             checkpoints = self.opened.checkpoints
+            self.opened.take_digests()
         except CkptAuditError as error:
             raise pytest.UsageError(error.spelled(option)) from None
         xml = self.config.stash.get(xml_key, None)
