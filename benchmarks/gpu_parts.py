@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,10 +34,15 @@ TINY_EXPERTS = Shapes("tiny mixture", 64, 32, 4, 2, 96, experts=4)
 WHOLE = 4000
 """How many matrices of experts the mixture has at least."""
 
+WORKERS = 8
+"""Processes at most that share a card."""
+
 QUICKLY_TESTED = ("tests/linalg/test_products.py",)
 TESTED = ("tests/linalg", "tests/metrics", "tests/pipeline/test_devices.py")
 SHIFT = "normalized_spectral_shift"
 FAILURES = 20
+TESTERS = 6
+"""Processes of the tests at most: each has its own context on the card."""
 RESERVE = 15
 """Seconds kept for pytest to end and report."""
 
@@ -133,6 +140,8 @@ def tests(run: Run) -> None:
         marks,
     ]
     # A warning that only another torch gives is no failure of a device.
+    if find_spec("xdist") is not None:
+        command += ["-n", str(min(TESTERS, os.cpu_count() or 1))]
     process = subprocess.Popen([*command, "--continue-on-collection-errors", *where])
     try:
         code = process.wait(max(1.0, run.left - RESERVE))
@@ -248,12 +257,14 @@ def experts(run: Run) -> None:
         run.figure(f"all layers: {name}", seconds, "s", method="extrapolated from one layer")
     if torch.device(run.device).type != "cpu":
         _modes(run, "one layer, on the CPU: ", *one, "cpu")
-    if 1.2 * sum(expected.values()) + 20 > run.left:
-        run.fact("all layers", "did not fit the time: extrapolated from one")
-        return
     with run.timed("all layers: generation"):
         pair = pair_of(count, run.scratch, kind, run.device)
     _files(run, *pair)
+    workers = str(max(2, min(WORKERS, (os.cpu_count() or 1) // 2)))
+    _modes(run, f"all layers, {workers} processes: ", *pair, run.device, workers)
+    if 1.2 * sum(expected.values()) > run.left:
+        run.fact("all layers", "did not fit the time in one process: extrapolated from one layer")
+        return
     _modes(run, "all layers: ", *pair, run.device)
 
 
@@ -271,7 +282,7 @@ def _sample_of_experts(run: Run, base: Path, each: int) -> None:
     run.figure("one layer: svd of both sides", 2 * each * alone / len(stack), "s", method="extrapolated")
 
 
-def _modes(run: Run, label: str, base: Path, tuned: Path, device: str) -> AuditResult:
+def _modes(run: Run, label: str, base: Path, tuned: Path, device: str, workers: str = "") -> AuditResult:
     """Gate and exact mode, each first with an empty cache and then with what that left."""
     for mode in ("gate", "exact"):
         cache = run.scratch / f"cache-{mode}"
@@ -280,15 +291,15 @@ def _modes(run: Run, label: str, base: Path, tuned: Path, device: str) -> AuditR
             name = f"{label}{mode}, {when}"
             _forget_peak(device)
             with run.timed(name):
-                result = _audit(base, tuned, device, cache, exact=mode == "exact")
+                result = _audit(base, tuned, device, cache, exact=mode == "exact", workers=workers)
             _keep_peak(run, device, name)
         run.fact(f"{label}{mode}", _verdicts(result))
         shutil.rmtree(cache, ignore_errors=True)
     return result
 
 
-def _audit(base: Path, tuned: Path, device: str, cache: Path, *, exact: bool) -> AuditResult:
-    return audit(base, tuned, profile="rlvr", device=device, cache=cache, exact=exact)
+def _audit(base: Path, tuned: Path, device: str, cache: Path, *, exact: bool, workers: str = "") -> AuditResult:
+    return audit(base, tuned, profile="rlvr", device=device, cache=cache, exact=exact, workers=workers)
 
 
 def _verdicts(result: AuditResult) -> str:
