@@ -54,8 +54,8 @@ def spectrum_record(run: str, matrix: CurveMatrix, device: torch.device) -> Spec
     """Both spectra and the angles between the leading subspaces; None where there is no decomposition.
 
     Decomposed in float64, by Gram matrices where their error is certified (`Factors`). The angles are those of
-    `principal_angle_left_max` and its kin: between the top-k singular subspaces of either side, directions beyond the
-    numerical rank left out.
+    `principal_angle_left_max` and its kin: between the top-k singular subspaces of either side, directions beyond
+    the numerical rank left out.
     """
     try:
         base, tuned = _read(matrix, matrix.tensor.base), _read(matrix, matrix.tensor.tuned)
