@@ -50,10 +50,11 @@ ENDING = 2
 
 STAND_IN = '''"""Stands in for the package of this name, which is not there: BLAKE2b, slower."""
 
-from functools import partial
 from hashlib import blake2b
 
-blake3 = partial(blake2b, digest_size=32)
+
+def blake3(data=b"", max_threads=1):
+    return blake2b(data, digest_size=32)
 '''
 
 

@@ -61,23 +61,28 @@ class Spectrum:
     gram: Float64[Tensor, "r r"]
 
 
-def rows_of(tall: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
+def tall(weight: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
+    """The matrix, transposed if it is wide."""
+    return weight.mT if weight.shape[0] < weight.shape[1] else weight
+
+
+def rows_of(matrix: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
     """Blocks of rows in float64, each with the index of its first; all share one place in memory."""
-    m, n = tall.shape
-    by_rows = tall.stride(1) == 1
+    m, n = matrix.shape
+    by_rows = matrix.stride(1) == 1
     shape = (min(m, ROWS), n) if by_rows else (n, min(m, ROWS))
-    place = empty(*shape, dtype=torch.float64, device=tall.device)
+    place = empty(*shape, dtype=torch.float64, device=matrix.device)
     for start in range(0, m, ROWS):
-        rows = tall[start : start + ROWS]
+        rows = matrix[start : start + ROWS]
         here = place[: len(rows)] if by_rows else place[:, : len(rows)].mT
         yield start, here.copy_(rows)
 
 
-def gram(tall: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
+def gram(matrix: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
     """W'W in float64."""
-    n = tall.shape[1]
-    product = torch.zeros(n, n, dtype=torch.float64, device=tall.device)
-    for _, rows in rows_of(tall):
+    n = matrix.shape[1]
+    product = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
+    for _, rows in rows_of(matrix):
         add_gram(rows, product)
     return mirrored(product)
 
@@ -93,9 +98,9 @@ def gram_error(rows: int, columns: int, squares: Float64[Tensor, "n"]) -> float:
 
 def spectrum(weight: Shaped[Tensor, "m n"], count: int) -> Spectrum | None:
     """All singular values, by the Gram matrix of the short side; None where the first `count` drown in rounding."""
-    tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
-    m, n = tall.shape
-    product = gram(tall)
+    matrix = tall(weight)
+    m, n = matrix.shape
+    product = gram(matrix)
     found = Eigen(product)
     if not float(found.values[count - 1]) * CERTAIN > gram_error(m, n, found.values):
         return None
@@ -122,35 +127,33 @@ def leading(weight: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     From the Gram matrix of the short side where that is accurate enough, else from a decomposition of the
     matrix itself.
     """
-    wide = weight.shape[0] < weight.shape[1]
-    tall = weight.mT if wide else weight
-    found = _by_gram(tall, k) or _directly(tall, k)
-    if found is None or not wide:
+    matrix = tall(weight)
+    found = _by_gram(matrix, k) or _directly(matrix, k)
+    if found is None or matrix is weight:
         return found
     return replace(found, left=found.right, right=found.left)
 
 
-def _by_gram(tall: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    m, n = tall.shape
-    found = Eigen(gram(tall))
+def _by_gram(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
+    m, n = matrix.shape
+    found = Eigen(gram(matrix))
     doubt = gram_error(m, n, found.values)
     count = _count(found.values.clamp(min=0).sqrt(), k, least=math.sqrt(doubt / CERTAIN))
     if count is None:
         return None
     following = math.sqrt(max(float(found.values[count]), 0.0) + doubt) if count < n else 0.0
-    return _stored(tall, found.values[:count].sqrt(), found.vectors(count).float(), following)
+    return _stored(matrix, found.values[:count].sqrt(), found.vectors(count).float(), following)
 
 
-def _directly(tall: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    matrix = tall.double()
+def _directly(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     m, n = matrix.shape
-    _, s, vh = torch.linalg.svd(matrix.contiguous(), full_matrices=False)
+    _, s, vh = torch.linalg.svd(matrix.double().contiguous(), full_matrices=False)
     doubt = m * EPS * float(s[0])
     count = _count(s, k, least=doubt / CERTAIN)
     if count is None:
         return None
     following = float(s[count]) + doubt if count < n else 0.0
-    return _stored(tall, s[:count], vh[:count].mT.float(), following)
+    return _stored(matrix, s[:count], vh[:count].mT.float(), following)
 
 
 def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
@@ -163,14 +166,14 @@ def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
 
 
 def _stored(
-    tall: Shaped[Tensor, "m n"], s: Float64[Tensor, "c"], right: Float32[Tensor, "n c"], following: float
+    matrix: Shaped[Tensor, "m n"], s: Float64[Tensor, "c"], right: Float32[Tensor, "n c"], following: float
 ) -> Leading:
     """Triplets of float32 vectors from those of the short side; their residuals are measured in float64."""
-    (m, n), c, v = tall.shape, len(s), right.double()
-    left = empty(m, c, dtype=torch.float32, device=tall.device)
-    rounded, inner = (torch.zeros(c, c, dtype=torch.float64, device=tall.device) for _ in range(2))
-    back = torch.zeros(n, c, dtype=torch.float64, device=tall.device)
-    for start, rows in rows_of(tall):
+    (m, n), c, v = matrix.shape, len(s), right.double()
+    left = empty(m, c, dtype=torch.float32, device=matrix.device)
+    rounded, inner = (torch.zeros(c, c, dtype=torch.float64, device=matrix.device) for _ in range(2))
+    back = torch.zeros(n, c, dtype=torch.float64, device=matrix.device)
+    for start, rows in rows_of(matrix):
         images = multiply(rows, v)
         left[start : start + ROWS] = images / s
         u = left[start : start + ROWS].double()

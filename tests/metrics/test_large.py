@@ -99,7 +99,7 @@ def test_a_base_is_decomposed_once_for_its_spectrum_and_once_for_its_top() -> No
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def lookup(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]
