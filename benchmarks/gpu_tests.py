@@ -23,7 +23,7 @@ FAILURES = 20
 TESTERS = 6
 """Processes of the tests at most: each has its own context on the card."""
 
-RESERVE = 15
+RESERVE = 30
 """Seconds kept for pytest to end and report."""
 
 
@@ -53,8 +53,8 @@ def tests(run: Run) -> None:
         code = process.wait(max(1.0, run.left - RESERVE))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # pytest reports what it has
-        code = process.wait(RESERVE - 3)
         run.fact("stopped", "before all tests had run")
+        code = process.wait(RESERVE - 3)
     run.fact("exit code of pytest", code)
     if report.is_file():
         _count(run, report)
