@@ -7,10 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ckptaudit import AuditResult, audit
 from ckptaudit.report.mlflow import log_to_mlflow
