@@ -23,8 +23,8 @@ EVERY = 8
 """Of so many rows one is enough to begin with."""
 
 STRIP = 120_000
-"""Entries of an update that WIDTH directions are multiplied by at a time: they stay near the processor, and are no more
-than BLAS multiplies as they lie, without a copy."""
+"""Entries of an update that WIDTH directions are multiplied by at a time: they stay near the processor, and are no
+more than BLAS multiplies as they lie, without a copy."""
 
 RANK = 1e-3
 """Images shorter than this (squared, as a share of the longest) are nothing to look for the largest in."""
@@ -62,12 +62,12 @@ def mean_degrees(largest: float, rms: float) -> float:
 
 
 def norm_floor(update: Float32[Tensor, "m n"], *, size: float) -> float:
-    """Lower bound on norm_2(D) by block Lanczos steps: norm(D'y) <= norm_2(D) norm(y), for the best y in their span.
+    """Lower bound on norm_2(D) by block Lanczos steps: norm(D'y) <= norm_2(D) norm(y), the best y of their span.
 
     From a random block X on, turned towards the largest by a power iteration with some rows of D: Y = D X, Z = D'Y,
-    and the next X is Z, made orthonormal to the earlier one. Whatever rounding did to X and Y, Z is D'Y in sums no longer
-    than a strip or the number of strips, right within as many units relative to norm_F(D) norm(y) (Higham 2002,
-    section 3.5), and a few more for the update's own rounding.
+    and the next X is Z, made orthonormal to the earlier one. Whatever rounding did to X and Y, Z is D'Y in sums no
+    longer than a strip or the number of strips, right within as many units relative to norm_F(D) norm(y) (Higham
+    2002, section 3.5), and a few more for the update's own rounding.
     """
     m, n = update.shape
     rows = max(1, min(m, STRIP // n)) if update.device.type == "cpu" else m
@@ -86,7 +86,8 @@ def norm_floor(update: Float32[Tensor, "m n"], *, size: float) -> float:
 def _orthonormal(basis: Float32[Tensor, "b n"], block: Float32[Tensor, "w n"]) -> Float32[Tensor, "_ n"]:
     """The block's rows, made orthonormal to each other and to the basis."""
     # As rows: a few of them times a matrix run at the speed of memory, a matrix times a few columns does not.
-    return torch.linalg.qr(torch.cat([basis, block]).mT).Q[:, len(basis) :].mT.contiguous()
+    rows: Tensor = torch.linalg.qr(torch.cat([basis, block]).mT).Q[:, len(basis) :].mT
+    return rows.contiguous()
 
 
 def _there_and_back(

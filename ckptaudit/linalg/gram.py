@@ -19,7 +19,7 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class SingularValues:
-    """All singular values as computed, descending; `error` bounds the norm of what they are off by, all together."""
+    """All singular values as computed, descending; `error` bounds the norm of what they all are off by."""
 
     s: Float64[Tensor, "r"]
     error: float
@@ -77,6 +77,5 @@ def roots(squares: Float64[Tensor, "r"], doubt: float) -> SingularValues:
 def singular_values(weight: Shaped[Tensor, "m n"]) -> SingularValues:
     """All singular values by the Gram matrix of the short side."""
     tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
-    squares = eigenvalues(gram(tall))
-    return roots(squares, gram_error(*tall.shape, squares))
-
+    (m, n), squares = tall.shape, eigenvalues(gram(tall))
+    return roots(squares, gram_error(m, n, squares))

@@ -31,8 +31,8 @@ class Leading:
     """Triplets with `W V = U diag(s)` and `W' U = V diag(s)`, each up to `residual` in spectral norm, as stored.
 
     `skew` bounds norm(U'U - I) and norm(V'V - I), `following` the singular value after the last that is kept;
-    0 where all are. Each `s` is within a relative CERTAIN of a singular value of W, in order; `every` has all of them,
-    the last perhaps less accurate.
+    0 where all are. Each `s` is within a relative CERTAIN of a singular value of W, in order; `every` has all of
+    them, the last perhaps less accurate.
     """
 
     s: Float64[Tensor, "c"]

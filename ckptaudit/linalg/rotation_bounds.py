@@ -26,8 +26,8 @@ STRIP = 256
 """Products that are summed at a time where the sum's rounding has to be bounded."""
 
 POWERS = (0.0, 3.0, 15.0)
-"""Powers of the Sylvester equation's series at which the images' norms are taken; the logarithms of those between lie
-below the chord, those beyond below the last."""
+"""Powers of the Sylvester equation's series at which the images' norms are taken; the logarithms of those between
+lie below the chord, those beyond below the last."""
 
 CLEARANCE = 0.01
 """How far below s_k (a share of it) the base's directions are taken along with its top k."""
@@ -191,9 +191,9 @@ def _doubt(base: Leading, k: int, within: Separation) -> float:
 def _series(found: Images, base: Leading, k: int, count: int, share: float) -> float:
     """The larger of both sums, times s_k.
 
-    With R and W = diag(s_k / s_i), log norm(R W^x) is convex in x (Hadamard's three lines: W^iy is unitary), so that
-    between two of POWERS the terms are at most those of a geometric series; beyond the last, W being at most 1, the
-    norms do not grow.
+    With an image R and W = diag(s_k / s_i), log norm(R W^x) is convex in x (Hadamard's three lines theorem, W^iy
+    being unitary), so that between two of POWERS the norms are at most those of a geometric sequence; beyond the
+    last, W being at most 1, they do not grow.
     """
     weights = (float(base.s[k - 1]) / base.s[:count]).clamp(max=1.0)
     norms = [found.norms(weights ** (power + 1)) for power in POWERS]

@@ -112,9 +112,7 @@ def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
         "s": top.every.s,
         "left": top.left,
         "right": top.right,
-        "certificate": torch.tensor(
-            [top.residual, top.skew, top.following, top.every.error], dtype=torch.float64
-        ),
+        "certificate": torch.tensor([top.residual, top.skew, top.following, top.every.error], dtype=torch.float64),
         **_make_masks(stored, multiply(top.left[:, :rank] * top.s[:rank].float(), top.right[:, :rank].mT)),
     }
 

@@ -167,7 +167,7 @@ class LargePair(BoundedPair):
             return Estimate(self._one(0.0))
         room = SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
         if self.top is not None and self.top.every.error <= room * self.size:
-            # No more than the size: where the base's values alone are too far off, those of the tuned side are no help.
+            # The shift is no larger than the update: else the base's values alone are too far off.
             shift, error = singular_values(self.stored_tuned[0]).shift_from(self.top.every)
             if error <= room * shift:
                 return self._estimate(shift, "gram", error)
