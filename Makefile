@@ -17,14 +17,17 @@ LOWEST_TESTS = tests/calibration tests/linalg tests/measurement tests/naming tes
 
 .PHONY: audit test test-fast test-lowest check lint docs reference fuzz bench mutations clean
 
+# A shell that forbids compiled files would have each of the processes that tests start compile the package again.
+test test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
+
 audit: $(READY_AUDIT)  ## gate the bundled pair, in an environment that holds the package alone
 	$(VENV_AUDIT)/bin/pytest --base=fixtures/base --tuned=fixtures/rlvr-gentle --junitxml=audit.xml --audit-json=audit.json
 
 test: $(READY)  ## the complete test suite, a process for each core
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-fast: $(READY)  ## what takes under a minute: no test marked slow or gpu
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q -m "not slow and not gpu"
 
 SECONDS ?= 600
 SEED ?= 0
@@ -33,7 +36,7 @@ fuzz: $(READY)  ## damaged files for every reader; `make fuzz SECONDS=60 SEED=1`
 	$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 test-lowest: $(READY_LOWEST)  ## the core's tests with the lowest versions that pyproject.toml allows
-	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/pytest -n 2 -q -m "not slow and not gpu" $(LOWEST_TESTS) \
+	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/pytest -n 2 --dist worksteal -q -m "not slow and not gpu" $(LOWEST_TESTS) \
 		--ignore=tests/measurement/test_number_kinds.py --ignore=tests/results/test_tables.py \
 		--ignore=tests/measurement/test_probe_rows.py
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy
 import scipy
@@ -23,6 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.family import EXPERTS, LARGE, Kind, Shape, Shapes
+from benchmarks.gpu_figures import Run, seconds_for
+from benchmarks.gpu_tests import tests
 from benchmarks.pair import pair_of
 from ckptaudit.pipeline.api import audit
 from ckptaudit.results.records import AuditResult
@@ -32,66 +29,13 @@ TINY_EXPERTS = Shapes("tiny mixture", 64, 32, 4, 2, 96, experts=4)
 WHOLE = 4000
 """How many matrices of experts the mixture has at least."""
 
-QUICKLY_TESTED = ("tests/linalg/test_products.py",)
-TESTED = ("tests/linalg", "tests/metrics", "tests/pipeline/test_devices.py")
+FIRST, CACHED, VERDICTS = "first time", "cached", "cached, verdicts alone"
+"""With an empty cache; with what that left; and without the quantities that no check asks for."""
+
+WORKERS = 8
+"""Processes at most that share a card."""
+
 SHIFT = "normalized_spectral_shift"
-FAILURES = 20
-RESERVE = 15
-"""Seconds kept for pytest to end and report."""
-
-
-@dataclass
-class Run:
-    """One part's run: what was asked for, and what was found so far."""
-
-    file: Path
-    scratch: Path
-    device: str
-    seconds: float
-    quick: bool
-    start: float = field(default_factory=time.monotonic)
-    facts: dict[str, object] = field(default_factory=dict)
-    figures: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    @property
-    def left(self) -> float:
-        """Seconds left to it."""
-        return self.seconds - (time.monotonic() - self.start)
-
-    def fact(self, name: str, value: object) -> None:
-        """Keep something that is no measurement."""
-        self.facts[name] = value
-        self._write()
-
-    def figure(self, name: str, value: float, unit: str, **more: object) -> None:
-        """Keep a number with its unit."""
-        self.figures[name] = {"value": value, "unit": unit, **more}
-        self._write()
-
-    def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
-        if torch.device(self.device).type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Keep the seconds that something takes."""
-        self.synchronize()
-        start = time.perf_counter()
-        yield
-        self.synchronize()
-        self.figure(name, time.perf_counter() - start, "s")
-
-    def seconds_of(self, name: str) -> float:
-        """Those kept under a name."""
-        value = self.figures[name]["value"]
-        assert isinstance(value, float)
-        return value
-
-    def _write(self) -> None:
-        aside = self.file.with_suffix(".part")
-        aside.write_text(json.dumps({"facts": self.facts, "figures": self.figures}), encoding="utf-8")
-        aside.replace(self.file)
 
 
 def about(run: Run) -> None:
@@ -110,53 +54,8 @@ def about(run: Run) -> None:
     size = 512 if run.quick else 8192
     for dtype in (torch.float32, torch.float64):
         one = torch.randn(size, size, dtype=dtype, device=run.device)
-        seconds = min(_taken(run, partial(torch.matmul, one, one)) for _ in range(4))
+        seconds = min(seconds_for(run, partial(torch.matmul, one, one)) for _ in range(4))
         run.figure(f"products in {str(dtype).removeprefix('torch.')}", 2e-9 * size**3 / seconds, "GFLOPS")
-
-
-def tests(run: Run) -> None:
-    """The tests that need a device; on a CPU the same ones there."""
-    report = run.scratch / "tests.xml"
-    marks = "gpu" if torch.device(run.device).type == "cuda" else "not gpu"
-    where = QUICKLY_TESTED if run.quick else TESTED
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "default",
-        f"--junitxml={report}",
-        "-m",
-        marks,
-    ]
-    # A warning that only another torch gives is no failure of a device.
-    process = subprocess.Popen([*command, "--continue-on-collection-errors", *where])
-    try:
-        code = process.wait(max(1.0, run.left - RESERVE))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # pytest reports what it has
-        code = process.wait(RESERVE - 3)
-        run.fact("stopped", "before all tests had run")
-    run.fact("exit code of pytest", code)
-    if report.is_file():
-        _count(run, report)
-    if code not in (0, 2):
-        sys.exit(f"pytest ended with {code}")
-
-
-def _count(run: Run, report: Path) -> None:
-    cases = list(ElementTree.parse(report).iter("testcase"))
-    bad = [(case, child) for case in cases for child in case if child.tag in ("failure", "error")]
-    skipped = [child for case in cases for child in case if child.tag == "skipped"]
-    run.figure("failed", len(bad), "tests")
-    run.figure("skipped", len(skipped), "tests")
-    run.figure("passed", len(cases) - len(bad) - len(skipped), "tests")
-    run.fact("reasons of skipping", sorted({child.get("message", "") for child in skipped})[:FAILURES])
-    named = {f"{case.get('classname')}::{case.get('name')}": (child.text or "")[-800:] for case, child in bad}
-    run.fact("failures", dict(list(named.items())[:FAILURES]))
 
 
 def layers(run: Run) -> None:
@@ -172,8 +71,9 @@ def layers(run: Run) -> None:
     (run.scratch / "shifts.json").write_text(json.dumps(shifts), encoding="utf-8")
     copied = run.seconds_of("reading and copying both sides to the device")
     for mode in ("gate", "exact"):
-        times = run.seconds_of(f"{mode}, cached") / copied
-        run.figure(f"{mode}, cached, against reading and copying", times, "times")
+        for when in (CACHED, VERDICTS):
+            times = run.seconds_of(f"{mode}, {when}") / copied
+            run.figure(f"{mode}, {when}, against reading and copying", times, "times")
 
 
 def svd(run: Run) -> None:
@@ -242,18 +142,20 @@ def experts(run: Run) -> None:
     one = pair_of(1, run.scratch, kind, run.device)
     _sample_of_experts(run, one[0], each)
     _modes(run, "one layer: ", *one, run.device)
-    names = [f"{mode}, {when}" for mode in ("gate", "exact") for when in ("first time", "cached")]
+    names = [f"{mode}, {when}" for mode in ("gate", "exact") for when in (FIRST, CACHED)]
     expected = {name: count * run.seconds_of(f"one layer: {name}") for name in names}
     for name, seconds in expected.items():
         run.figure(f"all layers: {name}", seconds, "s", method="extrapolated from one layer")
     if torch.device(run.device).type != "cpu":
-        _modes(run, "one layer, on the CPU: ", *one, "cpu")
-    if 1.2 * sum(expected.values()) + 20 > run.left:
-        run.fact("all layers", "did not fit the time: extrapolated from one")
-        return
+        _modes(run, "one layer, on the CPU: ", *one, "cpu", modes=("gate",))
     with run.timed("all layers: generation"):
         pair = pair_of(count, run.scratch, kind, run.device)
     _files(run, *pair)
+    workers = str(max(2, min(WORKERS, (os.cpu_count() or 1) // 2)))
+    _modes(run, f"all layers, {workers} processes: ", *pair, run.device, workers, modes=("gate",))
+    if 1.2 * sum(expected.values()) > run.left:
+        run.fact("all layers", "did not fit the time in one process: extrapolated from one layer")
+        return
     _modes(run, "all layers: ", *pair, run.device)
 
 
@@ -263,32 +165,47 @@ def _sample_of_experts(run: Run, base: Path, each: int) -> None:
         names = [name for name in side.keys() if "experts" in name and "down" in name][:16]  # noqa: SIM118
         stack = torch.stack([side.get_tensor(name) for name in names]).to(run.device).double()
     torch.linalg.svd(stack[:1], full_matrices=False)
-    alone = _taken(run, lambda: [torch.linalg.svd(matrix, full_matrices=False) for matrix in stack])
-    together = _taken(run, lambda: torch.linalg.svd(stack, full_matrices=False))
-    gram = _taken(run, lambda: torch.linalg.eigh(stack @ stack.mT))
+    alone = seconds_for(run, lambda: [torch.linalg.svd(matrix, full_matrices=False) for matrix in stack])
+    together = seconds_for(run, lambda: torch.linalg.svd(stack, full_matrices=False))
+    gram = seconds_for(run, lambda: torch.linalg.eigh(stack @ stack.mT))
     for name, seconds in (("svd, one by one", alone), ("svd of a stack", together), ("eigh of a stack", gram)):
         run.figure(f"{name}, an expert", 1e3 * seconds / len(stack), "ms", method=f"mean of {len(stack)}")
     run.figure("one layer: svd of both sides", 2 * each * alone / len(stack), "s", method="extrapolated")
 
 
-def _modes(run: Run, label: str, base: Path, tuned: Path, device: str) -> AuditResult:
-    """Gate and exact mode, each first with an empty cache and then with what that left."""
-    for mode in ("gate", "exact"):
+def _modes(
+    run: Run,
+    label: str,
+    base: Path,
+    tuned: Path,
+    device: str,
+    workers: str = "",
+    *,
+    modes: tuple[str, ...] = ("gate", "exact"),
+) -> AuditResult:
+    """Gate and exact mode: with an empty cache, with what that left, and without what no check asks for."""
+    for mode in modes:
         cache = run.scratch / f"cache-{mode}"
         shutil.rmtree(cache, ignore_errors=True)
-        for when in ("first time", "cached"):
+        for when, complete in ((FIRST, True), (VERDICTS, False), (CACHED, True)):
             name = f"{label}{mode}, {when}"
             _forget_peak(device)
             with run.timed(name):
-                result = _audit(base, tuned, device, cache, exact=mode == "exact")
+                result = _audit(
+                    base, tuned, device, cache, exact=mode == "exact", complete=complete, workers=workers
+                )
             _keep_peak(run, device, name)
         run.fact(f"{label}{mode}", _verdicts(result))
         shutil.rmtree(cache, ignore_errors=True)
     return result
 
 
-def _audit(base: Path, tuned: Path, device: str, cache: Path, *, exact: bool) -> AuditResult:
-    return audit(base, tuned, profile="rlvr", device=device, cache=cache, exact=exact)
+def _audit(
+    base: Path, tuned: Path, device: str, cache: Path, *, exact: bool, complete: bool = True, workers: str = ""
+) -> AuditResult:
+    return audit(
+        base, tuned, profile="rlvr", device=device, cache=cache, exact=exact, complete=complete, workers=workers
+    )
 
 
 def _verdicts(result: AuditResult) -> str:
@@ -321,7 +238,7 @@ def _files(run: Run, base: Path, tuned: Path) -> None:
                     side.get_tensor(tensor).to(run.device)
     if torch.device(run.device).type == "cuda":
         pinned = torch.empty(2**28, dtype=torch.uint8, pin_memory=True)
-        seconds = min(_taken(run, lambda: pinned.to(run.device, non_blocking=True)) for _ in range(3))
+        seconds = min(seconds_for(run, lambda: pinned.to(run.device, non_blocking=True)) for _ in range(3))
         run.figure("copying from pinned memory", len(pinned) / seconds / 1e9, "GB/s")
 
 
@@ -332,14 +249,6 @@ def _pair_on_disk(run: Run) -> tuple[Path, Path]:
 
 def _dense(shapes: Shapes) -> Kind:
     return Kind("power law", "rank 8 and noise", shapes)
-
-
-def _taken(run: Run, work: Callable[[], object]) -> float:
-    run.synchronize()
-    start = time.perf_counter()
-    work()
-    run.synchronize()
-    return time.perf_counter() - start
 
 
 def _forget_peak(device: str) -> None:

@@ -39,7 +39,7 @@ class Part:
     seconds: int
 
 
-PARTS = (Part("about", 60), Part("tests", 120), Part("layers", 170), Part("svd", 75), Part("experts", 150))
+PARTS = (Part("about", 60), Part("tests", 150), Part("layers", 60), Part("svd", 45), Part("experts", 240))
 """Longest first would leave nothing for the others; the reference stands before what it is least needed for."""
 
 LEAST = 10
@@ -50,10 +50,11 @@ ENDING = 2
 
 STAND_IN = '''"""Stands in for the package of this name, which is not there: BLAKE2b, slower."""
 
-from functools import partial
 from hashlib import blake2b
 
-blake3 = partial(blake2b, digest_size=32)
+
+def blake3(data=b"", max_threads=1):
+    return blake2b(data, digest_size=32)
 '''
 
 

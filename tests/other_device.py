@@ -87,6 +87,9 @@ def other_device() -> Iterator[Counter[str]]:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (0, 0))
+        patch.setattr(torch.cuda, "memory_reserved", lambda device=None: 0)
+        patch.setattr(torch.cuda, "memory_allocated", lambda device=None: 0)
         patch.setattr(torch, "tensor", _made)
         _modes.append(mode)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 from ckptaudit.errors import ProbeError, parameter, printable
 from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files.lines import LongLineError, lines_of
 
 MAX_LINE = 16 * 2**20
 """Bytes of a line of JSON."""
@@ -37,15 +37,12 @@ def dataset_rows(path: Path, wanted: Container[str], option: str = "from_dataset
 
 def _json_lines(path: Path, where: str) -> Iterator[tuple[int, Row]]:
     decoder = msgspec.json.Decoder(Row)
+    number = 0
     try:
-        with io.BufferedReader(open_regular(path)) as file:  # type: ignore[type-var]
-            number = 0
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
-                if len(line) > MAX_LINE:
-                    raise ProbeError(f"{where}, line {number}: longer than {MAX_LINE:,} bytes.")
-                if line.strip():
-                    yield number, decoder.decode(line)
+        for number, _, content in lines_of(path, MAX_LINE):
+            yield number, decoder.decode(content)
+    except LongLineError as error:
+        raise ProbeError(f"{where}, line {error.number}: {error}.") from None
     except OSError as error:
         raise ProbeError(f"{where}: {printable(error.strerror or 'cannot be read')}.") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

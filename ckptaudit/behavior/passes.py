@@ -17,7 +17,7 @@ from ckptaudit.behavior.items import COMPARED, Item
 from ckptaudit.behavior.padding import padding_is_seen, rounding_floor
 from ckptaudit.behavior.scoring import Scored, ScoredText
 from ckptaudit.behavior.states import PooledStates, pooled_states
-from ckptaudit.behavior.tally import Tally
+from ckptaudit.behavior.token_count import TokenCount
 from ckptaudit.behavior.workload import expected
 
 Decode = Callable[[Sequence[int]], str]
@@ -28,7 +28,7 @@ ANSWERED = ("prompt", "completion", "labelled")
 
 @dataclass(frozen=True)
 class Runner:
-    """The models of one pair on one file of probes. `tally` counts the tokens that are finished."""
+    """The models of one pair on one file of probes. `counted` are the tokens that are finished."""
 
     base: CausalModel
     tuned: CausalModel
@@ -37,7 +37,7 @@ class Runner:
     facts: ProbeFacts = field(default_factory=ProbeFacts)
     weak: CausalModel | None = None
     lookup: Lookup = unkept
-    tally: Tally = field(default_factory=Tally)
+    counted: TokenCount = field(default_factory=TokenCount)
 
     def evidence(self, wanted: Iterable[Pass]) -> Evidence:
         """The rows of the passes wanted, and of those that they rest on. Raises MeasurementError."""
@@ -49,12 +49,12 @@ class Runner:
             notes=self._notes,
             answered=frozenset(i.probe.id for i in self._answered),
         )
-        self.tally.expect(expected(self.items, self._answered, self.facts, passes, weak=self.weak is not None))
+        self.counted.expect(expected(self.items, self._answered, self.facts, passes, weak=self.weak is not None))
         found = self._spoken(found, passes)
         for name in ORDER:
             if name in passes:
                 found = getattr(self, f"_{name}")(found)
-        self.tally.finish()
+        self.counted.finish()
         return found
 
     @cached_property
@@ -92,7 +92,7 @@ class Runner:
         return {side: self._by_probe(side, {(i.probe.id, 0): i.of(side).texts[0] for i in items}) for side in SIDES}
 
     def _compared(self, texts: Sequence[Scored]) -> list[ComparedText]:
-        return compare(self.base, self.tuned, texts, alike=self._alike, done=self.tally.scored)
+        return compare(self.base, self.tuned, texts, alike=self._alike, done=self.counted.scored)
 
     def _pairs(self, found: Evidence) -> Evidence:
         return replace(found, scores={**found.scores, **self._scores(("base", "tuned"))})
@@ -111,7 +111,7 @@ class Runner:
 
     def _scored(self, side: Side, texts: Mapping[Key, Scored]) -> dict[Key, ScoredText]:
         model, lookup = self._model(side)
-        rows = scored_rows(model, list(texts.values()), lookup, alike=self._alike, done=self.tally.scored)
+        rows = scored_rows(model, list(texts.values()), lookup, alike=self._alike, done=self.counted.scored)
         return dict(zip(texts, rows, strict=True))
 
     def _model(self, side: Side) -> tuple[CausalModel, Lookup]:
@@ -155,7 +155,7 @@ class Runner:
             wanted = asked([item.of(side) for item in self._answered], self.facts, passes)
             rows = spoken_rows(
                 model, [request for _, request in wanted], lookup,
-                most=self.facts.max_new_tokens, seed=self.facts.seed, alike=self._alike, done=self.tally.answered,
+                most=self.facts.max_new_tokens, seed=self.facts.seed, alike=self._alike, done=self.counted.answered,
             )  # fmt: skip
             for (key, request), row in zip(wanted, rows, strict=True):
                 spoken[side, request.setting.name][key] = Spoken(
@@ -199,7 +199,7 @@ class Runner:
         for side in SIDES:
             said = [s.ids or (0,) for s in found.spoken[side, SAMPLED.name].values()]
             if said:
-                rows[side] = pooled_states(self.base, said, alike=self._alike, done=self.tally.scored)
+                rows[side] = pooled_states(self.base, said, alike=self._alike, done=self.counted.scored)
         return replace(found, embedded=rows)
 
     def _states(self, found: Evidence) -> Evidence:
@@ -209,7 +209,7 @@ class Runner:
         rows: dict[Side, PooledStates] = {}
         for side in SIDES:
             prompts = [item.of(side).prompt for item in chosen]
-            rows[side] = pooled_states(self._model(side)[0], prompts, alike=self._alike, done=self.tally.scored)
+            rows[side] = pooled_states(self._model(side)[0], prompts, alike=self._alike, done=self.counted.scored)
         return replace(found, states=rows, stated=tuple(item.probe.id for item in chosen))
 
 

@@ -9,7 +9,7 @@ from ckptaudit.behavior.evidence import Pass
 from ckptaudit.behavior.facts import ProbeFacts
 from ckptaudit.behavior.items import COMPARED, Item
 from ckptaudit.behavior.packs import Scored
-from ckptaudit.behavior.tally import Workload
+from ckptaudit.behavior.token_count import Workload
 
 SIDES = ("base", "tuned")
 

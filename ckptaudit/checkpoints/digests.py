@@ -36,8 +36,10 @@ def file_digests(path: Path, ignored: Collection[str] = ()) -> tuple[FileDigest,
 
     Read in blocks, several files at a time. `ignored` are further paths within the folder that do not belong to
     the model, such as a signature. A link to a file counts as the file. Raises CheckpointError for what cannot be
-    read, for a link to a folder, and for anything that is neither file nor folder.
+    read, for a link to a folder, for a file that is read together with others, such as an index of shards, and for
+    anything that is neither file nor folder.
     """
+    _refuse_part(path)
     try:
         names = [ONE_FILE] if not path.is_dir() else _ordered(_below(path, {*IGNORED, *ignored}))
         return _digests(path, names)
@@ -74,6 +76,15 @@ def root_digest(files: Sequence[FileDigest]) -> str:
     lists are of one content only if they are equal.
     """
     return sha256(b"".join(bytes.fromhex(file.sha256) for file in files)).hexdigest()
+
+
+def _refuse_part(path: Path) -> None:
+    if path.is_dir() or (not path.name.endswith(".index.json") and not path.name.startswith("adapter_model.")):
+        return
+    raise CheckpointError(
+        f"{printable(path)}: is read together with files beside it, and a digest of it alone would not tell of "
+        "these; give the folder."
+    )
 
 
 def _ordered(names: Iterable[str]) -> list[str]:

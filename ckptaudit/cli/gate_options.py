@@ -131,7 +131,8 @@ def add_reports(group: OptionGroup) -> None:
     group.addoption(
         "--audit-digest",
         action="store_true",
-        help="take the SHA-256 of every file of both sides, which `ckptaudit attest` signs; reads all of them once",
+        help="take the SHA-256 of every file of both sides and of all other inputs, which `ckptaudit attest` "
+        "signs; reads all of them once",
     )
     group.addoption("--audit-json", metavar="FILE", help="write every measurement and verdict as JSON")
     group.addoption("--audit-html", metavar="FILE", help="write the audit as one page that opens offline")

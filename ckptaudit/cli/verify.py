@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from ckptaudit.cli import gate_spelling
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import AttestationError, printable, spelled
+from ckptaudit.options import AUXILIARY
 
 if TYPE_CHECKING:
     from ckptaudit.results.inputs import InputName
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 HELP = "verify an attestation: signature, the folder's content now, open gate, coverage"
 
 DOES_NOT_HOLD = 1
-INPUTS: tuple[InputName, ...] = ("rollouts", "scalars", "probes")
+INPUTS = cast("tuple[InputName, ...]", (*AUXILIARY, "against", "config", "checks"))
+"""Inputs that may lie elsewhere by now."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--profile", action="append", default=[], metavar="NAME", help="the profile it has to be by; repeatable")
     add("--no-waivers", action="store_true", help="accept no broken claim that was forgiven")
     for name in INPUTS:
+        what = "a check file" if name == "checks" else f"what {gate_spelling.option(name)} named"
         add(
-            f"--{name}",
+            option("verify", name),
             action="append",
             default=[],
             metavar="PATH",
-            help=f"where the {name} that were judged lie now (default: where they lay); repeatable",
+            help=f"where {what} lies now (default: where it lay); repeatable",
         )
     add("--sampled", action="store_true", help="accept an audit tied to the files by a sampled fingerprint")
 
@@ -63,9 +67,10 @@ def run(options: argparse.Namespace) -> int:
             inputs={name: tuple(getattr(options, name)) for name in INPUTS},
         )
     )
+    width = max(10, *(len(point.name) for point in points)) + 1
     for point in points:
         said = printable(spelled(point.said, partial(option, "verify")))
-        print(f"{'ok' if point.holds else 'FAILED':8}{point.name:11}{said}")
+        print(f"{'ok' if point.holds else 'FAILED':8}{point.name:{width}}{said}")
     holds = all(point.holds for point in points)
     print("verified" if holds else "NOT verified")
     return 0 if holds else DOES_NOT_HOLD

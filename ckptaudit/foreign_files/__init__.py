@@ -118,7 +118,7 @@ def _kind(mode: int) -> str:
 
 def _read(file: BinaryIO, size: int) -> bytes:
     pieces = []
-    while size > 0 and (piece := file.read(min(size, 2**24))):
+    while size > 0 and (piece := file.read(size)):
         pieces.append(piece)
         size -= len(piece)
-    return b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ckptaudit.errors import CkptAuditError, printable
-from ckptaudit.foreign_files import read_regular, read_text
+from ckptaudit.foreign_files import read_regular
 
 MAX_TOML = 4 * 2**20
 MAX_DOTS = 200
 """In one line. The standard library's parser takes time quadratic in the parts of a dotted key."""
 
 
-def read_toml(path: Path, kind: str, error: type[CkptAuditError]) -> dict[str, Any]:
-    """The content of a `kind` of file. Raises `error` if there is none, or if it is not TOML."""
+@dataclass(frozen=True, slots=True)
+class TomlFile:
+    """What a file held when it was read, and the hexadecimal SHA-256 of those bytes."""
+
+    content: dict[str, Any]
+    sha256: str
+
+
+def read_toml(path: Path, kind: str, error: type[CkptAuditError]) -> TomlFile:
+    """A `kind` of file. Raises `error` if there is none, or if it is not TOML."""
     try:
-        return _parsed(read_text(path, MAX_TOML))
+        text = read_regular(path, MAX_TOML)
+        return TomlFile(_parsed(text.decode("utf-8")), sha256(text).hexdigest())
     except FileNotFoundError:
         raise error(f"{printable(path)}: no such {kind} file; check the path.") from None
     except OSError as problem:

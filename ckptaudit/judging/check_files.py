@@ -31,11 +31,15 @@ FILE_KEYS = ("check", "include", "exclude")
 
 @dataclass(frozen=True)
 class CheckFile:
-    """The checks of one file, those it includes first; `homes` names the files that included ones stand in."""
+    """The checks of one file, those it includes first; `homes` names the files that included ones stand in.
+
+    `read` has the SHA-256 of every file that was read: the included ones, and the file itself.
+    """
 
     path: Path
     checks: tuple[Check, ...]
     homes: Mapping[str, str] = field(default_factory=dict)
+    read: Mapping[Path, str] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Check]:
@@ -61,7 +65,8 @@ def load_checks(path: Path) -> CheckFile:
 
 
 def _load(path: Path, open_files: tuple[Path, ...]) -> CheckFile:
-    content = read_toml(path, "check", CheckDefinitionError)
+    file = read_toml(path, "check", CheckDefinitionError)
+    content = file.content
     included = _included(path, content, open_files)
     own, problems = [], _file_problems(content)
     tables = content.get("check", [])
@@ -76,7 +81,7 @@ def _load(path: Path, open_files: tuple[Path, ...]) -> CheckFile:
         problems.append("key check: no [[check]] table; add at least one")
     if problems:
         raise CheckDefinitionError(f"{printable(path)}: {'; '.join(problems)}.")
-    return CheckFile(path, (*included.checks, *own), included.homes)
+    return CheckFile(path, (*included.checks, *own), included.homes, {**included.read, path: file.sha256})
 
 
 def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...]) -> CheckFile:
@@ -95,7 +100,8 @@ def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...])
             f"{printable(path)}: key exclude: {printable(unknown)!r} is not among the included checks; "
             f"{nearest(unknown, ids) if ids else 'nothing is included.'}"
         )
-    return CheckFile(path, tuple(check for check in checks if check.id not in excluded), homes)
+    read = {one: digest for file in files for one, digest in file.read.items()}
+    return CheckFile(path, tuple(check for check in checks if check.id not in excluded), homes, read)
 
 
 class _Problem(Exception):

@@ -14,10 +14,11 @@ import msgspec
 from ckptaudit.behavior.facts import ProbeFacts, probe_facts
 from ckptaudit.errors import CheckDefinitionError, ConfigError, ended, nearest, printable
 from ckptaudit.foreign_files import is_regular
-from ckptaudit.foreign_files.toml import glance, read_toml
+from ckptaudit.foreign_files.toml import glance
 from ckptaudit.judging.check_files import CheckFile, load_checks
 from ckptaudit.judging.checks import Severity
 from ckptaudit.judging.profiles import default_profile, profile_named, profiles
+from ckptaudit.judging.settings_file import PROJECT, SettingsFile, our_table, read_settings
 from ckptaudit.rollouts.facts import RunFacts, facts_of
 
 FILE_NAME = "ckptaudit.toml"
@@ -80,7 +81,7 @@ class Config:
     """A configuration that has been read; without a `path` it is the empty one.
 
     `frozen` holds roles and globs of tensor names that training left alone on purpose; `facts` what a log of
-    rollouts does not say of its run, `probes` how probes are run.
+    rollouts does not say of its run, `probes` how probes are run; `file` is what was read.
     """
 
     path: Path | None = None
@@ -91,6 +92,7 @@ class Config:
     waivers: tuple[Waiver, ...] = ()
     facts: RunFacts = field(default_factory=RunFacts)
     probes: ProbeFacts = field(default_factory=ProbeFacts)
+    file: SettingsFile | None = field(default=None, repr=False, compare=False)
 
 
 def find_config(folders: Iterable[Path]) -> Path | None:
@@ -98,7 +100,7 @@ def find_config(folders: Iterable[Path]) -> Path | None:
     for folder in folders:
         if is_regular(folder / FILE_NAME):
             return folder / FILE_NAME
-        project = folder / "pyproject.toml"
+        project = folder / PROJECT
         if _is_ours(project):
             return project
     return None
@@ -106,11 +108,8 @@ def find_config(folders: Iterable[Path]) -> Path | None:
 
 def load_config(path: Path) -> Config:
     """Read a configuration. Raises ConfigError naming file, key and what is allowed."""
-    content, name = read_toml(path, "configuration", ConfigError), printable(path)
-    if path.name == "pyproject.toml":
-        content, name = _our_table(content), f"{name} [tool.ckptaudit]"
-    if not isinstance(content, dict):
-        raise ConfigError(f"{name}: no such table; write the settings below a [tool.ckptaudit] line.")
+    file = read_settings(path)
+    content, name = file.content, file.name
     problems = [_unknown(key, KEYS) for key in content if key not in KEYS]
     found = _Found(problems)
     profile = found.value(content, "profile", str, "")
@@ -124,7 +123,7 @@ def load_config(path: Path) -> Config:
     if problems:
         raise ConfigError(ended(f"{name}: {'; '.join(problems)}"))
     facts, probes = facts_of(content, path), probe_facts(content, path)
-    return Config(path, profile, checks, frozen, overrides, waivers, facts, probes)
+    return Config(path, profile, checks, frozen, overrides, waivers, facts, probes, file)
 
 
 def check_files(config: Config, profile: str = "") -> tuple[CheckFile, ...]:
@@ -151,12 +150,7 @@ def _is_ours(project: Path) -> bool:
     content, text = glance(project)
     if content is None:
         return "[tool.ckptaudit" in text  # meant for us and broken: to be refused, not passed over
-    return _our_table(content) is not None
-
-
-def _our_table(project: dict[str, Any]) -> Any:
-    tool = project.get("tool")
-    return tool.get("ckptaudit") if isinstance(tool, dict) else None
+    return our_table(content) is not None
 
 
 T = TypeVar("T")

@@ -47,7 +47,7 @@ class EffectiveConfig:
         forgiving: bool = True,
         today: datetime.date | None = None,
     ) -> None:
-        self.config, self.strict, self.forgiving = config, strict, forgiving
+        self.config, self.files, self.strict, self.forgiving = config, tuple(files), strict, forgiving
         self.today = today or datetime.datetime.now(datetime.UTC).date()
         self.notes: list[str] = []
         self._pairs, self._run, self._known = pairs, _by_id(files), _by_id(known)

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from ckptaudit.errors import Spelling, parameter, spelled
 from ckptaudit.judging.checks import Check
+from ckptaudit.judging.findings import decide_findings, found_in
 from ckptaudit.judging.limits import Limit, Limits
 from ckptaudit.judging.outcomes import decided, undecided
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
@@ -22,9 +23,6 @@ from ckptaudit.judging.waivers import forgive
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.measurement.rollouts import by_steps
 from ckptaudit.metrics import Kind, Measurement
-
-FINDINGS_KEPT = 100
-"""How many findings a verdict names; its value counts all."""
 
 NOTHING = frozenset[str]()
 
@@ -129,32 +127,6 @@ def decide(
     )
 
 
-def decide_findings(
-    check: Check,
-    subject: str,
-    tuned: str,
-    measured: Measurement,
-    limits: Limits,
-    excluded: frozenset[str] = NOTHING,
-) -> Verdict:
-    """Decide a check that counts findings: how many against how many allowed."""
-    if measured.value is None:
-        return undecided(check, subject, tuned, "error", measured.remark, limits)
-    findings = [finding for finding in measured.findings if finding.tensor not in excluded]
-    return decided(
-        check,
-        subject,
-        tuned,
-        float(len(findings)),
-        limits.usual,
-        worst=findings[0].tensor if findings else None,
-        kind="exact",
-        method=measured.method,
-        reason="; ".join(map(str, findings[:8])),
-        findings=tuple(findings[:FINDINGS_KEPT]),
-    )
-
-
 def decide_group(check: Check, subject: str, tuned: str, measured: Measurement, limit: Limit) -> Verdict:
     """Decide a check about several weights taken together, by their one number."""
     if measured.value is None or not math.isfinite(measured.value):
@@ -222,7 +194,7 @@ def _alone(planned: PlannedVerdict, rows: list[Measurement], excluded: frozenset
 
 def _broken(planned: PlannedVerdict, rows: list[Measurement]) -> frozenset[str]:
     if planned.check.counts_findings:
-        return frozenset(finding.tensor for m in rows for finding in m.findings)
+        return found_in(rows)
     if planned.check.scope == "rollouts":
         return broken_steps(planned.check, rows, planned.limits.usual)
     if planned.check.scope == "probes":

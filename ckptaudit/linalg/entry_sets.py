@@ -71,7 +71,7 @@ def _top(keys: Int[Tensor, "e"], count: int) -> UInt8[Tensor, "_"]:
         return torch.zeros(-(-len(keys) // 8), dtype=torch.uint8, device=keys.device)
     if keys.device.type == "cpu":
         return torch.from_numpy(_top_here(keys.numpy(), count))
-    threshold = keys.kthvalue(len(keys) - count + 1).values
+    threshold = _threshold_there(keys, count)
     mask = keys > threshold
     tied = (keys == threshold).nonzero().flatten()
     mask[tied[: count - int(torch.count_nonzero(mask))]] = True
@@ -89,9 +89,7 @@ def _top_here(keys: Keys, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _threshold(keys: Keys, count: int) -> int:
     """The `count`-th largest key: between two of a sample that very likely enclose it, else by a full selection."""
     sample = np.sort(keys[:: 1 + len(keys) // SAMPLE])
-    rank = len(sample) * (1 - count / len(keys))
-    doubt = DEVIATIONS / 2 * math.sqrt(len(sample))
-    low, high = (int(sample[int(min(max(at, 0), len(sample) - 1))]) for at in (rank - doubt, rank + doubt))
+    low, high = (int(sample[at]) for at in _enclosing(len(sample), count / len(keys)))
     above = int(np.count_nonzero(keys > high))
     if above < count and high - low < FEW:
         # Numbers of two bytes: few lie between, and counting them is quicker than to collect what equals them.
@@ -103,6 +101,24 @@ def _threshold(keys: Keys, count: int) -> int:
     if above < count <= above + len(between):
         keys, count = between, count - above
     return int(np.partition(keys, len(keys) - count)[len(keys) - count])
+
+
+def _enclosing(size: int, share: float) -> tuple[int, int]:
+    """Places in a sorted sample between which the key of this rank, a share from the top, very likely lies."""
+    rank, doubt = size * (1 - share), DEVIATIONS / 2 * math.sqrt(size)
+    low, high = (int(min(max(at, 0), size - 1)) for at in (rank - doubt, rank + doubt))
+    return low, high
+
+
+def _threshold_there(keys: Int[Tensor, "e"], count: int) -> Int[Tensor, ""]:
+    """The same on another device, whose `kthvalue` would leave all of one array to a small part of it."""
+    sample = keys[:: 1 + len(keys) // SAMPLE].sort().values
+    low, high = (sample[at] for at in _enclosing(len(sample), count / len(keys)))
+    above = int(torch.count_nonzero(keys > high))
+    between = keys[(keys >= low) & (keys <= high)]
+    if above < count <= above + len(between):
+        keys, count = between, count - above
+    return keys.sort(descending=True).values[count - 1]
 
 
 def _places(device: torch.device) -> UInt8[Tensor, "8"]:

@@ -30,25 +30,30 @@ class SingularValues:
         return float(torch.linalg.vector_norm(self.s - before.s)), self.error + before.error + rounding
 
 
-def rows_of(tall: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
+def tall(weight: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
+    """The matrix, transposed if it is wide."""
+    return weight.mT if weight.shape[0] < weight.shape[1] else weight
+
+
+def rows_of(matrix: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
     """Blocks of rows in float64, each with the index of its first; all share one place in memory."""
-    m, n = tall.shape
-    by_rows = tall.stride(1) == 1
+    m, n = matrix.shape
+    by_rows = matrix.stride(1) == 1
     shape = (min(m, ROWS), n) if by_rows else (n, min(m, ROWS))
-    place = empty(*shape, dtype=torch.float64, device=tall.device)
+    place = empty(*shape, dtype=torch.float64, device=matrix.device)
     for start in range(0, m, ROWS):
-        rows = tall[start : start + ROWS]
+        rows = matrix[start : start + ROWS]
         here = place[: len(rows)] if by_rows else place[:, : len(rows)].mT
         yield start, here.copy_(rows)
 
 
-def gram(tall: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
+def gram(matrix: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
     """W'W in float64."""
-    if len(tall) <= ROWS:
-        (rows,) = (rows for _, rows in rows_of(tall))
+    if len(matrix) <= ROWS:
+        (rows,) = (rows for _, rows in rows_of(matrix))
         return multiply(rows.mT, rows)
-    product = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
-    for _, rows in rows_of(tall):
+    product = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    for _, rows in rows_of(matrix):
         add_gram(rows, product)
     return mirrored(product)
 
@@ -76,6 +81,6 @@ def roots(squares: Float64[Tensor, "r"], doubt: float) -> SingularValues:
 
 def singular_values(weight: Shaped[Tensor, "m n"]) -> SingularValues:
     """All singular values by the Gram matrix of the short side."""
-    tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
-    (m, n), squares = tall.shape, eigenvalues(gram(tall))
+    matrix = tall(weight)
+    (m, n), squares = matrix.shape, eigenvalues(gram(matrix))
     return roots(squares, gram_error(m, n, squares))

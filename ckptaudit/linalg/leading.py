@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.gram import ROWS, SingularValues, gram, gram_error, roots, rows_of
+from ckptaudit.linalg.gram import ROWS, SingularValues, gram, gram_error, roots, rows_of, tall
 from ckptaudit.linalg.products import EPS, empty, multiply
 from ckptaudit.linalg.symmetric import Eigen, add_gram, eigenvalues, mirrored
 
@@ -62,9 +62,9 @@ class Spectrum:
 
 def spectrum(weight: Shaped[Tensor, "m n"], count: int) -> Spectrum | None:
     """All singular values, by the Gram matrix of the short side; None where the first `count` drown in rounding."""
-    tall = weight.mT if weight.shape[0] < weight.shape[1] else weight
-    m, n = tall.shape
-    product = gram(tall)
+    matrix = tall(weight)
+    m, n = matrix.shape
+    product = gram(matrix)
     found = Eigen(product)
     if not float(found.values[count - 1]) * CERTAIN > gram_error(m, n, found.values):
         return None
@@ -91,36 +91,34 @@ def leading(weight: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     From the Gram matrix of the short side where that is accurate enough, else from a decomposition of the
     matrix itself.
     """
-    wide = weight.shape[0] < weight.shape[1]
-    tall = weight.mT if wide else weight
-    found = _by_gram(tall, k) or _directly(tall, k)
-    if found is None or not wide:
+    matrix = tall(weight)
+    found = _by_gram(matrix, k) or _directly(matrix, k)
+    if found is None or matrix is weight:
         return found
     return replace(found, left=found.right, right=found.left)
 
 
-def _by_gram(tall: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    m, n = tall.shape
-    found = Eigen(gram(tall))
+def _by_gram(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
+    m, n = matrix.shape
+    found = Eigen(gram(matrix))
     doubt = gram_error(m, n, found.values)
     count = _count(found.values.clamp(min=0).sqrt(), k, least=math.sqrt(doubt / CERTAIN))
     if count is None:
         return None
     following = math.sqrt(max(float(found.values[count]), 0.0) + doubt) if count < n else 0.0
-    return _stored(tall, roots(found.values, doubt), found.vectors(count).float(), following)
+    return _stored(matrix, roots(found.values, doubt), found.vectors(count).float(), following)
 
 
-def _directly(tall: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    matrix = tall.double()
+def _directly(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     m, n = matrix.shape
-    _, s, vh = torch.linalg.svd(matrix.contiguous(), full_matrices=False)
+    _, s, vh = torch.linalg.svd(matrix.double().contiguous(), full_matrices=False)
     doubt = m * EPS * float(s[0])
     count = _count(s, k, least=doubt / CERTAIN)
     if count is None:
         return None
     following = float(s[count]) + doubt if count < n else 0.0
     every = SingularValues(s, math.sqrt(n) * doubt)
-    return _stored(tall, every, vh[:count].mT.float(), following)
+    return _stored(matrix, every, vh[:count].mT.float(), following)
 
 
 def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
@@ -133,15 +131,15 @@ def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
 
 
 def _stored(
-    tall: Shaped[Tensor, "m n"], every: SingularValues, right: Float32[Tensor, "n c"], following: float
+    matrix: Shaped[Tensor, "m n"], every: SingularValues, right: Float32[Tensor, "n c"], following: float
 ) -> Leading:
     """Triplets of float32 vectors from those of the short side; their residuals are measured in float64."""
-    (m, n), c, v = tall.shape, right.shape[1], right.double()
+    (m, n), c, v = matrix.shape, right.shape[1], right.double()
     s = every.s[:c]
-    left = empty(m, c, dtype=torch.float32, device=tall.device)
-    rounded, inner = (torch.zeros(c, c, dtype=torch.float64, device=tall.device) for _ in range(2))
-    back = torch.zeros(n, c, dtype=torch.float64, device=tall.device)
-    for start, rows in rows_of(tall):
+    left = empty(m, c, dtype=torch.float32, device=matrix.device)
+    rounded, inner = (torch.zeros(c, c, dtype=torch.float64, device=matrix.device) for _ in range(2))
+    back = torch.zeros(n, c, dtype=torch.float64, device=matrix.device)
+    for start, rows in rows_of(matrix):
         images = multiply(rows, v)
         left[start : start + ROWS] = images / s
         u = left[start : start + ROWS].double()

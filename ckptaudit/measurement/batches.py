@@ -85,7 +85,7 @@ def _measure_one(
     pair = LargePair(
         matrix.base.to(computing.device),
         matrix.tuned.to(computing.device),
-        computing.lookup,
+        computing.lookup_for(matrix.base),
         exact=not computing.sufficient,
     )
     if not pair.is_finite:

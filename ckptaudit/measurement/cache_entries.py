@@ -22,7 +22,7 @@ def entry_key(stored: Tensor, *, definition: str) -> str:
     import torch
 
     flat = stored.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = blake3(repr((definition, str(stored.dtype), tuple(stored.shape))).encode())
+    digest = _begun(repr((definition, str(stored.dtype), tuple(stored.shape))).encode())
     digest.update(flat.numpy().data)
     return digest.hexdigest()
 
@@ -51,10 +51,17 @@ def unsealed(raw: bytes, key: str) -> dict[str, Tensor] | None:
 
 def _digest(raw: bytes, at: int, key: str) -> bytes:
     """Digest of an entry, its own place left blank; with the key, so that no entry answers for another."""
-    digest = blake3(key.encode())
+    digest = _begun(key.encode())
     for part in (memoryview(raw)[:at], BLANK, memoryview(raw)[at + len(BLANK) :]):
         digest.update(part)
     return digest.hexdigest().encode()
+
+
+def _begun(first: bytes) -> blake3:
+    """A digest that takes no more threads than the caller may."""
+    import torch
+
+    return blake3(first, max_threads=torch.get_num_threads())
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ckptaudit.errors import MeasurementError, parameter, printable
 from ckptaudit.measurement.base_cache import FactorCache
 from ckptaudit.measurement.cache_entries import entry_key
 from ckptaudit.metrics import METRICS, MatrixMetric, Scope, Tensors
+from ckptaudit.metrics.base_facts import CachedLookup
 from ckptaudit.options import DEFAULT_MEMORY
 from ckptaudit.pairing import AlignedTensor
 from ckptaudit.pairing.model_pair import Condition
@@ -68,16 +69,23 @@ class Computing:
     sufficient: SufficientBounds = field(default_factory=dict)
     cache: FactorCache | None = None
 
-    def lookup(self, stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
-        """What rests on a base matrix alone: from the cache, or made now and kept there."""
-        if self.cache is None:
-            return make()
-        key = entry_key(stored, definition=definition)
-        found: Tensors | None = self.cache.read(key)
-        if found is None:
-            found = make()
-            self.cache.write(key, found)
-        return found
+    def lookup_for(self, stored: Tensor) -> CachedLookup:
+        """How to find what rests on a base matrix alone: from the cache, or made now and kept there.
+
+        `stored` is the matrix where it was read, so that none comes back from a device for its digest.
+        """
+
+        def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
+            if self.cache is None:
+                return make()
+            key = entry_key(stored, definition=definition)
+            found: Tensors | None = self.cache.read(key)
+            if found is None:
+                found = make()
+                self.cache.write(key, found)
+            return found
+
+        return lookup
 
 
 def pick_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ from ckptaudit.behavior.passes import Runner
 from ckptaudit.behavior.preparation import Prepared, ProbeSet, prepare
 from ckptaudit.behavior.row_table import text_rows
 from ckptaudit.behavior.sets import EVERY_PROBE, subject_of_set
-from ckptaudit.behavior.tally import Tally, Watch
+from ckptaudit.behavior.token_count import TokenCount, Watch
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.errors import CkptAuditError, printable
 from ckptaudit.measurement.base_cache import FactorCache
@@ -82,7 +82,7 @@ class ProbeRuns:
             facts=self.probes.facts,
             weak=None if self.probes.weak is None else self._model(self.probes.weak),
             lookup=self._lookup,
-            tally=Tally(self.watch),
+            counted=TokenCount(self.watch),
         )
 
     def _write_rows(self, run: Run, runner: Runner, found: Evidence) -> None:

@@ -15,6 +15,7 @@ from ckptaudit.linalg.threads import blas_threads
 from ckptaudit.measurement.batches import SIDE_BY_SIDE, measure_large
 from ckptaudit.measurement.jobs import Computing, Job
 from ckptaudit.measurement.reading import read_large
+from ckptaudit.measurement.streams import side_by_side, take_stream
 from ckptaudit.measurement.tasks import Outcome, Outcomes, Task, tasks_of, tried
 from ckptaudit.metrics import Measurement
 
@@ -51,7 +52,7 @@ def measure_tasks(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple
 
 
 def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
-    workers = min(WORKERS, len(tasks), torch.get_num_threads()) if computing.device.type == "cpu" else 1
+    workers = min(_at_once(tasks, computing), len(tasks), torch.get_num_threads())
     if workers > 1:
         # The largest first, so that in the end no worker waits long for the other.
         yield from _in_workers(sorted(tasks, key=lambda task: -task.size), workers, computing)
@@ -61,6 +62,12 @@ def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Tas
         for task in (task for task in tasks if not task.is_large):
             yield task, task.outcomes(computing)
         yield from _read_ahead([task for task in tasks if task.is_large], computing)
+
+
+def _at_once(tasks: Sequence[Task], computing: Computing) -> int:
+    if computing.device.type == "cpu":
+        return WORKERS
+    return side_by_side(computing.device, max((task.most_at_once for task in tasks), default=0))
 
 
 def in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]:
@@ -73,14 +80,15 @@ def in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]
 
 
 def _in_workers(tasks: Sequence[Task], workers: int, computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
-    """On a CPU several at once, each with its share of the threads.
+    """Several at once, each with its share of the threads, and on a card with a stream of its own.
 
-    Decompositions use several threads badly: two that take one each finish sooner. And while one matrix is
-    being read, another is measured.
+    Decompositions use several threads badly, and a card as well: those that share it finish sooner. And while one
+    matrix is being read, another is measured.
     """
     threads = torch.get_num_threads()
     share = threads // workers
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
+    places = iter(range(workers))
+    pool = ThreadPoolExecutor(workers, initializer=_begin, initargs=(share, computing.device, places))
     try:
         with blas_threads(share):
             for task, future in [(task, pool.submit(task.outcomes, computing)) for task in tasks]:
@@ -89,6 +97,12 @@ def _in_workers(tasks: Sequence[Task], workers: int, computing: Computing) -> It
         # Whoever stops listening, or is interrupted, does not wait for what has not begun.
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def _begin(threads: int, device: torch.device, places: Iterator[int]) -> None:
+    torch.set_num_threads(threads)
+    if device.type != "cpu":
+        take_stream(device, next(places))
 
 
 def _read_ahead(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:

@@ -43,6 +43,12 @@ class Task:
         """Number of entries of one side."""
         return sum(prod(job.tensor.shape) for job in self.jobs)
 
+    @property
+    def most_at_once(self) -> int:
+        """Number of entries of one side that are measured together: of a matrix, or of all in a batch."""
+        _, m, n = self.jobs[0].tensor.matrix_shape
+        return m * n if self.is_large else self.size
+
     def outcomes(self, computing: Computing) -> Outcomes:
         """What was measured; after an error in a batch, what each of its tensors gives by itself."""
         found = tried(self._measured, computing)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 from ckptaudit.linalg.census import Census, census, census_among, sample
 from ckptaudit.linalg.differences import square_sum
 from ckptaudit.linalg.entry_sets import largest, members, smallest
-from ckptaudit.linalg.gram import SingularValues
+from ckptaudit.linalg.gram import SingularValues, gram, tall
 from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum, truncated
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
@@ -29,11 +29,11 @@ ORDINARY = (1e-20, 1e20)
 
 Tensors = Mapping[str, Tensor]
 NOTHING = {"s": torch.empty(0, dtype=torch.float64)}
-CachedLookup = Callable[[Tensor, str, Callable[[], Tensors]], Tensors]
-"""(a stored matrix, what is wanted of it, how to make it) to the tensors wanted; a cache may answer."""
+CachedLookup = Callable[[str, Callable[[], Tensors]], Tensors]
+"""(what is wanted of a stored matrix, how to make it) to the tensors wanted; a cache may answer."""
 
 
-def uncached(stored: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+def uncached(definition: str, make: Callable[[], Tensors]) -> Tensors:
     """The lookup without a cache: everything is made."""
     return make()
 
@@ -67,11 +67,33 @@ def leading_facts(stored: Shaped[Tensor, "m n"], lookup: CachedLookup, *, k: int
 
 def spectrum_facts(stored: Shaped[Tensor, "m n"], lookup: CachedLookup, *, k: int, rank: int) -> BaseFacts | None:
     """All singular values, and what the tuned ones are found from; None where they are not certified."""
-    kept = _looked_up("spectrum", lambda: _make_spectrum(stored, k, rank), stored, lookup, k, rank)
+    extent = "spectrum" if stored.device.type == "cpu" else "spectrum without Gram matrix"
+    kept = _looked_up(extent, lambda: _make_spectrum(stored, k, rank), stored, lookup, k, rank)
     if kept is None:
         return None
-    found = Spectrum(kept["s"], kept["short"], from_triangle(kept["gram"], len(kept["s"])))
-    return _facts(None, found, kept, stored)
+    found = _kept_spectrum(kept) if "gram" in kept else _completed(stored, kept, k)
+    return None if found is None else _facts(None, found, kept, stored)
+
+
+def _kept_spectrum(kept: Tensors) -> Spectrum:
+    return Spectrum(kept["s"], kept["short"], from_triangle(kept["gram"], len(kept["s"])))
+
+
+def _completed(stored: Shaped[Tensor, "m n"], kept: Tensors, k: int) -> Spectrum | None:
+    """With its Gram matrix, which a device multiplies sooner than a file of it is read.
+
+    The tuned side is told from that very matrix, to the last bit: where another card or library rounds otherwise,
+    the spectrum is found again.
+    """
+    product = gram(tall(stored))
+    if torch.equal(_fingerprint(product), kept["gram_sum"]):
+        return Spectrum(kept["s"], kept["short"], product)
+    return spectrum(stored, min(k + 1, *stored.shape))
+
+
+def _fingerprint(matrix: Float64[Tensor, "n n"]) -> Int64[Tensor, ""]:
+    """The sum of all entries' bits, modulo 2^64: whether two matrices are the same but for a chance."""
+    return matrix.view(torch.int64).sum()
 
 
 def _facts(top: Leading | None, found: Spectrum | None, kept: Tensors, stored: Shaped[Tensor, "m n"]) -> BaseFacts:
@@ -98,7 +120,7 @@ def norm(stored: Shaped[Tensor, "m n"]) -> float:
 def _looked_up(
     extent: str, make: Callable[[], Tensors], stored: Shaped[Tensor, "m n"], lookup: CachedLookup, k: int, rank: int
 ) -> Tensors | None:
-    kept = lookup(stored, f"{extent}/{FACTS_VERSION} k={k} rank={rank} alpha={ALPHA}", make)
+    kept = lookup(f"{extent}/{FACTS_VERSION} k={k} rank={rank} alpha={ALPHA}", make)
     return {name: tensor.to(stored.device) for name, tensor in kept.items()} if len(kept["s"]) else None
 
 
@@ -120,13 +142,14 @@ def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
 def _make_spectrum(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
     if not within(norm(stored), ORDINARY):
         return NOTHING
+    on_cpu = stored.device.type == "cpu"
     found = spectrum(stored, min(k + 1, *stored.shape))
     if found is None or not within(float(found.s[0]), ORDINARY):
         return NOTHING
     return {
         "s": found.s,
         "short": found.short,
-        "gram": triangle(found.gram),
+        **({"gram": triangle(found.gram)} if on_cpu else {"gram_sum": _fingerprint(found.gram)}),
         **_make_masks(stored, truncated(stored, found.short[:, :rank].float())),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from importlib import import_module
 from typing import Literal, Protocol, runtime_checkable
 
@@ -65,6 +65,13 @@ class MetricTable(Mapping[str, Metric]):
 
     def __len__(self) -> int:
         return len(self._all())
+
+    # A mapping's own views look every name up again, and each of these looks whether the families are there.
+    def items(self) -> ItemsView[str, Metric]:
+        return self._all().items()
+
+    def values(self) -> ValuesView[Metric]:
+        return self._all().values()
 
     def add(self, metric: Metric) -> None:
         """Enter one more; looks at what is there, and imports nothing."""

@@ -113,6 +113,7 @@ def prepare(options: AuditOptions, config: Config, checks: Sequence[Path] = ()) 
     files = tuple(map(load_checks, checks)) or chosen.files
     baseline = baseline_of(opened)
     planned = plan(opened, files, config, baseline, known=chosen.known)
+    opened.take_digests()
     return PreparedAudit(opened, planned, baseline, "" if checks else chosen.profile)
 
 

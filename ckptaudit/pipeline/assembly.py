@@ -16,10 +16,12 @@ from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import Measurement
 from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
+from ckptaudit.pipeline.inputs import policy_inputs
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.behavior import BehaviorRecord, behavior_records
 from ckptaudit.results.covering import coverage_of
+from ckptaudit.results.inputs import InputRecord
 from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
 from ckptaudit.results.summary import Summary
@@ -79,7 +81,7 @@ def assemble(
         coverage=tuple(coverage_of(plan, verdicts, measurements, r) for r in opened.runs if opened.has_pair),
         rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
         behavior=behavior,
-        inputs=opened.inputs,
+        inputs=_inputs(opened, plan, profile),
         not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
         spectra=tuple(spectra),
     )
@@ -145,6 +147,10 @@ def distributions_of(opened: OpenedAudit) -> dict[str, Distributions]:
         except CkptAuditError:
             logger.debug("a log could not be read again", exc_info=True)
     return found
+
+
+def _inputs(opened: OpenedAudit, plan: AuditPlan, profile: str) -> tuple[InputRecord, ...]:
+    return (*opened.inputs, *policy_inputs(plan.config, profile)) if opened.options.digest else ()
 
 
 def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ckptaudit.checkpoints import TensorHandle
 from ckptaudit.errors import CheckpointError
 from ckptaudit.judging.verdict import Verdict, times_over
-from ckptaudit.linalg.spectra import numerical_rank, relative_gap
+from ckptaudit.linalg.factors import Factors
+from ckptaudit.linalg.spectra import relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
 from ckptaudit.metrics import METRICS, MatrixMetric, PairBatch
 from ckptaudit.pairing import AlignedTensor, ModelPair
@@ -52,8 +53,9 @@ def worst_matrices(verdicts: Iterable[Verdict], pair: ModelPair, *, most: int) -
 def spectrum_record(run: str, matrix: CurveMatrix, device: torch.device) -> SpectrumRecord | None:
     """Both spectra and the angles between the leading subspaces; None where there is no decomposition.
 
-    Decomposed directly, in float64. The angles are those of `principal_angle_left_max` and its kin: between
-    the top-k singular subspaces of either side, directions beyond the numerical rank left out.
+    Decomposed in float64, by Gram matrices where their error is certified (`Factors`). The angles are those of
+    `principal_angle_left_max` and its kin: between the top-k singular subspaces of either side, directions beyond
+    the numerical rank left out.
     """
     try:
         base, tuned = _read(matrix, matrix.tensor.base), _read(matrix, matrix.tensor.tuned)
@@ -95,9 +97,9 @@ class _Decomposition:
 
 
 def _decomposed(stored: Tensor, device: torch.device, k: int) -> _Decomposition:
-    u, s, vh = torch.linalg.svd(stored.to(device).double(), full_matrices=False)
-    width = min(k, int(numerical_rank(s, m=stored.shape[1], n=stored.shape[2])[0]))
-    return _Decomposition(s, u[:, :, :width], vh.mT[:, :, :width])
+    found = Factors(stored.to(device).double(), (k,))
+    width = min(k, int(found.rank[0]))
+    return _Decomposition(found.s, found.left(width), found.right(width))
 
 
 def _first_the_worst(verdict: Verdict) -> tuple[bool, bool, float]:

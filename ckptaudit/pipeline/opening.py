@@ -21,9 +21,10 @@ from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
+from ckptaudit.pipeline.inputs import given_inputs
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
 from ckptaudit.pipeline.probes import notes_of, open_probes
-from ckptaudit.results.inputs import InputRecord, input_record
+from ckptaudit.results.inputs import InputRecord
 from ckptaudit.results.records import CheckpointRecord, checkpoint_record
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.run_log import RunLog, open_run_logs
@@ -97,13 +98,18 @@ class OpenedAudit:
 
     @cached_property
     def inputs(self) -> tuple[InputRecord, ...]:
-        """Logs, curves and probes with the digests of their files; none where no digests were asked for."""
+        """What was given beside the pair, with the digests of its files; nothing where none were asked for."""
         if not self.options.digest:
             return ()
-        logs = [input_record("rollouts", log.path, run) for run, log in self.logs.items()]
-        curves = [input_record("scalars", path, run) for run, log in self.logs.items() for path in log.scalars]
-        probes = [input_record("probes", self.probes.path)] if self.probes is not None else []
-        return (*logs, *curves, *probes)
+        return tuple(given_inputs(self.logs, self.auxiliary, self.base, self.options.against))
+
+    def take_digests(self) -> None:
+        """Take the digests that were asked for, once; later changes of the files are no part of them.
+
+        Raises CkptAuditError where a file cannot be read.
+        """
+        if self.options.digest:
+            _ = self.checkpoints, self.inputs
 
 
 def open_audit(options: AuditOptions, facts: RunFacts | None = None) -> OpenedAudit:

@@ -16,7 +16,8 @@ from ckptaudit.damages import weights as weight_damages
 from ckptaudit.judging.check_files import CheckFile
 from ckptaudit.judging.checks import Check
 from ckptaudit.judging.config import Config
-from ckptaudit.judging.judge import decide_findings, judge
+from ckptaudit.judging.findings import decide_findings
+from ckptaudit.judging.judge import judge
 from ckptaudit.judging.limits import Limits
 from ckptaudit.judging.selection import MODEL
 from ckptaudit.judging.verdict import Verdict

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from _pytest.junitxml import xml_key
 from msgspec.structs import replace
 
 from ckptaudit.cli.gate_outputs import Outputs
@@ -35,12 +34,12 @@ from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.pipeline.workers import workers_of
 from ckptaudit.plugin.header import About, header_lines
 from ckptaudit.plugin.items import CheckCollector, CheckItem
-from ckptaudit.plugin.junit import show_in_junit
+from ckptaudit.plugin.junit import add_properties, show_in_junit
 from ckptaudit.plugin.processes import REPORTED, STORE, Processes, share_cores
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import named_check_files, names_files, node_id, refuse_logs_among_files
 from ckptaudit.plugin.settings import refuse_settings_of_checkpoints, refuse_settings_of_logs, settings_of
-from ckptaudit.plugin.tally import Tally
+from ckptaudit.plugin.tensor_count import TensorCount
 from ckptaudit.plugin.terminal import AuditOutput
 from ckptaudit.report.github import announce
 from ckptaudit.report.junit import coverage_properties, suite_properties
@@ -89,7 +88,7 @@ class Gate:
         self.verdicts: dict[str, Verdict] = {}
         self.causes, self.excerpts = Causes(self.opened), Excerpts()
         self.refused = 0
-        self.tally = Tally(config, lambda: self.plan)
+        self.tensor_count = TensorCount(config, lambda: self.plan)
         self._register()
 
     def _register(self) -> None:
@@ -99,7 +98,7 @@ class Gate:
         if self.worker:
             share_cores()
         else:
-            plugins["tally"] = self.tally
+            plugins["tensor-count"] = self.tensor_count
             plugins["processes"] = Processes(self.store, self.settings.path, reported=bool(self.outputs))
         for name, plugin in plugins.items():
             self.config.pluginmanager.register(plugin, f"ckptaudit-{name}")
@@ -157,7 +156,7 @@ class Gate:
         return respelled(verdict, option)
 
     def _measured(self, planned: PlannedVerdict) -> MeasurementStore:
-        return execute(self.plan, self.store, self.tally.within, verdicts=[planned])
+        return execute(self.plan, self.store, self.tensor_count.within, verdicts=[planned])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan for what is left after selection; all metrics where the whole JSON was asked for."""
@@ -172,7 +171,7 @@ class Gate:
         if distributed or config.option.collectonly or session.testsfailed:
             return
         if midway:
-            self.tally.start()
+            self.tensor_count.start()
             return
         try:
             with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
@@ -216,12 +215,10 @@ class Gate:
             return
         try:
             checkpoints = self.opened.checkpoints
+            self.opened.take_digests()
         except CkptAuditError as error:
             raise pytest.UsageError(error.spelled(option)) from None
-        xml = self.config.stash.get(xml_key, None)
-        if xml is not None:
-            for name, value in suite_properties(checkpoints, about(self.opened, self.profile)):
-                xml.add_global_property(name, value)
+        add_properties(self.config, lambda: suite_properties(checkpoints, about(self.opened, self.profile)))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -245,10 +242,8 @@ class Gate:
     @pytest.hookimpl(tryfirst=True, specname="pytest_sessionfinish")
     def pytest_name_coverage_in_junit(self, session: pytest.Session) -> None:
         """How much was judged, as properties of the JUnit file, before pytest writes it."""
-        xml = self.config.stash.get(xml_key, None)
-        if self.worker is None and xml is not None and self.verdicts and not self.config.option.collectonly:
-            for name, value in coverage_properties(self.result):
-                xml.add_global_property(name, value)
+        if self.worker is None and self.verdicts and not self.config.option.collectonly:
+            add_properties(self.config, lambda: coverage_properties(self.result))
 
     def _shown(self) -> AuditResult | None:
         """What the terminal shows; None where no verdict was given."""

@@ -11,11 +11,9 @@ from ckptaudit.checkpoints.digests import FileDigest, file_digests
 from ckptaudit.errors import AttestationError, parameter, printable
 from ckptaudit.foreign_files import read_regular
 from ckptaudit.release.statement import Statement, TiedBy, inputs_of, run_of, statement_of
-from ckptaudit.results.inputs import InputRecord, input_digests
+from ckptaudit.results.inputs import InputRecord, changed_input, difference, not_here
 from ckptaudit.results.json_io import MAX_RESULT, read_json
 from ckptaudit.results.records import AuditResult, CheckpointRecord
-
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -99,31 +97,10 @@ def _tie(
 
 
 def _compare(inputs: Sequence[InputRecord]) -> None:
-    """Raise AttestationError for a log or probes that lie where they were judged, and are others now."""
+    """Raise AttestationError for an input that lies where it was judged, and is another now."""
     for record in inputs:
-        if Path(record.path).exists() and (changed := changed_input(record, record.path)):
+        if not not_here(record, record.path) and (changed := changed_input(record, record.path)):
             raise AttestationError(
                 f"{parameter(record.name)} {printable(record.path)}: not the files that were judged: {changed}; "
                 "audit again."
             )
-
-
-def changed_input(record: InputRecord, path: str) -> str:
-    """How an input that lies at a path differs from what was judged, in words; "" if it does not."""
-    now = input_digests(record.name, path)
-    return difference({f.name: f.sha256 for f in record.files}, {f.name: f.sha256 for f in now})
-
-
-def difference(before: dict[str, str], after: dict[str, str]) -> str:
-    """What differs between two lists of files, in words; "" if nothing does."""
-    found = {
-        "changed": [name for name in before if name in after and before[name] != after[name]],
-        "missing": [name for name in before if name not in after],
-        "new": [name for name in after if name not in before],
-    }
-    return "; ".join(f"{what} {_few(names)}" for what, names in found.items() if names)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(printable, names[:SHOWN])) + more

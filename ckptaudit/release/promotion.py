@@ -120,7 +120,7 @@ def _refuse_closed(result: AuditResult) -> None:
 def same_files(result: AuditResult, folder: Path) -> str:
     """What differs between the folder and the audited files, by their digests; "" if nothing does."""
     from ckptaudit.checkpoints.digests import file_digests
-    from ckptaudit.release.attesting import difference
+    from ckptaudit.results.inputs import difference
 
     tuned = [c for c in result.checkpoints if c.side == "tuned"]
     if len(tuned) != 1 or not tuned[0].files:

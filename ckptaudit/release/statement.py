@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from ckptaudit.checkpoints.digests import FileDigest, root_digest
+from ckptaudit.checkpoints.digests import ONE_FILE, FileDigest, root_digest
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.results.gate import answer
 from ckptaudit.results.inputs import InputRecord
@@ -81,7 +81,7 @@ class AuditFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     files: tuple[FileDigest, ...]
     ignored_paths: tuple[str, ...]
     inputs: tuple[InputRecord, ...] = ()
-    """What was judged beside the weights: logs, curves, probes."""
+    """What was judged beside the weights, and by what: logs, probes, verdicts, checkpoints, checks, settings."""
 
 
 class TestResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -176,7 +176,7 @@ def _grade(verdict: Verdict) -> str:
 
 
 def inputs_of(result: AuditResult, run: str) -> tuple[InputRecord, ...]:
-    """What was judged beside the weights of a run."""
+    """What the verdicts on a run rest on beside its weights."""
     return tuple(record for record in result.inputs if record.tuned in ("", run))
 
 
@@ -185,13 +185,18 @@ def _configuration(result: AuditResult, content: bytes, inputs: Sequence[InputRe
     if base is not None:
         yield Resource("base", _digest_of(base), {"path": base.path, "sampledFingerprint": base.fingerprint})
     yield Resource("audit.json", {"sha256": sha256(content).hexdigest()})
+    checks: dict[str, str] = {}
     for record in inputs:
-        yield Resource(record.name, {"sha256": record.digest}, {"path": record.path})
+        if record.name in ("checks", "bundled"):
+            checks |= {Path(record.path).name if f.name == ONE_FILE else f.name: f.sha256 for f in record.files}
+            continue
+        told = {"sampledFingerprint": record.fingerprint} if record.fingerprint else {}
+        yield Resource(record.name, _digest_of(record), {"path": record.path, **told})
     for file in dict.fromkeys(check.file for check in result.checks):
-        yield Resource(f"checks/{file}")
+        yield Resource(f"checks/{file}", {"sha256": checks[file]} if file in checks else {})
 
 
-def _digest_of(record: CheckpointRecord) -> dict[str, str]:
+def _digest_of(record: CheckpointRecord | InputRecord) -> dict[str, str]:
     return {"sha256": record.digest} if record.digest else {}
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 
 from ckptaudit.checkpoints.digests import file_digests, root_digest
-from ckptaudit.errors import AttestationError, parameter, printable
-from ckptaudit.release.attesting import changed_input, difference, within
+from ckptaudit.errors import AttestationError, CkptAuditError, parameter, printable
+from ckptaudit.release.attesting import within
 from ckptaudit.release.envelope import is_signed_by, open_envelope, public_key_of
 from ckptaudit.release.statement import STATEMENT, TEST_RESULT, AuditFacts, Statement
-from ckptaudit.results.inputs import InputName, InputRecord
+from ckptaudit.results.inputs import InputName, InputRecord, changed_input, difference, not_here
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Asked:
     waivers: bool = True
     sampled: bool = False
     inputs: Mapping[InputName, tuple[str, ...]] = field(default_factory=dict)
-    """Where logs, curves and probes lie now, in the order of the audit; others are sought where they lay."""
+    """Where inputs beside the weights lie now, in the order of the audit; others are sought where they lay."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _coverage(facts: AuditFacts, least: float) -> Point:
 
 
 def _inputs(facts: AuditFacts, asked: Asked) -> Iterator[Point]:
-    """A point for each log, curves or probes that were judged. Raises AttestationError for one that was not."""
+    """A point for each input that the audit rests on. Raises AttestationError for one that it does not."""
     left: dict[str, list[str]] = {name: list(paths) for name, paths in asked.inputs.items()}
     for record in facts.inputs:
         waiting = left.get(record.name, [])
@@ -127,13 +127,24 @@ def _inputs(facts: AuditFacts, asked: Asked) -> Iterator[Point]:
 
 def _input(record: InputRecord, given: str = "") -> Point:
     path = given or record.path
-    if not given and not Path(path).exists():
-        said = f"{path} is not here, so it was not looked at; {parameter(record.name)} says where it lies"
-        return Point(record.name, True, said)
-    changed = changed_input(record, path)
+    why = not_here(record, path)
+    if why and not (given and record.files):
+        can_be_named = record.files and record.name != "bundled"
+        elsewhere = f"; {parameter(record.name)} says where it lies" if can_be_named else ""
+        return Point(record.name, not given, f"{why}, so it was not looked at{elsewhere}")
+    changed = _changed(record, path)
     files = f"{len(record.files)} file{'s' * (len(record.files) != 1)}"
     said = f"not what was judged: {changed}" if changed else f"{files}, sha256 {record.digest}"
-    return Point(record.name, not changed, said)
+    return Point(record.name, not changed, f"{path}: {said}")
+
+
+def _changed(record: InputRecord, path: str) -> str:
+    try:
+        return changed_input(record, path)
+    except CkptAuditError as error:
+        if not Path(path).exists():
+            raise
+        return error.sentence  # it was of a known kind and could be read when it was judged
 
 
 def _asked_for(facts: AuditFacts, asked: Asked) -> Iterator[Point]:

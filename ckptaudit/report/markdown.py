@@ -24,6 +24,7 @@ from ckptaudit.report.failure import compared, remedy_of
 from ckptaudit.report.heatmap import broken_checks, drawn_checks, grids
 from ckptaudit.report.heatmap_text import heatmap_lines
 from ckptaudit.results.gate import answer, by_check, gravest
+from ckptaudit.results.inputs import InputRecord
 from ckptaudit.results.records import AuditResult, CheckpointRecord
 from ckptaudit.results.summary import counts
 
@@ -160,6 +161,8 @@ def _about(result: AuditResult) -> Iterator[str]:
     pair = (("base", result.base), *(("tuned", run) for run in result.tuned))
     for side, path in pair if result.has_pair else ():
         yield f"- {side} {escaped(shortened(path, SENTENCE))}{prints.get(path, '')}"
+    for record in result.inputs:
+        yield f"- input {record.name} {escaped(shortened(record.path, SENTENCE))}{_content(record)}"
     for note in (*coverage_lines(result), *result.unaligned[:5], *result.notes[:5]):
         yield f"- {escaped(clipped(note, SENTENCE))}"
     if result.about:
@@ -169,7 +172,7 @@ def _about(result: AuditResult) -> Iterator[str]:
     yield ""
 
 
-def _content(record: CheckpointRecord) -> str:
+def _content(record: CheckpointRecord | InputRecord) -> str:
     """What tells the files: their digest, else the fingerprint of samples of them."""
     kind, value = ("SHA-256", record.digest) if record.digest else ("sampled fingerprint", record.fingerprint)
     return f" ({kind} {escaped(shortened(value, NAME))})"

@@ -12,6 +12,7 @@ from ckptaudit.report.appearance import margin_of
 from ckptaudit.report.coverage_text import amount
 from ckptaudit.report.markdown import escaped, headline
 from ckptaudit.results.gate import answer, by_check, gravest
+from ckptaudit.results.inputs import InputRecord
 from ckptaudit.results.records import AuditResult, CheckpointRecord
 
 BEGIN = "<!-- ckptaudit: begin -->"
@@ -71,12 +72,14 @@ def _facts(result: AuditResult) -> Iterator[tuple[str, str]]:
     for record in result.checkpoints:
         # The name alone: a card is published, and where files lay on a machine is not.
         yield record.side, f"{escaped(Path(record.path).name)}, {_content(record)}"
+    for given in result.inputs:
+        yield f"input {given.name}", f"{escaped(Path(given.path).name)}, {_content(given)}"
     if result.about:
         version = result.about.versions.get("ckptaudit", "")
         yield "audited", escaped(f"{result.about.started}, ckptaudit {version}")
 
 
-def _content(record: CheckpointRecord) -> str:
+def _content(record: CheckpointRecord | InputRecord) -> str:
     return escaped(f"SHA-256 {record.digest}" if record.digest else f"sampled fingerprint {record.fingerprint}")
 
 

@@ -12,6 +12,7 @@ import msgspec
 from ckptaudit.judging.rollouts import RUN
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.metrics import Measurement
+from ckptaudit.results.input_changes import input_changes
 from ckptaudit.results.records import AuditResult
 
 Turn = Literal["worse", "better", "changed"]
@@ -111,6 +112,8 @@ def _remarks(a: AuditResult, b: AuditResult, runs: Mapping[str, str]) -> Iterato
     profiles = [r.about.profile if r.about else "" for r in (a, b)]
     if profiles[0] != profiles[1]:
         yield f"the profiles differ: {profiles[0] or 'given files'}, then {profiles[1] or 'given files'}"
+    same = {run for run, held in runs.items() if run == held}
+    yield from input_changes(*([r for r in result.inputs if r.tuned in ("", *same)] for result in (a, b)))
 
 
 def _changed(a: AuditResult, b: AuditResult, runs: Mapping[str, str]) -> Iterator[Changed]:

@@ -181,7 +181,7 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: tuple[RolloutsRecord, ...] = ()
     behavior: tuple[BehaviorRecord, ...] = ()
     inputs: tuple[InputRecord, ...] = ()
-    """Logs, curves and probes by the digests of their files, where these were asked for."""
+    """What was judged beside the weights, and by what, by the digests of its files, where these were asked for."""
 
     @property
     def has_pair(self) -> bool:

@@ -54,7 +54,7 @@ def run_facts(table: Mapping[str, Any], path: Path) -> RunFacts:
 
 def read_facts(path: Path) -> RunFacts:
     """The facts of a configuration file; none where it has no table [rollouts]. Raises ConfigError."""
-    return facts_of(read_toml(path, "configuration", ConfigError), path)
+    return facts_of(read_toml(path, "configuration", ConfigError).content, path)
 
 
 def facts_of(content: Mapping[str, Any], path: Path) -> RunFacts:

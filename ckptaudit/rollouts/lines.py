@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.foreign_files import open_regular
+from ckptaudit.foreign_files.lines import Line, LongLineError, lines_of
 
 MAX_LINE = 256 * 2**20
 
@@ -24,30 +24,20 @@ def json_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:
     Raises RolloutError naming file and line.
     """
     decoder = msgspec.json.Decoder(shape)
-    try:
-        with io.BufferedReader(open_regular(path)) as file:  # type: ignore[type-var]
-            number = 0
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
-                if len(line) > MAX_LINE:
-                    raise RolloutError(f"{printable(path)}: line {number} is longer than {MAX_LINE:,} bytes.")
-                if line.strip():
-                    yield from _decoded(line, decoder, path, number)
-    except OSError as error:
-        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from error
+    for line in log_lines(path):
+        yield from _decoded(line.content, decoder, path, line.number)
 
 
 def json_lines_in_order(path: Path, shape: type[Shape], order: list[int]) -> Iterator[Shape]:
-    """The lines of a file that `json_lines` has read before, by their number among those that are not empty."""
+    """Lines by their position, from 0, among those that are not blank. Raises RolloutError as `json_lines` does."""
     decoder = msgspec.json.Decoder(shape)
-    with path.open("rb") as file:
-        offsets = []
-        while (start := file.tell(), line := file.readline())[1]:
-            if line.strip():
-                offsets.append(start)
-        for number in order:
-            file.seek(offsets[number])
-            yield from _decoded(file.readline(MAX_LINE + 1), decoder, path, number + 1)
+    places = [(line.number, line.start, len(line.content)) for line in log_lines(path)]
+    if any(position >= len(places) for position in order):
+        raise RolloutError(f"{printable(path)}: has lost lines while it was read; read it once it is complete.")
+    with open_regular(path) as file:
+        for number, start, size in (places[position] for position in order):
+            file.seek(start)
+            yield from _decoded(file.read(size), decoder, path, number)
 
 
 def first_line(path: Path) -> dict[str, Any] | None:
@@ -56,6 +46,16 @@ def first_line(path: Path) -> dict[str, Any] | None:
         return next(iter(json_lines(path, dict[str, Any])), None)
     except RolloutError:
         return None
+
+
+def log_lines(path: Path, longest: int = MAX_LINE) -> Iterator[Line]:
+    """The lines of a log as they are, of at most `longest` bytes. Raises RolloutError naming file and line."""
+    try:
+        yield from lines_of(path, longest)
+    except LongLineError as error:
+        raise RolloutError(f"{printable(path)}: line {error.number} is {error}.") from None
+    except OSError as error:
+        raise RolloutError(f"{printable(path)}: cannot be read ({printable(error.strerror or error)}).") from error
 
 
 def _decoded(line: bytes, decoder: msgspec.json.Decoder[Shape], path: Path, number: int) -> Iterator[Shape]:

@@ -20,7 +20,7 @@ from ckptaudit.behavior.facts import ProbeFacts, probe_facts
 from ckptaudit.behavior.intervals import Interval
 from ckptaudit.behavior.items import Item
 from ckptaudit.behavior.passes import Runner
-from ckptaudit.behavior.tally import Tally
+from ckptaudit.behavior.token_count import TokenCount
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.errors import ConfigError, ProbeError
 from ckptaudit.judging.config import Config
@@ -234,7 +234,7 @@ def test_the_tokens_that_are_expected_are_those_that_are_run(folder: Path) -> No
         items=prepared.items,
         decode=prepared.decode,
         facts=FACTS,
-        tally=Tally(lambda done, total: seen.append((done, total))),
+        counted=TokenCount(lambda done, total: seen.append((done, total))),
     ).evidence(("texts", "pairs", "unprompted", "openings"))
     assert seen[0][1] == seen[-1][0]
 

@@ -73,3 +73,18 @@ def test_packed_sets_are_counted_as_the_masks_themselves(seed: int, size: int) -
 def test_nothing_or_everything(count: int) -> None:
     everything = packed(torch.ones(4, dtype=torch.bool))
     assert count_common(largest(torch.ones(4), count), everything) == count
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.001, 0.5, 1.0])
+@pytest.mark.parametrize("order", ["shuffled", "sorted", "tied"])
+def test_every_device_finds_the_same_set(dtype: torch.dtype, share: float, order: str, device: str) -> None:
+    size = 3 * entry_sets.SAMPLE + 5
+    values = torch.rand(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    values = {"shuffled": values, "sorted": values.sort().values, "tied": (4 * values).floor()}[order]
+    count = int(share * size)
+    keys = values.view(torch.int32 if dtype is torch.float32 else torch.int16).to(device)
+    expected = int(keys.cpu().int().sort(descending=True).values[count - 1])
+    assert int(entry_sets._threshold_there(keys, count)) == expected
+    assert torch.equal(largest(values.to(device), count).cpu(), largest(values, count))
+    assert torch.equal(smallest(values.to(device), count).cpu(), smallest(values, count))

@@ -99,7 +99,7 @@ def test_a_base_is_decomposed_once_for_its_spectrum_and_once_for_its_top() -> No
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def lookup(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]
@@ -121,7 +121,7 @@ def test_a_gate_takes_a_shift_from_the_values_kept_with_the_top() -> None:
     base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
     kept: dict[str, Tensors] = {}
 
-    def lookup(_: torch.Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
         return kept.setdefault(definition, make())
 
     found, truth = LargePair(base, tuned, lookup).shift, PairBatch(base[None], tuned[None]).shift

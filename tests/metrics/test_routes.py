@@ -52,7 +52,7 @@ def test_no_number_depends_on_what_was_asked_before(
     monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
     kept: dict[str, Tensors] = {}
 
-    def lookup(_: Tensor, definition: str, make: Callable[[], Tensors]) -> Tensors:
+    def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
         if definition not in kept:
             kept[definition] = make()
         return kept[definition]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import subspace_angles
 
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.judging.verdict import Verdict
@@ -59,6 +61,22 @@ def test_broken_claims_come_first_then_spectra_then_the_farthest(
     ]
     assert [m.name for m in worst_matrices(verdicts, made, most=6)] == [Q, K]
     assert [m.name for m in worst_matrices(verdicts, made, most=1)] == [Q]
+
+
+def test_a_large_matrix_has_the_curves_of_a_decomposition_of_itself(
+    pair: Callable[[torch.Tensor, torch.Tensor], ModelPair],
+) -> None:
+    base = random_matrix(160, 200)
+    tuned = base + 0.05 * torch.randn(160, 200, generator=torch.Generator().manual_seed(1))
+    row = row_of(pair(base, tuned))
+    assert row is not None
+    sides = [np.linalg.svd(side.double().numpy(), full_matrices=False) for side in (base, tuned)]
+    assert row.base_singular_values == pytest.approx(sides[0].S, rel=1e-9)
+    assert row.tuned_singular_values == pytest.approx(sides[1].S, rel=1e-9)
+    left = np.degrees(subspace_angles(sides[0].U[:, : row.k], sides[1].U[:, : row.k]))[::-1]
+    right = np.degrees(subspace_angles(sides[0].Vh[: row.k].T, sides[1].Vh[: row.k].T))[::-1]
+    assert row.left_angles == pytest.approx(left, abs=1e-4)
+    assert row.right_angles == pytest.approx(right, abs=1e-4)
 
 
 def test_a_matrix_with_a_nan_has_no_spectrum(pair: Callable[[torch.Tensor, torch.Tensor], ModelPair]) -> None:

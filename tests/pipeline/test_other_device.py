@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.family import Kind, Shapes
 from benchmarks.pair import pair_of
@@ -64,3 +66,30 @@ def test_a_mixture_of_devices_is_an_error() -> None:
             there.numpy()
         with pytest.raises(RuntimeError, match="same device"):
             LargePair(torch.ones(4, 4).to(DEVICE), torch.zeros(4, 4)).evaluate(lambda pair: pair.update_norm)
+
+
+def test_the_tuned_side_is_told_from_the_gram_matrix_that_the_spectrum_was_found_from() -> None:
+    base = torch.randn(192, 160, generator=torch.Generator().manual_seed(0)).bfloat16()
+    tuned = (base.float() + 1e-3).bfloat16()
+    kept: dict[str, Mapping[str, Tensor]] = {}
+    made: list[str] = []
+
+    def lookup(definition: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        if definition not in kept:
+            made.append(definition)
+            kept[definition] = make()
+        return kept[definition]
+
+    def shift() -> float:
+        return float(LargePair(base.to(DEVICE), tuned.to(DEVICE), lookup, exact=True).shift.values)
+
+    with other_device():
+        first = shift()
+        (entry,) = kept
+        assert "gram" not in kept[entry]
+        assert shift() == first
+        # As another card may round: neither values nor vectors of that entry belong to this card's matrix.
+        spoilt = {"gram_sum": kept[entry]["gram_sum"] + 1, "s": 1.5 * kept[entry]["s"]}
+        kept[entry] = {**kept[entry], **spoilt}
+        assert shift() == first
+    assert len(made) == 1

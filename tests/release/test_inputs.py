@@ -127,7 +127,7 @@ def test_rollouts_alone_hold_no_checkpoint_to_attest(
     fixture_pairs: Path, released: Release, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = audit(rollouts=fixture_pairs / "rollouts" / "healthy", digest=True)
-    assert [record.name for record in result.inputs] == ["rollouts"]
+    assert [record.name for record in result.inputs] == ["rollouts", "bundled"]
     write_json(result, released.result)
     assert main(["attest", str(released.result), "--key", str(released.key)]) == 4
     assert "rollouts alone" in capsys.readouterr().err

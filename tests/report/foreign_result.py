@@ -44,6 +44,9 @@ def plain() -> dict[str, Any]:
         "siblings": [{"tuned": runs, "elsewhere": [], "figures": {"update_cosine": [0.1, 0.2]}}],
         "against": {"path": "released.json", "tuned": "old", "factor": 2.0},
         "rollouts": [_rollouts(runs[0])],
+        "inputs": [{"name": "verdicts", "path": "v.jsonl", "digest": "ab12", "tuned": "",
+                    "files": [{"name": ".", "sha256": "ab12"}]},
+                   {"name": "reference", "path": "s3://sft", "digest": "", "files": [], "fingerprint": "ab12"}],
     }  # fmt: skip
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.files import regular_file
+from ckptaudit.rollouts.lines import log_lines
 from ckptaudit.rollouts.scalars import ScalarRow
 
 NAME = "MLflow"
 FILES = "mlflow.db, or a run's metrics/"
 MAX_LINES = 5_000_000
+MAX_LINE = 4096
+"""Bytes of a line: a time, a value and a step."""
 
 
 def _database(path: Path) -> Path | None:
@@ -89,11 +92,10 @@ def _from_folders(path: Path) -> Iterator[ScalarRow]:
     _one_run(path, len(folders))
     for file in _metric_files(folders[0]):
         name = file.relative_to(folders[0]).as_posix()
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for count, line in enumerate(lines):
-                if count >= MAX_LINES:
-                    raise RolloutError(f"{printable(file)}: more than {MAX_LINES:,} lines.")
-                yield _row(file, name, line)
+        for line in log_lines(file, MAX_LINE):
+            if line.number > MAX_LINES:
+                raise RolloutError(f"{printable(file)}: more than {MAX_LINES:,} lines.")
+            yield _row(file, name, line.content.decode(errors="replace"))
 
 
 def _metric_files(folder: Path) -> list[Path]:

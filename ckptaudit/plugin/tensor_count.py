@@ -12,7 +12,7 @@ from ckptaudit.measurement.jobs import Unit
 from ckptaudit.plugin.progress import Log, log_of
 
 
-class Tally:
+class TensorCount:
     """Tensors measured of those that the verdicts rest on, told now and then; a plugin of its own.
 
     A verdict is known by its test's name. What it rests on is measured once its test has reported.

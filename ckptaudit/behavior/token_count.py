@@ -22,7 +22,7 @@ class Workload:
     """The longest that an answer may be."""
 
 
-class Tally:
+class TokenCount:
     """Counts finished tokens and tells `watch` of them and of the total.
 
     An answer that is not known yet counts as many tokens as those that are have on average.
