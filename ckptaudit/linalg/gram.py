@@ -49,12 +49,13 @@ def rows_of(matrix: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor
 
 def gram(matrix: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
     """W'W in float64."""
-    if len(matrix) <= ROWS:
-        (rows,) = (rows for _, rows in rows_of(matrix))
-        return multiply(rows.mT, rows)
-    product = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    n = matrix.shape[1]
+    product = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
     for _, rows in rows_of(matrix):
-        add_gram(rows, product)
+        if len(rows) == len(matrix):
+            multiply(rows.mT, rows, out=product)
+        else:
+            add_gram(rows, product)
     return mirrored(product)
 
 
