@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 HELP = "verify an attestation: signature, the folder's content now, open gate, coverage"
 
 DOES_NOT_HOLD = 1
-INPUTS = cast("tuple[InputName, ...]", (*AUXILIARY, "against", "config", "checks"))
+INPUTS = cast("tuple[InputName, ...]", (*AUXILIARY, "base_part", "tuned_part", "against", "config", "checks"))
 """Inputs that may lie elsewhere by now."""
+
+OTHERS = {
+    "base_part": "what the base was joined with",
+    "tuned_part": "what the tuned side was joined with",
+    "checks": "a check file",
+}
+"""What no option of the gate names by itself."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--profile", action="append", default=[], metavar="NAME", help="the profile it has to be by; repeatable")
     add("--no-waivers", action="store_true", help="accept no broken claim that was forgiven")
     for name in INPUTS:
-        what = "a check file" if name == "checks" else f"what {gate_spelling.option(name)} named"
+        what = OTHERS.get(name, f"what {gate_spelling.option(name)} named")
         add(
             option("verify", name),
             action="append",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
+
+from msgspec.structs import replace
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checkpoints.digests import ONE_FILE, FileDigest
@@ -12,6 +14,7 @@ from ckptaudit.foreign_files.places import Place
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.profiles import TABLE, bundled_checks
 from ckptaudit.pairing.auxiliary import Auxiliary, AuxiliaryInput
+from ckptaudit.pairing.runs import Run
 from ckptaudit.results.inputs import InputName, InputRecord, bundled_digests, input_record, package, record_of
 from ckptaudit.rollouts.run_log import RunLog
 
@@ -31,6 +34,21 @@ def given_inputs(
         yield from _records(cast(InputName, name), given, base)
     if against is not None:
         yield input_record("against", against)
+
+
+def joined_parts(base: Checkpoint, runs: Sequence[Run]) -> Iterator[InputRecord]:
+    """What sides like WEIGHTS+ADAPTER were joined from, beside the checkpoint whose digest the side has."""
+    for place, checkpoint in _pieces(base, None):
+        if not _is_within(place, base.path):
+            yield _of_checkpoint("base_part", place, checkpoint)
+    for run in runs:
+        for place, checkpoint in _pieces(run.pair.tuned, base):
+            if not _is_within(place, run.path):
+                yield replace(_of_checkpoint("tuned_part", place, checkpoint), tuned=run.path)
+
+
+def _is_within(place: Place, path: str) -> bool:
+    return str(place) == path or (isinstance(place, Path) and place.is_relative_to(path))
 
 
 def policy_inputs(config: EffectiveConfig, profile: str) -> Iterator[InputRecord]:
@@ -61,13 +79,16 @@ def _records(name: InputName, given: AuxiliaryInput, base: Checkpoint) -> Iterat
         yield input_record(name, given.path)
     opened = given.checkpoints or (() if given.opened is None else (given.opened,))
     for place, checkpoint in (piece for one in opened for piece in _pieces(one, base)):
-        if isinstance(place, Path):
-            yield input_record(name, str(place))
-        else:
-            yield InputRecord(name=name, path=str(place), digest="", files=(), fingerprint=fingerprint(checkpoint))
+        yield _of_checkpoint(name, place, checkpoint)
 
 
-def _pieces(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[tuple[Place, Checkpoint]]:
+def _of_checkpoint(name: InputName, place: Place, checkpoint: Checkpoint) -> InputRecord:
+    if isinstance(place, Path):
+        return input_record(name, str(place))
+    return InputRecord(name=name, path=str(place), digest="", files=(), fingerprint=fingerprint(checkpoint))
+
+
+def _pieces(checkpoint: Checkpoint, base: Checkpoint | None) -> Iterator[tuple[Place, Checkpoint]]:
     """Where the parts of a checkpoint lie, each beside what was opened there; without the base, a side itself."""
     if checkpoint is base:
         return

@@ -21,7 +21,7 @@ from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
-from ckptaudit.pipeline.inputs import given_inputs
+from ckptaudit.pipeline.inputs import given_inputs, joined_parts
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
 from ckptaudit.pipeline.probes import notes_of, open_probes
 from ckptaudit.results.inputs import InputRecord
@@ -98,10 +98,11 @@ class OpenedAudit:
 
     @cached_property
     def inputs(self) -> tuple[InputRecord, ...]:
-        """What was given beside the pair, with the digests of its files; nothing where none were asked for."""
+        """What the audit rests on beside both sides, by digests of its files; nothing where none were asked for."""
         if not self.options.digest:
             return ()
-        return tuple(given_inputs(self.logs, self.auxiliary, self.base, self.options.against))
+        parts = joined_parts(self.base, self.runs) if self.has_pair else ()
+        return (*given_inputs(self.logs, self.auxiliary, self.base, self.options.against), *parts)
 
     def take_digests(self) -> None:
         """Take the digests that were asked for, once; later changes of the files are no part of them.

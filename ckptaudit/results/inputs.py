@@ -19,9 +19,16 @@ from ckptaudit.rollouts.run_log import files_of_curves, files_of_log
 
 InputName = Literal[
     "rollouts", "scalars", "probes", "verdicts", "gradients", "retain_gradients", "fisher", "aligned", "reference",
-    "adapter_init", "adapter", "parents", "weak", "against", "config", "checks", "bundled",
+    "adapter_init", "adapter", "parents", "weak", "base_part", "tuned_part", "against", "config", "checks",
+    "bundled",
 ]  # fmt: skip
-"""The options that give an input; `bundled` are the check files that came with the package."""
+"""The options that give an input; `bundled` are the check files that came with the package.
+
+A part is what a side like WEIGHTS+ADAPTER was joined from, beside the checkpoint whose digest the side has.
+"""
+
+PARTS = {"base_part": "base", "tuned_part": "tuned"}
+"""The options that give parts."""
 
 SHOWN = 3
 
@@ -65,7 +72,8 @@ def input_digests(name: InputName, path: str) -> tuple[FileDigest, ...]:
     try:
         return _DIGESTS.get(name, _own_file)(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{parameter(name)} {printable(path)}: {error.sentence}") from error
+        given = parameter(PARTS.get(name, name))
+        raise CheckpointError(f"{given} {printable(path)}: {error.sentence}") from error
 
 
 def not_here(record: InputRecord, path: str) -> str:
@@ -129,6 +137,7 @@ def _checkpoint(path: str) -> tuple[FileDigest, ...]:
 
 _DIGESTS: Mapping[str, Callable[[str], tuple[FileDigest, ...]]] = {
     **{kind.name: _checkpoint for kind in AUXILIARY.values() if kind.layout not in ("file", "log")},
+    **dict.fromkeys(PARTS, _checkpoint),
     "rollouts": lambda path: listed_digests(Path(path), files_of_log(path)),
     "scalars": lambda path: listed_digests(Path(path), files_of_curves(path)),
     "config": _settings,

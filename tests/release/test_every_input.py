@@ -31,7 +31,7 @@ from ckptaudit.report.markdown import markdown
 from ckptaudit.report.model_card import section
 from ckptaudit.results.diff import compare
 from ckptaudit.results.input_changes import input_changes
-from ckptaudit.results.inputs import InputName, InputRecord, changed_input, not_here
+from ckptaudit.results.inputs import PARTS, InputName, InputRecord, changed_input, not_here
 from ckptaudit.results.inputs import package as this_package
 from ckptaudit.results.json_io import read_json, write_json
 from ckptaudit.results.records import AuditResult
@@ -258,7 +258,7 @@ def records(everything: dict[str, Path]) -> dict[str, InputRecord]:
 
 def test_every_input_that_there_is_is_recorded(records: dict[str, InputRecord]) -> None:
     assert set(records) == {*AUXILIARY, "against"}
-    assert set(get_args(InputName)) == {*AUXILIARY, "against", "config", "checks", "bundled"}
+    assert set(get_args(InputName)) == {*AUXILIARY, *PARTS, "against", "config", "checks", "bundled"}
 
 
 def weights_of(path: Path) -> Path:
@@ -303,6 +303,39 @@ def test_both_parts_of_a_joined_checkpoint_are_recorded(everything: dict[str, Pa
     )
     found = [record.path for record in open_audit(options).inputs]
     assert found == [str(everything["reference"]), str(everything["adapter"])]
+
+
+def test_what_a_side_was_joined_from_is_recorded_beside_it(tmp_path: Path) -> None:
+    """The digest of a side like WEIGHTS+ADAPTER is that of the adapter's folder."""
+    sft, lora = FIXTURES / "sft", FIXTURES / "lora"
+
+    def parts(base: object, tuned: object) -> list[tuple[str, str, str]]:
+        options = AuditOptions(base=str(base), tuned=(str(tuned),), cache="off", digest=True)
+        return [(record.name, record.path, record.tuned) for record in open_audit(options).inputs]
+
+    assert parts(FIXTURES / "base", f"{sft}+{lora}") == [("tuned_part", str(sft), str(lora))]
+    assert parts(f"{sft}+{lora}", FIXTURES / "dpo") == [("base_part", str(sft), "")]
+    assert parts(FIXTURES / "base", lora) == []
+
+
+def test_weights_under_a_tuned_adapter_are_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    package("securesystemslib")
+    for name in ("sft", "lora"):
+        shutil.copytree(FIXTURES / name, tmp_path / name)
+    new_key(tmp_path / "key.pem", tmp_path / "key.pub")
+    tuned = f"{tmp_path / 'sft'}+{tmp_path / 'lora'}"
+    result = audit(FIXTURES / "base", tuned, profile="integrity", complete=False, cache="off", digest=True)
+    write_json(result, tmp_path / "audit.json")
+    names = ("lora", "key.pem", "key.pub", "audit.json", "audit.intoto.json")
+    release = Release(tmp_path, *(tmp_path / name for name in names))
+    assert release.attest() == 0
+    assert "tuned_part" not in [line.split()[1] for line in verified(release, capsys)[1]]
+    weights = tmp_path / "sft" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    code, failed = verified(release, capsys)
+    assert code == 1
+    assert failed[-1].split()[1] == "tuned_part"
+    assert "sft: not what was judged: changed model.safetensors" in failed[-1]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "adapter_model.safetensors"])
