@@ -59,6 +59,8 @@ SLOW = (
     "checkpoints/sources",
     "cli/test_cli.py",
     "cli/test_cli_report.py",
+    "cli/test_explain.py::test_a_probe_set",
+    "cli/test_init.py::test_it_finds",
     "cli/test_shards.py",
     "cli/test_probes.py",
     "docs/test_probes_page.py",
@@ -107,20 +109,32 @@ SLOW = (
     "plugin/test_many_runs.py",
     "plugin/test_progress.py",
     "plugin/test_settings.py",
+    "plugin/test_start.py",
     "plugin/test_summary.py",
     "plugin/test_xdist.py",
     "release",
+    "report/test_evidence.py::test_sarif_keeps",
     "report/test_foreign_results.py",
     "report/test_github.py",
     "report/test_html.py",
     "report/test_html_in_a_browser.py",
     "report/test_junit.py",
+    "report/test_trackers.py",
     "results/test_baseline.py",
     "results/test_diff.py",
     "results/test_gate.py",
     "rollouts",
 )
 """Folders, files and tests that `make test-fast` leaves out, by how their ids begin."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file all of whose tests are slow where only the others are asked for."""
+    if "not slow" not in config.option.markexpr.split(" and ") or " or " in config.option.markexpr:
+        return None
+    place = Path(__file__).parent
+    slow = {place / name for name in SLOW}
+    return True if slow & {collection_path, *collection_path.parents} else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,6 +50,7 @@ def names_a_weight(verdict: Verdict) -> bool:
     return scope_of(verdict.metric) in (None, "matrix", "group", "runs")
 
 
+@lru_cache(maxsize=4096)
 def _place(tensor: str) -> Place:
     # Which number stands in a name says nothing about the stack; a model of experts has few names but for them.
     return _place_of_pattern(re.sub(r"[0-9]{1,9}", "0", tensor))

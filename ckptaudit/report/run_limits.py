@@ -39,8 +39,10 @@ class RunLimits:
     def is_unsettled(self, m: Measurement, verdict: Verdict) -> bool:
         """Whether all that is known is a bound beyond the limit: the number may lie on either side of it."""
         safe = "upper_bound" if verdict.sign == "<=" else "lower_bound"
+        if m.kind != safe:
+            return False
         times = self.beyond(m, verdict)
-        return m.kind == safe and times is not None and times > 1
+        return times is not None and times > 1
 
     @cached_property
     def _by_metric(self) -> dict[str, list[CheckRecord]]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ckptaudit import AuditResult, audit
 from ckptaudit.report.mlflow import log_to_mlflow
@@ -37,8 +38,16 @@ def test_the_picture_draws_curves_with_limits_and_the_first_failure(mixed: Audit
     assert "<!-- group_prompt_count -->" in text
     assert re.search("<!-- groups-of-one-prompt (&lt;|<)= 0 -->", text)
     assert "<!-- first: step 1 -->" in text
-    names = {path.name for path in write_plot(mixed, tmp_path / "pictures")}
-    assert names == {f"{curve.metric}.png" for curve in mixed.rollouts[0].curves if any_value(curve)}
+
+
+def test_a_folder_holds_a_picture_for_each_metric_with_values(mixed: AuditResult, tmp_path: Path) -> None:
+    package("matplotlib")
+    (log,) = mixed.rollouts
+    curves = [curve for curve in log.curves if any_value(curve)][::6]
+    assert len(curves) > 5
+    some = replace(mixed, rollouts=(replace(log, curves=tuple(curves)),))
+    names = {path.name for path in write_plot(some, tmp_path / "pictures")}
+    assert names == {f"{curve.metric}.png" for curve in curves}
 
 
 def any_value(curve: StepCurve) -> bool:

@@ -167,6 +167,8 @@ class _GridMaker:
         return min(max(over), 1e300) if over else -2.0
 
     def _is_unsettled(self, m: Measurement) -> bool:
+        if m.kind == "exact":  # of most numbers no verdict has to be looked up
+            return False
         return any(self.limits.is_unsettled(m, verdict) for _, verdict in self.limits.judged(m))
 
 
