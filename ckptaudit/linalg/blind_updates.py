@@ -41,6 +41,9 @@ WIDEST, STEPS, CLOSE = 2.0, 12, 5e-3
 NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(7))
 """Gauss-Hermite nodes and weights of the logarithm of the deviation."""
 
+SHARES = WEIGHTS / math.sqrt(2 * math.pi)
+"""The weights as shares of one."""
+
 FINE_BITS = 24
 """From this precision, that of float32, on steps that bf16 shows are not rounded to speak of."""
 
@@ -183,10 +186,11 @@ class BlindUpdate:
         """
         total = float(self._counted.sum())
         wanted = _log_odds(self._wanted, total)
+        half, counted = self._half / spread, (_shares(len(spread))[:, None] * self._counted).flatten()
 
         def beyond(exponent: float) -> float:
-            shown = _mean(self._shown(self._half / (2.0**exponent * spread)))
-            return _log_odds(float(shown @ self._counted), total) - wanted
+            shown = self._shown(half * 2.0**-exponent).flatten().dot(counted)
+            return _log_odds(float(shown), total) - wanted
 
         below, above, at, side = beyond(low), beyond(high), 0.5 * (low + high), 0
         for _ in range(ROUNDS):
@@ -253,10 +257,12 @@ def _spread(tail: float) -> Float64[Tensor, "nodes 1"]:
 
 def _mean(mixed: Values) -> Values:
     """The mean over the mixture, the first axis."""
-    if len(mixed) == 1:
-        return mixed[0]
-    mean: Values = torch.tensordot(WEIGHTS / math.sqrt(2 * math.pi), mixed, dims=1)
-    return mean
+    return mixed[0] if len(mixed) == 1 else _shares(len(mixed)) @ mixed
+
+
+def _shares(count: int) -> Float64[Tensor, "nodes"]:
+    """How much each of the mixture's parts counts: all of it where there is one."""
+    return SHARES if count > 1 else torch.ones(1, dtype=torch.float64)
 
 
 def _tail(x: Values) -> Values:

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.masks import visibly_changed
-from ckptaudit.linalg.products import empty, mark_nonzero
+from ckptaudit.linalg.products import count_marked, empty, mark_nonzero, multiply
 
-PIECE = 2**19
-"""Entries in a piece: two megabytes of float32."""
+PIECE = 2**18
+"""Entries in a piece: a megabyte of float32."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,25 @@ def difference(base: Shaped[Tensor, "m n"], tuned: Shaped[Tensor, "m n"], *, eta
     narrow = base.dtype == tuned.dtype == torch.bfloat16
     differing, visible = 0, 0
     squares = torch.zeros((), dtype=torch.float64, device=base.device)
+    # One place for all pieces: to be given memory takes as long as to fill it.
+    before, wide = _place(base, torch.float32), _place(base, torch.float64)
     for w0, w1, d, mark in pieces(base, tuned, update, changed):
-        torch.sub(w1.float(), w0.float(), out=d)
+        d.copy_(w1).sub_(before[: len(d)].copy_(w0))
         mark_nonzero(d, mark)
-        squares += _square_sum(d)
-        differing += int(torch.count_nonzero(mark))
+        squares += _square_sum(d, wide)
+        differing += count_marked(mark)
         if not narrow:
             mark.copy_(visibly_changed(w0, w1, eta=eta))
-            visible += int(torch.count_nonzero(mark))
+            visible += count_marked(mark)
     return Difference(update, changed, differing if narrow else visible, differing, float(squares))
 
 
 def square_sum(matrix: Shaped[Tensor, "m n"]) -> float:
     """norm_F^2 in float64."""
     total = torch.zeros((), dtype=torch.float64, device=matrix.device)
+    wide = _place(matrix, torch.float64)
     for (piece,) in pieces(matrix):
-        total += _square_sum(piece)
+        total += _square_sum(piece, wide)
     return float(total)
 
 
@@ -73,6 +76,11 @@ def pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(flat[start : start + PIECE] for flat in flats)
 
 
-def _square_sum(piece: Tensor) -> Tensor:
-    wide = piece.double()
-    return wide.dot(wide)
+def _place(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for one piece."""
+    return empty(min(PIECE, matrix.numel()), dtype=dtype, device=matrix.device)
+
+
+def _square_sum(piece: Tensor, place: Tensor) -> Tensor:
+    row = place[: len(piece)].copy_(piece)[None]
+    return multiply(row, row.mT)[0, 0]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float32, Float64, Shaped
 from torch import Tensor
 
+from ckptaudit.linalg.gram import ROWS, SingularValues, gram, gram_error, roots, rows_of, tall
 from ckptaudit.linalg.products import EPS, empty, multiply
 from ckptaudit.linalg.symmetric import Eigen, add_gram, eigenvalues, mirrored
 
 CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
-
-ROWS = 1024
-"""Rows at a time: few enough to stay near the processor, enough to keep two threads out of each other's way."""
 
 BAND = 0.85
 """Directions are kept down to this share of s_k: those that the tuned matrix may mix with its top."""
@@ -34,7 +31,8 @@ class Leading:
     """Triplets with `W V = U diag(s)` and `W' U = V diag(s)`, each up to `residual` in spectral norm, as stored.
 
     `skew` bounds norm(U'U - I) and norm(V'V - I), `following` the singular value after the last that is kept;
-    0 where all are. Each `s` is within a relative CERTAIN of a singular value of W, in order.
+    0 where all are. Each `s` is within a relative CERTAIN of a singular value of W, in order; `every` has all of
+    them, the last perhaps less accurate.
     """
 
     s: Float64[Tensor, "c"]
@@ -43,6 +41,7 @@ class Leading:
     residual: float
     skew: float
     following: float
+    every: SingularValues
 
     def after(self, count: int) -> float:
         """Upper bound on the singular value that follows the first `count`."""
@@ -59,41 +58,6 @@ class Spectrum:
     s: Float64[Tensor, "r"]
     short: Float64[Tensor, "r c"]
     gram: Float64[Tensor, "r r"]
-
-
-def tall(weight: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
-    """The matrix, transposed if it is wide."""
-    return weight.mT if weight.shape[0] < weight.shape[1] else weight
-
-
-def rows_of(matrix: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor, "_ n"]]]:
-    """Blocks of rows in float64, each with the index of its first; all share one place in memory."""
-    m, n = matrix.shape
-    by_rows = matrix.stride(1) == 1
-    shape = (min(m, ROWS), n) if by_rows else (n, min(m, ROWS))
-    place = empty(*shape, dtype=torch.float64, device=matrix.device)
-    for start in range(0, m, ROWS):
-        rows = matrix[start : start + ROWS]
-        here = place[: len(rows)] if by_rows else place[:, : len(rows)].mT
-        yield start, here.copy_(rows)
-
-
-def gram(matrix: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
-    """W'W in float64."""
-    n = matrix.shape[1]
-    product = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
-    for _, rows in rows_of(matrix):
-        add_gram(rows, product)
-    return mirrored(product)
-
-
-def gram_error(rows: int, columns: int, squares: Float64[Tensor, "n"]) -> float:
-    """Bound on the error of any eigenvalue of the computed W'W, in norm, the eigensolver's included.
-
-    Rounding of the product is at most `rows` eps norm_F(W)^2 (Higham 2002, section 3.5), the
-    eigensolver's backward error a modest multiple of `columns` eps times the largest eigenvalue.
-    """
-    return EPS * (rows * float(squares.clamp(min=0).sum()) + 10 * columns * max(float(squares[0]), 0.0))
 
 
 def spectrum(weight: Shaped[Tensor, "m n"], count: int) -> Spectrum | None:
@@ -142,7 +106,7 @@ def _by_gram(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     if count is None:
         return None
     following = math.sqrt(max(float(found.values[count]), 0.0) + doubt) if count < n else 0.0
-    return _stored(matrix, found.values[:count].sqrt(), found.vectors(count).float(), following)
+    return _stored(matrix, roots(found.values, doubt), found.vectors(count).float(), following)
 
 
 def _directly(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
@@ -153,7 +117,8 @@ def _directly(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     if count is None:
         return None
     following = float(s[count]) + doubt if count < n else 0.0
-    return _stored(matrix, s[:count], vh[:count].mT.float(), following)
+    every = SingularValues(s, math.sqrt(n) * doubt)
+    return _stored(matrix, every, vh[:count].mT.float(), following)
 
 
 def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
@@ -166,10 +131,11 @@ def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
 
 
 def _stored(
-    matrix: Shaped[Tensor, "m n"], s: Float64[Tensor, "c"], right: Float32[Tensor, "n c"], following: float
+    matrix: Shaped[Tensor, "m n"], every: SingularValues, right: Float32[Tensor, "n c"], following: float
 ) -> Leading:
     """Triplets of float32 vectors from those of the short side; their residuals are measured in float64."""
-    (m, n), c, v = matrix.shape, len(s), right.double()
+    (m, n), c, v = matrix.shape, right.shape[1], right.double()
+    s = every.s[:c]
     left = empty(m, c, dtype=torch.float32, device=matrix.device)
     rounded, inner = (torch.zeros(c, c, dtype=torch.float64, device=matrix.device) for _ in range(2))
     back = torch.zeros(n, c, dtype=torch.float64, device=matrix.device)
@@ -182,7 +148,7 @@ def _stored(
         add_gram(images.sub_(u * s), rounded)
     residual = max(_norm(mirrored(rounded)), _norm(gram(back.sub_(v * s))))
     skew = max(_distance_to_identity(g) for g in (mirrored(inner), gram(v)))
-    return Leading(s, left, right.contiguous(), residual + _rounding(m, n, s), skew + m * EPS * c, following)
+    return Leading(s, left, right.contiguous(), residual + _rounding(m, n, s), skew + m * EPS * c, following, every)
 
 
 def _norm(gram: Float64[Tensor, "c c"]) -> float:

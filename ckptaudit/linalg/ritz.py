@@ -13,7 +13,8 @@ from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.changes import SubspaceAngles, angles_of
-from ckptaudit.linalg.leading import Leading, gram
+from ckptaudit.linalg.gram import gram
+from ckptaudit.linalg.leading import Leading
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import eigenvalues, eigenvectors
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from ckptaudit.linalg.bounds import GRAM_SLACK, SLACK
-from ckptaudit.linalg.leading import CERTAIN, Leading, gram
+from ckptaudit.linalg.gram import gram
+from ckptaudit.linalg.leading import CERTAIN, Leading
 from ckptaudit.linalg.products import UNIT, empty, multiply
 from ckptaudit.linalg.symmetric import eigenvalues
 
@@ -25,8 +25,9 @@ GAP_SLACK = 1.0 + 1e-5
 STRIP = 256
 """Products that are summed at a time where the sum's rounding has to be bounded."""
 
-POWERS = (0.0, 1.0, 3.0, 8.0, 20.0)
-"""Powers of the Sylvester equation's series at which the images are weighted; between two, as at the lower one."""
+POWERS = (0.0, 3.0, 15.0)
+"""Powers of the Sylvester equation's series at which the images' norms are taken; the logarithms of those between
+lie below the chord, those beyond below the last."""
 
 CLEARANCE = 0.01
 """How far below s_k (a share of it) the base's directions are taken along with its top k."""
@@ -87,7 +88,9 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
     found = separation(base, k)
     count = max(found.count if found is not None else k, min(k + 1, len(base.s)))
     right, left = _product(update, base.right[:, :count]), _product(update.mT, base.left[:, :count])
-    inside = multiply(base.left[:, :k].mT, right[:, :k]).double()
+    # U'D V either way; by the shorter side.
+    one, other = (base.left, right) if len(right) <= len(left) else (left, base.right)
+    inside = multiply(one[:, :k].mT, other[:, :k]).double()
     return Images(
         right=gram(right),
         left=gram(left),
@@ -186,23 +189,32 @@ def _doubt(base: Leading, k: int, within: Separation) -> float:
 
 
 def _series(found: Images, base: Leading, k: int, count: int, share: float) -> float:
-    """The larger of both sums, times s_k; from one of POWERS to the next, terms are at most as large."""
+    """The larger of both sums, times s_k.
+
+    With an image R and W = diag(s_k / s_i), log norm(R W^x) is convex in x (Hadamard's three lines theorem, W^iy
+    being unitary), so that between two of POWERS the norms are at most those of a geometric sequence; beyond the
+    last, W being at most 1, they do not grow.
+    """
     weights = (float(base.s[k - 1]) / base.s[:count]).clamp(max=1.0)
+    norms = [found.norms(weights ** (power + 1)) for power in POWERS]
     sums = [0.0, 0.0]
-    for first, following in pairwise([*POWERS, math.inf]):
-        right, left = found.norms(weights ** (first + 1))
-        even, odd = (_powers(share, first, following, parity) for parity in (0, 1))
-        sums[0] += even * right + odd * left
-        sums[1] += even * left + odd * right
-    return max(sums)
+    for at, first in enumerate(POWERS):
+        following = POWERS[at + 1] if at + 1 < len(POWERS) else math.inf
+        here, there = norms[at], norms[min(at + 1, len(POWERS) - 1)]
+        for side, (norm, later) in enumerate(zip(here, there, strict=True)):
+            falling = (later / norm) ** (1 / (following - first)) if 0 < later < norm else 1.0
+            for parity in (0, 1):
+                sums[side ^ parity] += norm * _powers(share, falling, first, following, parity)
+    return max(sums) * SLACK
 
 
-def _powers(share: float, first: float, following: float, parity: int) -> float:
-    """The sum of share^j over all j of one parity, first <= j < following."""
-    start = first + (first + parity) % 2
-    end = following + (following + parity) % 2 if following < math.inf else math.inf
-    tail: float = share**start - (share**end if end < math.inf else 0.0)
-    return tail / (1 - share**2)
+def _powers(share: float, falling: float, first: float, following: float, parity: int) -> float:
+    """The sum of share^j falling^(j - first) over all j of one parity, first <= j < following."""
+    ratio = share * falling
+    start = (first + parity) % 2
+    end = following + (following + parity) % 2 - first if following < math.inf else math.inf
+    beyond = ratio**end if end < math.inf else 0.0
+    return float(share**first * (ratio**start - beyond) / (1 - ratio**2))
 
 
 def angle_sines(found: Images, base: Leading, *, k: int) -> tuple[float, float]:
@@ -236,9 +248,10 @@ def hill_floor(found: Images, base: Leading, *, k: int) -> float:
 
 def _product(a: Float32[Tensor, "m n"], b: Float32[Tensor, "n c"]) -> Float32[Tensor, "m c"]:
     """A B, no sum of which is longer than a strip or the number of strips."""
-    total = empty(a.shape[0], b.shape[1], dtype=torch.float32, device=a.device).zero_()
-    for start in range(0, len(b), STRIP):
-        total += multiply(a[:, start : start + STRIP], b[start : start + STRIP])
+    total, part = (empty(a.shape[0], b.shape[1], dtype=torch.float32, device=a.device) for _ in range(2))
+    multiply(a[:, :STRIP], b[:STRIP], out=total)
+    for start in range(STRIP, len(b), STRIP):
+        total += multiply(a[:, start : start + STRIP], b[start : start + STRIP], out=part)
     return total
 
 

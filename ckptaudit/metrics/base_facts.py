@@ -14,12 +14,13 @@ from torch import Tensor
 from ckptaudit.linalg.census import Census, census, census_among, sample
 from ckptaudit.linalg.differences import square_sum
 from ckptaudit.linalg.entry_sets import largest, members, smallest
-from ckptaudit.linalg.leading import Leading, Spectrum, gram, leading, spectrum, tall, truncated
+from ckptaudit.linalg.gram import SingularValues, gram, tall
+from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum, truncated
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.metrics.weight_batch import ALPHA
 
-FACTS_VERSION = f"{version('ckptaudit')}/6"
+FACTS_VERSION = f"{version('ckptaudit')}/7"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
@@ -58,8 +59,9 @@ def leading_facts(stored: Shaped[Tensor, "m n"], lookup: CachedLookup, *, k: int
     kept = _looked_up("leading", lambda: _make_leading(stored, k, rank), stored, lookup, k, rank)
     if kept is None:
         return None
-    residual, skew, following = kept["certificate"].tolist()
-    top = Leading(kept["s"], kept["left"], kept["right"], residual, skew, following)
+    residual, skew, following, error = kept["certificate"].tolist()
+    s, right = kept["s"], kept["right"]
+    top = Leading(s[: right.shape[1]], kept["left"], right, residual, skew, following, SingularValues(s, error))
     return _facts(top, None, kept, stored)
 
 
@@ -129,10 +131,10 @@ def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
     if top is None or not within(float(top.s[0]), ORDINARY):
         return NOTHING
     return {
-        "s": top.s,
+        "s": top.every.s,
         "left": top.left,
         "right": top.right,
-        "certificate": torch.tensor([top.residual, top.skew, top.following], dtype=torch.float64),
+        "certificate": torch.tensor([top.residual, top.skew, top.following, top.every.error], dtype=torch.float64),
         **_make_masks(stored, multiply(top.left[:, :rank] * top.s[:rank].float(), top.right[:, :rank].mT)),
     }
 

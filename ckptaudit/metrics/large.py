@@ -19,6 +19,7 @@ from ckptaudit.linalg.changes import (
     own_product,
     update_values,
 )
+from ckptaudit.linalg.gram import singular_values
 from ckptaudit.linalg.lanczos import spectral_norm
 from ckptaudit.linalg.leading import CERTAIN
 from ckptaudit.linalg.parts import cached_property
@@ -164,9 +165,14 @@ class LargePair(BoundedPair):
         """norm(s(W1) - s(W0))."""
         if self.size == 0:
             return Estimate(self._one(0.0))
+        room = SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
+        if self.top is not None and self.top.every.error <= room * self.size:
+            # The shift is no larger than the update: else the base's values alone are too far off.
+            shift, error = singular_values(self.stored_tuned[0]).shift_from(self.top.every)
+            if error <= room * shift:
+                return self._estimate(shift, "gram", error)
         if self.tuned_gram is not None:
             shift, error = self.tuned_gram.shift(), self.tuned_gram.shift_error(self.change_error)
-            room = SHIFT_ERROR if min(self.m, self.n) >= CHEAP_SIDE else CHEAP_ERROR
             if error <= room * shift:
                 return self._estimate(shift, "gram", error)
         return super().shift

@@ -12,15 +12,24 @@ from torch import Tensor
 from ckptaudit.checkpoints import TensorHandle
 from ckptaudit.errors import CheckpointError
 from ckptaudit.judging.verdict import Verdict, times_over
-from ckptaudit.linalg.factors import Factors
-from ckptaudit.linalg.spectra import relative_gap
+from ckptaudit.linalg.leading import gram_error, spectrum, tall
+from ckptaudit.linalg.products import multiply
+from ckptaudit.linalg.spectra import numerical_rank, relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
+from ckptaudit.linalg.symmetric import SMALL
 from ckptaudit.metrics import METRICS, MatrixMetric, PairBatch
+from ckptaudit.metrics.base_facts import within
 from ckptaudit.pairing import AlignedTensor, ModelPair
 from ckptaudit.results.records import SpectrumRecord
 
 MOST = 6
 """How many matrices are decomposed in full, over all runs; every run has at least one."""
+
+VALUE_ERROR, ANGLE_ERROR = 1e-4, 1e-4
+"""Largest error of a singular value that is drawn, relative, and of a subspace, in radians: thinner than a line."""
+
+SQUARABLE = (1e-100, 1e100)
+"""Sizes of entries whose squares float64 holds and sums."""
 
 POINTS = 240
 """How many points of a curve are kept; a screen shows no more."""
@@ -53,9 +62,9 @@ def worst_matrices(verdicts: Iterable[Verdict], pair: ModelPair, *, most: int) -
 def spectrum_record(run: str, matrix: CurveMatrix, device: torch.device) -> SpectrumRecord | None:
     """Both spectra and the angles between the leading subspaces; None where there is no decomposition.
 
-    Decomposed in float64, by Gram matrices where their error is certified (`Factors`). The angles are those of
-    `principal_angle_left_max` and its kin: between the top-k singular subspaces of either side, directions beyond
-    the numerical rank left out.
+    In float64: from the Gram matrix of the short side where values are certain to a relative VALUE_ERROR and
+    subspaces to ANGLE_ERROR, else decomposed directly. The angles are those of `principal_angle_left_max` and its
+    kin: between the top-k singular subspaces of either side, directions beyond the numerical rank left out.
     """
     try:
         base, tuned = _read(matrix, matrix.tensor.base), _read(matrix, matrix.tensor.tuned)
@@ -97,9 +106,30 @@ class _Decomposition:
 
 
 def _decomposed(stored: Tensor, device: torch.device, k: int) -> _Decomposition:
-    found = Factors(stored.to(device).double(), (k,))
-    width = min(k, int(found.rank[0]))
-    return _Decomposition(found.s, found.left(width), found.right(width))
+    matrix = stored[0].to(device)
+    return _by_gram(matrix, k) or _directly(matrix, k)
+
+
+def _by_gram(matrix: Tensor, k: int) -> _Decomposition | None:
+    if min(matrix.shape) < SMALL or not within(float(matrix.abs().amax()), SQUARABLE):
+        return None
+    found = spectrum(matrix, k)
+    if found is None:
+        return None
+    squares, upright = found.s.square(), tall(matrix)
+    error = gram_error(upright.shape[0], upright.shape[1], squares)
+    # The subspace errs by at most error / gap radians (Davis and Kahan 1970), a value by error / (2 s).
+    if not (float(squares[-1]) * VALUE_ERROR > error and float(squares[k - 1] - squares[k]) * ANGLE_ERROR > error):
+        return None
+    long: Tensor = torch.linalg.qr(multiply(upright.double(), found.short)).Q
+    sides = (found.short, long) if upright is not matrix else (long, found.short)
+    return _Decomposition(found.s[None], *(side[None] for side in sides))
+
+
+def _directly(matrix: Tensor, k: int) -> _Decomposition:
+    u, s, vh = torch.linalg.svd(matrix.double()[None], full_matrices=False)
+    width = min(k, int(numerical_rank(s, m=matrix.shape[0], n=matrix.shape[1])[0]))
+    return _Decomposition(s, u[:, :, :width], vh.mT[:, :, :width])
 
 
 def _first_the_worst(verdict: Verdict) -> tuple[bool, bool, float]:

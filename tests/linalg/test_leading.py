@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ckptaudit.linalg import leading as module
-from ckptaudit.linalg.leading import gram, leading, spectrum, truncated
+from ckptaudit.linalg.gram import gram
+from ckptaudit.linalg.leading import leading, spectrum, truncated
 from ckptaudit.linalg.subspaces import principal_angles
 
 K = 20

@@ -113,3 +113,30 @@ def test_a_base_is_decomposed_once_for_its_spectrum_and_once_for_its_top() -> No
     assert rotation.bound is not None
     assert rotation.bound(LargePair(base, tuned, lookup)) is not None
     assert [name.partition("/")[0] for name in kept] == ["spectrum", "leading"]
+
+
+def test_a_gate_takes_a_shift_from_the_values_kept_with_the_top() -> None:
+    random = np.random.default_rng(0)
+    before = base_of("heavy", (160, 300), random)
+    base, tuned = stored(before, before + 1e-4 * update_of("noise", before, random), torch.float32)
+    kept: dict[str, Tensors] = {}
+
+    def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
+        return kept.setdefault(definition, make())
+
+    found, truth = LargePair(base, tuned, lookup).shift, PairBatch(base[None], tuned[None]).shift
+    assert [name.partition("/")[0] for name in kept] == ["leading"]
+    assert found.method == "gram"
+    assert found.error is not None
+    assert abs(float(found.values - truth.values)) <= float(found.error) < 1e-4 * float(found.values)
+
+
+def test_a_shift_that_drowns_in_the_squares_is_found_from_the_update() -> None:
+    random = np.random.default_rng(0)
+    before = base_of("heavy", (160, 300), random)
+    before[-1] *= 1e-5  # a singular value that its square does not hold
+    base, tuned = stored(before, before + 1e-7 * update_of("noise", before, random), torch.float32)
+    pair, truth = LargePair(base, tuned), PairBatch(base[None], tuned[None])
+    assert pair.top is not None
+    assert pair.top.every.error > 1e-4 * float(truth.shift.values)
+    assert float(pair.shift.values) == pytest.approx(float(truth.shift.values), rel=0.01)

@@ -63,11 +63,20 @@ def test_broken_claims_come_first_then_spectra_then_the_farthest(
     assert [m.name for m in worst_matrices(verdicts, made, most=1)] == [Q]
 
 
+@pytest.mark.parametrize("shape", [(160, 200), (200, 160), (160, 160)], ids=["wide", "tall", "square"])
+@pytest.mark.parametrize("kind", ["ordinary", "of rank 100", "tied at k", "out of scale"])
 def test_a_large_matrix_has_the_curves_of_a_decomposition_of_itself(
-    pair: Callable[[torch.Tensor, torch.Tensor], ModelPair],
+    kind: str, shape: tuple[int, int], pair: Callable[[torch.Tensor, torch.Tensor], ModelPair]
 ) -> None:
-    base = random_matrix(160, 200)
-    tuned = base + 0.05 * torch.randn(160, 200, generator=torch.Generator().manual_seed(1))
+    base = random_matrix(*shape)
+    if kind == "of rank 100":
+        base = base[:, :100] @ random_matrix(100, shape[1])
+    if kind == "tied at k":
+        base = torch.eye(*shape)
+    if kind == "out of scale":
+        base = 1e120 * base.double()
+    scale = 0.05 * float(base.abs().amax())
+    tuned = base + scale * torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(base.dtype)
     row = row_of(pair(base, tuned))
     assert row is not None
     sides = [np.linalg.svd(side.double().numpy(), full_matrices=False) for side in (base, tuned)]
