@@ -63,7 +63,7 @@ def test_without_its_input_a_check_is_skipped_and_names_the_option(
     pytester: pytest.Pytester, fixture_pairs: Path
 ) -> None:
     pair = [f"--base={fixture_pairs / 'base'}", f"--tuned={fixture_pairs / 'rlvr-gentle'}"]
-    run = pytester.runpytest_subprocess(*pair, "--audit-profile=unlearning", "-rs")
+    run = pytester.runpytest(*pair, "--audit-profile=unlearning", "-rs")
     assert run.ret == 4
     run.stdout.fnmatch_lines(
         ["SKIPPED*needs --audit-retain-gradients FILE", "gate CLOSED: *retain-loss was not judged*"]
@@ -93,7 +93,7 @@ def test_a_broken_claim_says_where_most_of_it_is(
     pytester: pytest.Pytester, fixture_pairs: Path, collected_inputs: dict[str, str]
 ) -> None:
     pair = [f"--base={fixture_pairs / 'base'}", f"--tuned={fixture_pairs / 'sft'}"]
-    run = pytester.runpytest_subprocess(
+    run = pytester.runpytest(
         *pair, f"--audit-aligned={collected_inputs['aligned']}", "--audit-profile=alignment_restoration"
     )
     assert run.ret == 1

@@ -103,7 +103,7 @@ def test_a_request_that_cannot_be_judged_ends_with_code_4_and_one_line(
     arguments: list[str], words: str, pytester: pytest.Pytester, fixture_pairs: Path
 ) -> None:
     pair = [f"--base={fixture_pairs / 'base'}", f"--tuned={fixture_pairs / 'sft'}"]
-    run = pytester.runpytest_subprocess(*pair, *arguments)
+    run = pytester.runpytest(*pair, *arguments)
     assert run.ret == 4
     assert any(line.startswith("ERROR: ") and words in line for line in run.stderr.lines), run.stderr.lines
 
