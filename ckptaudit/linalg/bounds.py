@@ -26,6 +26,9 @@ STRIP = 120_000
 """Entries of an update that WIDTH directions are multiplied by at a time: they stay near the processor, and are no
 more than BLAS multiplies as they lie, without a copy."""
 
+ROWS = 1024
+"""Rows of a strip on another device: few calls, and sums short enough for their rounding."""
+
 RANK = 1e-3
 """Images shorter than this (squared, as a share of the longest) are nothing to look for the largest in."""
 
@@ -70,7 +73,7 @@ def norm_floor(update: Float32[Tensor, "m n"], *, size: float) -> float:
     2002, section 3.5), and a few more for the update's own rounding.
     """
     m, n = update.shape
-    rows = max(1, min(m, STRIP // n)) if update.device.type == "cpu" else m
+    rows = max(1, min(m, STRIP // n if update.device.type == "cpu" else ROWS))
     block = torch.randn(min(WIDTH, m, n), n, generator=torch.Generator().manual_seed(0)).to(update.device)
     basis, ys, zs = block[:0], list[Tensor](), list[Tensor]()
     for _ in range(ROUNDS):

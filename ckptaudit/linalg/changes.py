@@ -107,7 +107,8 @@ def change_error(
     # As rows, which run at the speed of memory.
     z = torch.randn(probes, base.shape[1], generator=random).to(base.device)
     grown = torch.zeros_like(z)
-    for start in range(0, base.shape[0], FEW_ROWS):
-        before, after, d = (side[start : start + FEW_ROWS].float() for side in (base, tuned, update))
+    rows = FEW_ROWS if base.device.type == "cpu" else 4 * ROWS
+    for start in range(0, base.shape[0], rows):
+        before, after, d = (side[start : start + rows].float() for side in (base, tuned, update))
         grown += multiply(multiply(z, d.mT), before) + multiply(multiply(z, after.mT), d)
     return float(torch.linalg.matrix_norm((grown - act(z)).double())) / math.sqrt(probes)

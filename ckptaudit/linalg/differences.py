@@ -12,8 +12,8 @@ from torch import Tensor
 from ckptaudit.linalg.masks import visibly_changed
 from ckptaudit.linalg.products import count_marked, empty, mark_nonzero, multiply
 
-PIECE = 2**18
-"""Entries in a piece: a megabyte of float32."""
+PIECE, LARGE_PIECE = 2**18, 2**24
+"""Entries in a piece: a megabyte of float32; many on another device, where a call costs more than what it reads."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,23 @@ def square_sum(matrix: Shaped[Tensor, "m n"]) -> float:
 def pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The entries of several matrices of one shape side by side, row by row, as flat views."""
     flats = [matrix.reshape(-1) for matrix in matrices]
-    for start in range(0, flats[0].numel(), PIECE):
-        yield tuple(flat[start : start + PIECE] for flat in flats)
+    size = _piece(flats[0])
+    for start in range(0, flats[0].numel(), size):
+        yield tuple(flat[start : start + size] for flat in flats)
+
+
+def _piece(matrix: Tensor) -> int:
+    return PIECE if matrix.device.type == "cpu" else LARGE_PIECE
 
 
 def _place(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for one piece."""
-    return empty(min(PIECE, matrix.numel()), dtype=dtype, device=matrix.device)
+    return empty(min(_piece(matrix), matrix.numel()), dtype=dtype, device=matrix.device)
 
 
 def _square_sum(piece: Tensor, place: Tensor) -> Tensor:
-    row = place[: len(piece)].copy_(piece)[None]
+    wide = place[: len(piece)].copy_(piece)
+    if wide.device.type != "cpu":
+        return wide.dot(wide)
+    row = wide[None]
     return multiply(row, row.mT)[0, 0]
