@@ -134,13 +134,23 @@ def test_mlflow_reads_back_what_was_logged(
     assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"audit.md", "layers.csv", "verdicts.csv"}
 
 
-def test_wandb_keeps_scalars_and_tables_offline(
-    supervised: AuditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    log_to_wandb(supervised, "audits")
+def logged_alone(tracker: str, audited: AuditResult, folder: Path, **environment: str) -> None:
+    """Log a result in a process of its own: both trackers take their folder from the environment once."""
+    package(tracker)
+    program = f"""
+import sys
+from pathlib import Path
+from ckptaudit.report.{tracker} import log_to_{tracker}
+from ckptaudit.results.json_io import read_json
+log_to_{tracker}(read_json(Path(sys.argv[1])), "audits")
+"""
+    write_json(audited, folder / "a.json")
+    command = [sys.executable, "-c", program, str(folder / "a.json")]
+    subprocess.run(command, env=os.environ | environment, check=True)
+
+
+def test_wandb_keeps_scalars_and_tables_offline(supervised: AuditResult, tmp_path: Path) -> None:
+    logged_alone("wandb", supervised, tmp_path, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
     # A log of records in blocks of 32 KiB, a header of 7 bytes before each part.
     (file,) = tmp_path.rglob("*.wandb")
     kept = file.read_bytes()
@@ -152,21 +162,8 @@ def test_wandb_keeps_scalars_and_tables_offline(
     assert json.loads(tables["layers"])["columns"] == list(LAYERS)
 
 
-def test_trackio_keeps_scalars_and_tables_in_its_local_store(
-    supervised: AuditResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = """
-import msgspec, sys
-from pathlib import Path
-from ckptaudit.report.trackio import log_to_trackio
-from ckptaudit.results.json_io import read_json
-log_to_trackio(read_json(Path(sys.argv[1])), "audits")
-"""
-    package("trackio")
-    write_json(supervised, tmp_path / "a.json")
-    # Trackio takes its folder from the environment as it is imported.
-    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.json")], env=environment, check=True)
+def test_trackio_keeps_scalars_and_tables_in_its_local_store(supervised: AuditResult, tmp_path: Path) -> None:
+    logged_alone("trackio", supervised, tmp_path, TRACKIO_DIR=str(tmp_path / "store"), HF_HUB_OFFLINE="1")
     with closing(sqlite3.connect(tmp_path / "store" / "audits.db")) as store:
         ((text,),) = store.execute("select metrics from metrics").fetchall()
     kept = json.loads(text)
