@@ -12,7 +12,8 @@ from torch import Tensor
 from ckptaudit.checkpoints import TensorHandle
 from ckptaudit.errors import CheckpointError
 from ckptaudit.judging.verdict import Verdict, times_over
-from ckptaudit.linalg.leading import gram_error, spectrum, tall
+from ckptaudit.linalg.gram import gram_error, tall
+from ckptaudit.linalg.leading import spectrum
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.spectra import numerical_rank, relative_gap
 from ckptaudit.linalg.subspaces import principal_angles
