@@ -87,7 +87,8 @@ def archive_changed(data: bytes, random: Random) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as new:
         for other, content in records.items():
-            new.writestr(other, content)
+            # With no time of its own it would get the clock's, and a seed not give the same bytes twice.
+            new.writestr(zipfile.ZipInfo(other), content)
     return buffer.getvalue()
 
 

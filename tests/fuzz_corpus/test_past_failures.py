@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickletools
 import resource
+import time
+import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from ckptaudit.errors import CkptAuditError
 from fuzz.__main__ import findings, judged
-from fuzz.mutations import mutated
+from fuzz.mutations import archive_changed, mutated
 from fuzz.targets import Target, read_merged, read_result, read_tensors, targets
 from tests.checkpoints.attacks import save_base
 from tests.fuzz_corpus.past_failures import READ, REFUSED
@@ -63,11 +68,20 @@ def test_every_target_reads_its_honest_files(target, tmp_path):
     assert path.is_file()
 
 
+def test_the_clock_does_not_change_a_damaged_archive(monkeypatch):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("0/data.pkl", pickletools.optimize(b"\x80\x02K\x01."))
+    found = set()
+    for now in (10**9, 2 * 10**9):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        found.add(archive_changed(buffer.getvalue(), Random(0)))
+    assert len(found) == 1
+
+
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 @pytest.mark.parametrize("target", targets(), ids=lambda target: target.name)
 def test_damage_is_the_same_for_the_same_seed_and_does_something(target, tmp_path):
-    from random import Random
-
     folder = tmp_path / "files"
     folder.mkdir()
     honest = target.write(folder).read_bytes()
