@@ -20,7 +20,7 @@ WIDTH, ROUNDS = 8, 2
 """Directions in a block, and blocks, among which the largest image of an update is sought."""
 
 EVERY = 8
-"""Of so many rows one is enough to begin with."""
+"""One row in this many is enough to begin with."""
 
 STRIP = 120_000
 """Entries of an update that WIDTH directions are multiplied by at a time: they stay near the processor, and are no

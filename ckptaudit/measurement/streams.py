@@ -14,7 +14,7 @@ ENTRY = 64
 
 
 def side_by_side(device: torch.device, entries: int) -> int:
-    """How many matrices of so many entries the memory that is free on a card holds while they are measured."""
+    """How many matrices with `entries` entries the free memory of a card holds while they are measured."""
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     count = min(BESIDE, max(1, (free + held) // max(1, ENTRY * entries)))
