@@ -7,18 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from ckptaudit.linalg.gram import SingularValues, gram, roots, singular_values
+from tests.linalg.made import with_spectrum
 
 ROUNDING = 1e-13
 """What the reference may itself be off by, of the largest singular value."""
-
-
-def with_spectrum(s: Tensor, shape: tuple[int, int], seed: int = 0) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    u, v = (torch.linalg.qr(torch.randn(n, len(s), generator=random, dtype=torch.float64)).Q for n in shape)
-    return (u * s) @ v.T
 
 
 SPECTRA = {

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from ckptaudit.linalg import leading as module
 from ckptaudit.linalg.gram import gram
 from ckptaudit.linalg.leading import leading, spectrum, truncated
 from ckptaudit.linalg.subspaces import principal_angles
+from tests.linalg.made import with_spectrum
 
 K = 20
 COUNT = K + 1
-
-
-def with_spectrum(s: Tensor, shape: tuple[int, int]) -> Tensor:
-    random = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(n, len(s), generator=random, dtype=torch.float64)).Q for n in shape)
-    return (u * s) @ v.T
 
 
 SPECTRA = {
