@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from ckptaudit.linalg.gram import tall
 from ckptaudit.linalg.products import EPS, UNIT, multiply
 
 STEPS = 100
@@ -24,15 +25,15 @@ def spectral_norm(matrix: Float32[Tensor, "m n"]) -> tuple[float, float]:
     is missed by a relative e with a probability of at most 1.648 sqrt(n) exp(-sqrt(e) (2 j - 1))
     (Kuczynski and Wozniakowski 1992, theorem 4.2), whatever the spectrum is.
     """
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
-    n = tall.shape[1]
+    upright = tall(matrix)
+    n = upright.shape[1]
     random = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(matrix.device)
     basis = random.new_zeros(min(STEPS, n), n)
     basis[0] = random / torch.linalg.vector_norm(random)
     off: list[float] = []
     diagonal: list[float] = []
     for step in range(len(basis)):
-        image = _normal(tall, basis[step])
+        image = _normal(upright, basis[step])
         diagonal.append(float(image @ basis[step]))
         for _ in range(2):
             image = image - basis[: step + 1].mT @ (basis[: step + 1] @ image)
@@ -47,9 +48,9 @@ def spectral_norm(matrix: Float32[Tensor, "m n"]) -> tuple[float, float]:
     return norm, norm * (1 / math.sqrt(1 - missed) - 1 + math.sqrt(n) * UNIT)
 
 
-def _normal(tall: Float32[Tensor, "m n"], x: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
+def _normal(matrix: Float32[Tensor, "m n"], x: Float64[Tensor, "n"]) -> Float64[Tensor, "n"]:
     # As rows, which run at the speed of memory.
-    image: Tensor = multiply(multiply(x.float()[None], tall.mT), tall)[0].double()
+    image: Tensor = multiply(multiply(x.float()[None], matrix.mT), matrix)[0].double()
     return image
 
 

@@ -19,7 +19,7 @@ from ckptaudit.linalg.changes import (
     own_product,
     update_values,
 )
-from ckptaudit.linalg.gram import singular_values
+from ckptaudit.linalg.gram import singular_values, tall
 from ckptaudit.linalg.lanczos import spectral_norm
 from ckptaudit.linalg.leading import CERTAIN
 from ckptaudit.linalg.parts import cached_property
@@ -109,7 +109,7 @@ class LargePair(BoundedPair):
         known = self.facts.spectrum
         long, short = (rows, columns) if self.m >= self.n else (columns, rows)
         vectors = known.short[:, : self.k].double()
-        images = self._tall(self.stored_base[0])[long].double() @ vectors / known.s[: self.k]
+        images = tall(self.stored_base[0])[long].double() @ vectors / known.s[: self.k]
         found = (images.square().sum(dim=1)[None], vectors[short].square().sum(dim=1)[None])
         return found if self.m >= self.n else found[::-1]
 
@@ -140,7 +140,7 @@ class LargePair(BoundedPair):
     @cached_property
     def own(self) -> Float32[Tensor, "r r"]:
         """Gram matrix of the update over its short side."""
-        return own_product(self._tall(self.difference.update))
+        return own_product(tall(self.difference.update))
 
     @cached_property
     def tuned_gram(self) -> TunedGram | None:
@@ -150,7 +150,7 @@ class LargePair(BoundedPair):
             return None
         if not (self.size == 0 or within(self.size, SQUARABLE)):
             return None
-        cross = cross_product(self._tall(self.stored_base[0]), self._tall(self.difference.update))
+        cross = cross_product(tall(self.stored_base[0]), tall(self.difference.update))
         return TunedGram(known.s, known.short, known.gram, cross=cross, own=self.own)
 
     @cached_property
@@ -158,7 +158,7 @@ class LargePair(BoundedPair):
         """Error of what `tuned_gram` rests on."""
         assert self.tuned_gram is not None  # asked for by those who have looked
         sides = (self.stored_base[0], self.stored_tuned[0], self.difference.update)
-        return change_error(self.tuned_gram.act, *(self._tall(side) for side in sides))
+        return change_error(self.tuned_gram.act, *(tall(side) for side in sides))
 
     @cached_property
     def shift(self) -> Estimate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float64, Shaped, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from ckptaudit.linalg import bounds
@@ -77,9 +77,6 @@ class StoredPair(PairBatch):
     def update_norm(self) -> Float64[Tensor, "batch"]:
         """norm_F(D), of the difference rounded to float32."""
         return self._one(math.sqrt(self.difference.square_sum))
-
-    def _tall(self, matrix: Shaped[Tensor, "m n"]) -> Shaped[Tensor, "a b"]:
-        return matrix if self.m >= self.n else matrix.mT
 
     def _one(self, value: float | int) -> Float64[Tensor, "1"]:
         return torch.tensor([value], dtype=torch.float64, device=self.stored_base.device)
