@@ -16,7 +16,7 @@ from torch import Tensor
 
 Keys = np.ndarray[Any, np.dtype[np.signedinteger]]
 
-SAMPLE = 2**14
+SAMPLE = 2**16
 """Entries, about, among which a threshold is sought before it is sought among all."""
 
 FEW = 16

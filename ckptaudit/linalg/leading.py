@@ -17,7 +17,11 @@ CERTAIN = 1e-7
 """Largest relative error of the square of the last singular value kept, for the Gram matrix to be relied on."""
 
 BAND = 0.85
-"""Directions are kept down to this share of s_k: those that the tuned matrix may mix with its top."""
+"""Directions are kept down to this share of s_k, where steps are to be taken from them: those that the tuned matrix
+may mix with its top."""
+
+NARROW_BAND = 0.97
+"""The same where nothing but bounds rests on them, which look at gaps down to 0.99 s_k."""
 
 GUARD = 8
 """Directions kept below the band."""
@@ -85,35 +89,36 @@ def truncated(weight: Shaped[Tensor, "m n"], short: Float32[Tensor, "r c"]) -> F
     return found if m >= n else multiply(short, inside)
 
 
-def leading(weight: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    """The first k + 1 triplets and the band below; None where fewer of them stand above rounding.
+def leading(weight: Shaped[Tensor, "m n"], k: int, *, band: float = BAND) -> Leading | None:
+    """The first k + 1 triplets and those down to `band` s_k; None where fewer of them stand above rounding.
 
     From the Gram matrix of the short side where that is accurate enough, else from a decomposition of the
     matrix itself.
     """
     matrix = tall(weight)
-    found = _by_gram(matrix, k) or _directly(matrix, k)
+    found = _by_gram(matrix, k, band) or _directly(matrix, k, band)
     if found is None or matrix is weight:
         return found
     return replace(found, left=found.right, right=found.left)
 
 
-def _by_gram(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
-    m, n = matrix.shape
-    found = Eigen(gram(matrix))
+def _by_gram(matrix: Shaped[Tensor, "m n"], k: int, band: float) -> Leading | None:
+    (m, n), product = matrix.shape, gram(matrix)
+    found = Eigen(product)
     doubt = gram_error(m, n, found.values)
-    count = _count(found.values.clamp(min=0).sqrt(), k, least=math.sqrt(doubt / CERTAIN))
+    count = _count(found.values.clamp(min=0).sqrt(), k, band, least=math.sqrt(doubt / CERTAIN))
     if count is None:
         return None
     following = math.sqrt(max(float(found.values[count]), 0.0) + doubt) if count < n else 0.0
-    return _stored(matrix, roots(found.values, doubt), found.vectors(count).float(), following)
+    vectors = found.vectors(count).float()
+    return _stored(matrix, roots(found.values, doubt), vectors, following, _Known(product, doubt))
 
 
-def _directly(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
+def _directly(matrix: Shaped[Tensor, "m n"], k: int, band: float) -> Leading | None:
     m, n = matrix.shape
     _, s, vh = torch.linalg.svd(matrix.double().contiguous(), full_matrices=False)
     doubt = m * EPS * float(s[0])
-    count = _count(s, k, least=doubt / CERTAIN)
+    count = _count(s, k, band, least=doubt / CERTAIN)
     if count is None:
         return None
     following = float(s[count]) + doubt if count < n else 0.0
@@ -121,17 +126,29 @@ def _directly(matrix: Shaped[Tensor, "m n"], k: int) -> Leading | None:
     return _stored(matrix, every, vh[:count].mT.float(), following)
 
 
-def _count(s: Float64[Tensor, "r"], k: int, *, least: float) -> int | None:
+def _count(s: Float64[Tensor, "r"], k: int, band: float, *, least: float) -> int | None:
     """How many triplets to keep: k + 1 and the band, as far as `least` lets them be relied on."""
     needed = min(k + 1, len(s))
     if not float(s[needed - 1]) > least:
         return None
-    band = int((s > BAND * s[k - 1]).sum()) + GUARD
-    return max(needed, min(band, MOST * k, int((s > least).sum())))
+    wanted = int((s > band * s[k - 1]).sum()) + GUARD
+    return max(needed, min(wanted, MOST * k, int((s > least).sum())))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """W'W as computed, and a bound on its error in spectral norm."""
+
+    gram: Float64[Tensor, "n n"]
+    error: float
 
 
 def _stored(
-    matrix: Shaped[Tensor, "m n"], every: SingularValues, right: Float32[Tensor, "n c"], following: float
+    matrix: Shaped[Tensor, "m n"],
+    every: SingularValues,
+    right: Float32[Tensor, "n c"],
+    following: float,
+    known: _Known | None = None,
 ) -> Leading:
     """Triplets of float32 vectors from those of the short side; their residuals are measured in float64."""
     (m, n), c, v = matrix.shape, right.shape[1], right.double()
@@ -143,12 +160,30 @@ def _stored(
         images = multiply(rows, v)
         left[start : start + ROWS] = images / s
         u = left[start : start + ROWS].double()
-        back += multiply(rows.mT, u)
+        if known is None:
+            back += multiply(rows.mT, u)
         add_gram(u, inner)
         add_gram(images.sub_(u * s), rounded)
-    residual = max(_norm(mirrored(rounded)), _norm(gram(back.sub_(v * s))))
-    skew = max(_distance_to_identity(g) for g in (mirrored(inner), gram(v)))
-    return Leading(s, left, right.contiguous(), residual + _rounding(m, n, s), skew + m * EPS * c, following, every)
+    lost, inner = mirrored(rounded), mirrored(inner)
+    behind = _norm(gram(back.sub_(v * s))) if known is None else _behind(known, v, s, lost)
+    skew = max(_distance_to_identity(g) for g in (inner, gram(v)))
+    residual = max(_norm(lost), behind) + _rounding(m, n, s)
+    return Leading(s, left, right.contiguous(), residual, skew + m * EPS * c, following, every)
+
+
+def _behind(
+    known: _Known, v: Float64[Tensor, "n c"], s: Float64[Tensor, "c"], lost: Float64[Tensor, "c c"]
+) -> float:
+    """Bound on norm(W'U - V S) from W'W, without another product with W.
+
+    With E = W V - U S, of which `lost` is the Gram matrix, W'U - V S = (W'W V - V S^2) S^-1 - W'E S^-1.
+    """
+    c, n = len(s), len(known.gram)
+    least = float(s[-1])
+    residual = multiply(known.gram, v).sub_(v * s.square()).div_(s)
+    product_error = n * EPS * float(torch.linalg.matrix_norm(known.gram)) * math.sqrt(c) * 2
+    first = float(s[0]) * (1 + CERTAIN)
+    return _norm(gram(residual)) + (known.error + product_error) / least + first * _norm(lost / s / s[:, None])
 
 
 def _norm(gram: Float64[Tensor, "c c"]) -> float:

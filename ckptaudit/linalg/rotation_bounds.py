@@ -25,6 +25,9 @@ GAP_SLACK = 1.0 + 1e-5
 STRIP = 256
 """Products that are summed at a time where the sum's rounding has to be bounded."""
 
+BLOCK = 512
+"""Rows of such a product at a time."""
+
 POWERS = (0.0, 3.0, 15.0)
 """Powers of the Sylvester equation's series at which the images' norms are taken; the logarithms of those between
 lie below the chord, those beyond below the last."""
@@ -43,10 +46,16 @@ class Images:
 
     right: Float64[Tensor, "c c"]
     left: Float64[Tensor, "c c"]
-    captured: float
-    """norm_F(U' D V)^2 over the first k columns."""
+    inside: Float64[Tensor, "c c"]
+    """U' D V, its products as long as the short side."""
+    short: int
+    """The short side."""
     size: float
     slack: float
+
+    def captured(self, k: int) -> float:
+        """norm_F(U' D V)^2 over the first k columns."""
+        return float(self.inside[:k, :k].square().sum())
 
     def norms(self, weights: Float64[Tensor, "c"]) -> tuple[float, float]:
         """Bounds on the spectral norms of R diag(w) and S diag(w), over as many columns as there are weights."""
@@ -62,7 +71,7 @@ class Images:
     def captured_error(self, k: int) -> float:
         """Bound on the error of `captured`, that of the directions' own rounding left out."""
         lost = 2 * self.slack * math.sqrt(k)
-        return lost * (2 * math.sqrt(self.captured) + lost)
+        return lost * (2 * math.sqrt(self.captured(k)) + lost)
 
     def least(self, count: int) -> float:
         """Lower bound on norm(V) s_count(D) from the first `count` columns, as s_c(D V) <= norm(V) s_c(D)."""
@@ -87,14 +96,16 @@ def images(update: Float32[Tensor, "m n"], base: Leading, *, k: int, size: float
     """
     found = separation(base, k)
     count = max(found.count if found is not None else k, min(k + 1, len(base.s)))
-    right, left = _product(update, base.right[:, :count]), _product(update.mT, base.left[:, :count])
+    # D'U as U'D transposed, whose columns are as many as a matrix has: BLAS is a tenth quicker there.
+    right, left = _product(update, base.right[:, :count]), _product(base.left[:, :count].mT, update).mT
     # U'D V either way; by the shorter side.
     one, other = (base.left, right) if len(right) <= len(left) else (left, base.right)
-    inside = multiply(one[:, :k].mT, other[:, :k]).double()
+    inside = multiply(one[:, :count].mT, other[:, :count]).double()
     return Images(
         right=gram(right),
         left=gram(left),
-        captured=float(inside.square().sum()),
+        inside=inside,
+        short=min(update.shape),
         size=size,
         slack=(STRIP + -(-max(update.shape) // STRIP) + 4) * UNIT * (1 + base.skew) * size,
     )
@@ -248,10 +259,15 @@ def hill_floor(found: Images, base: Leading, *, k: int) -> float:
 
 def _product(a: Float32[Tensor, "m n"], b: Float32[Tensor, "n c"]) -> Float32[Tensor, "m c"]:
     """A B, no sum of which is longer than a strip or the number of strips."""
-    total, part = (empty(a.shape[0], b.shape[1], dtype=torch.float32, device=a.device) for _ in range(2))
-    multiply(a[:, :STRIP], b[:STRIP], out=total)
-    for start in range(STRIP, len(b), STRIP):
-        total += multiply(a[:, start : start + STRIP], b[start : start + STRIP], out=part)
+    (m, n), c = a.shape, b.shape[1]
+    # A block's sum stays near a processor; another device is better served by few calls.
+    block = BLOCK if a.device.type == "cpu" else m
+    total, part = (empty(rows, c, dtype=torch.float32, device=a.device) for rows in (m, min(m, block)))
+    for top in range(0, m, block):
+        rows, here = a[top : top + block], total[top : top + block]
+        multiply(rows[:, :STRIP], b[:STRIP], out=here)
+        for start in range(STRIP, n, STRIP):
+            here += multiply(rows[:, start : start + STRIP], b[start : start + STRIP], out=part[: len(rows)])
     return total
 
 

@@ -111,11 +111,9 @@ def _bound(metric: MatrixMetric, pair: LargePair, computing: Computing, stage: S
     """The metric's bound, if that is all that anybody needs to know, or all that is asked for at this stage."""
     if stage == "numbers" or metric.bound is None or metric.name not in computing.sufficient:
         return None
-    bound = metric.bound(pair)
-    if bound is None or not bool(bound.isfinite()):
-        return None
-    value = float(bound)
-    return value if stage == "bounds" or metric.settles(value, computing.sufficient[metric.name]) else None
+    limit = computing.sufficient[metric.name]
+    value = metric.bound_for(pair, limit)
+    return value if value is None or stage == "bounds" or metric.settles(value, limit) else None
 
 
 def _surviving(

@@ -15,17 +15,20 @@ from ckptaudit.linalg.census import Census, census, census_among, sample
 from ckptaudit.linalg.differences import square_sum
 from ckptaudit.linalg.entry_sets import largest, members, smallest
 from ckptaudit.linalg.gram import SingularValues, gram, tall
-from ckptaudit.linalg.leading import Leading, Spectrum, leading, spectrum, truncated
+from ckptaudit.linalg.leading import BAND, NARROW_BAND, Leading, Spectrum, leading, spectrum, truncated
 from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.metrics.weight_batch import ALPHA
 
-FACTS_VERSION = f"{version('ckptaudit')}/7"
+FACTS_VERSION = f"{version('ckptaudit')}/8"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 
 ORDINARY = (1e-20, 1e20)
 """Sizes within which float32 products neither overflow nor lose their last digits; the rest is for float64."""
+
+ITERATIVE_SIDE = 1024
+"""From this short side on iterative methods find single numbers sooner than eigenvalues of Gram matrices do."""
 
 Tensors = Mapping[str, Tensor]
 NOTHING = {"s": torch.empty(0, dtype=torch.float64)}
@@ -127,7 +130,7 @@ def _looked_up(
 def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
     if not within(norm(stored), ORDINARY):
         return NOTHING  # before anything is squared in float32
-    top = leading(stored, k)
+    top = leading(stored, k, band=BAND if min(stored.shape) >= ITERATIVE_SIDE else NARROW_BAND)
     if top is None or not within(float(top.s[0]), ORDINARY):
         return NOTHING
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Shaped
 from torch import Tensor
 
-from ckptaudit.linalg import rotation_bounds
+from ckptaudit.linalg import rotation_bounds, shift_bounds
 from ckptaudit.linalg.leading import Leading
 from ckptaudit.linalg.parts import cached_property
 from ckptaudit.linalg.subspaces import SEPARATION
@@ -79,3 +79,10 @@ class BoundedPair(StoredPair):
         if self.top is None or self.images is None:
             return None
         return rotation_bounds.rms_rotation_sines(self.images, self.top, k=self.k, share=1.0 - SEPARATION)
+
+    @cached_property
+    def moved_at_most(self) -> float | None:
+        """Bound on norm(s(W1) - s(W0)), sharper than the size of the update."""
+        if self.top is None or self.images is None:
+            return None
+        return shift_bounds.turned_back(self.images, self.top, k=self.k)

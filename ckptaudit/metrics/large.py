@@ -43,9 +43,6 @@ CHEAP_SIDE = 512
 CHEAP_ERROR = 1e-4
 """Largest estimated relative error of a spectral shift there."""
 
-ITERATIVE_SIDE = 1024
-"""From this short side on iterative methods find single numbers sooner than eigenvalues of Gram matrices do."""
-
 CHANGE_ERROR = 2e-3
 """Largest error of the change of the Gram matrix, relative to what rotates a subspace, with which it is used."""
 
@@ -120,7 +117,7 @@ class LargePair(BoundedPair):
             return self._outside(self.tuned_gram.captured(self.k), UNIT * self.size**2)
         if self.images is None:
             return super().outside
-        return self._outside(self.images.captured, self.images.captured_error(self.k))
+        return self._outside(self.images.captured(self.k), self.images.captured_error(self.k))
 
     def _outside(self, captured: float, error: float) -> Estimate:
         return self._estimate(max(0.0, self.difference.square_sum - captured), "gram", error)
@@ -198,7 +195,7 @@ class LargePair(BoundedPair):
     @cached_property
     def ritz(self) -> RitzRotation | None:
         """The rotation by Rayleigh-Ritz steps from the base's leading directions, where no bound settles it."""
-        if self.top is None or min(self.m, self.n) < ITERATIVE_SIDE or not within(self.size, SQUARABLE):
+        if self.top is None or min(self.m, self.n) < base_facts.ITERATIVE_SIDE or not within(self.size, SQUARABLE):
             return None
         if not within(float(self.top.s[0]), SQUARABLE_BASE):
             return None
@@ -249,7 +246,7 @@ class LargePair(BoundedPair):
         """norm_2(D)."""
         # A card multiplies a hundred vectors sooner than it finds all eigenvalues; on a CPU others want these too.
         by_values = self._exact and self.stored_base.device.type == "cpu"
-        if by_values or min(self.m, self.n) < ITERATIVE_SIDE or not within(self.size, SQUARABLE):
+        if by_values or min(self.m, self.n) < base_facts.ITERATIVE_SIDE or not within(self.size, SQUARABLE):
             return super().spectral_norm
         norm, error = spectral_norm(self.difference.update)
         return self._estimate(norm, "iterative", error)

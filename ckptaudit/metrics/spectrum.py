@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ckptaudit.linalg.bounds import mirsky
+from ckptaudit.linalg.bounds import mirsky, rounding_margin
 from ckptaudit.linalg.rotation_bounds import hill_floor
 from ckptaudit.linalg.spectra import relative_distance
 from ckptaudit.metrics.batch import PairBatch
@@ -14,6 +14,13 @@ from ckptaudit.metrics.matrix import metric
 
 def _mirsky(batch: PairBatch) -> Tensor:
     return mirsky(batch.update_norm, batch.base_norm, m=batch.m, n=batch.n)
+
+
+def _turned_back(pair: LargePair) -> float | None:
+    norm = float(pair.base_norm)
+    if pair.moved_at_most is None or not norm > 0:
+        return None
+    return pair.moved_at_most / norm * (1.0 + rounding_margin(pair.m, pair.n))
 
 
 def _spectral_norm(pair: LargePair) -> float:
@@ -41,6 +48,7 @@ def _hill(pair: LargePair) -> float | None:
     source="arXiv:2606.07082, 3.2 and C.3, after arXiv:2511.08567, Gate II",
     needs="spectrum",
     upper_bound=_mirsky,
+    sharper_bound=bound_of(_turned_back),
     bound_needs="matrix",
 )
 def normalized_spectral_shift(batch: PairBatch) -> Tensor:

@@ -14,7 +14,7 @@ from scipy.linalg import subspace_angles
 from ckptaudit.checkpoints import open_checkpoint
 from ckptaudit.measurement.jobs import Computing, Job, Unit
 from ckptaudit.measurement.scheduler import measure
-from ckptaudit.metrics import Measurement, large
+from ckptaudit.metrics import Measurement, base_facts
 from ckptaudit.pairing import pair_checkpoints
 from tests.metrics.adversarial import Matrix, base_of, stored, update_of
 
@@ -73,7 +73,7 @@ def test_a_value_is_as_close_to_float64_as_it_says(
     write_checkpoint: WriteCheckpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
+    monkeypatch.setattr(base_facts, "ITERATIVE_SIDE", 64)
     random = np.random.default_rng(0)
     before = base_of("heavy", shape, random)
     step = update_of("noise", before, random) + update_of("low rank", before, random)

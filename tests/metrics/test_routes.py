@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ckptaudit.metrics import Estimate, LargePair, PairBatch, Tensors, large, matrix_metrics
+from ckptaudit.metrics import Estimate, LargePair, PairBatch, Tensors, base_facts, matrix_metrics
 from tests.metrics.adversarial import base_of, stored, update_of
 
 NAMES = [name for name, metric in matrix_metrics().items() if metric.standing]
@@ -49,7 +49,7 @@ def same(one: Estimate, other: Estimate) -> bool:
 def test_no_number_depends_on_what_was_asked_before(
     shape: tuple[int, int], size: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
+    monkeypatch.setattr(base_facts, "ITERATIVE_SIDE", 64)
     kept: dict[str, Tensors] = {}
 
     def lookup(definition: str, make: Callable[[], Tensors]) -> Tensors:
@@ -75,7 +75,7 @@ def test_no_number_depends_on_what_was_asked_before(
 def test_the_error_stated_covers_the_distance_to_float64(
     shape: tuple[int, int], size: str, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
+    monkeypatch.setattr(base_facts, "ITERATIVE_SIDE", 64)
     base, tuned = sides(shape, size)
     truth = evaluated(PairBatch(base[None], tuned[None]), NAMES, prepared=False, bounds=False)
     monkeypatch.setattr("ckptaudit.linalg.factors.SMALL", 10**6)
@@ -90,7 +90,7 @@ def test_the_error_stated_covers_the_distance_to_float64(
 
 
 def test_methods_say_how_a_number_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large, "ITERATIVE_SIDE", 64)
+    monkeypatch.setattr(base_facts, "ITERATIVE_SIDE", 64)
     base, tuned = sides((160, 300), "large")
     names = ["normalized_spectral_shift", "principal_rotation_left", "relative_update_norm"]
     gate, exact, direct = (
