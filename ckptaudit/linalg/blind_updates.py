@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Shaped
 from numpy.polynomial.hermite_e import hermegauss
@@ -20,14 +21,15 @@ from torch import Tensor
 
 from ckptaudit.linalg.census import BIAS, BINADES, Census, Rates
 
-HALF_UNITS = torch.exp2(torch.arange(BINADES, dtype=torch.float64).clamp(min=1) - BIAS - 8)
+HALF_UNITS = np.exp2(np.maximum(np.arange(BINADES, dtype=np.float64), 1) - BIAS - 8)
 """By binade, half a bf16 unit in the last place."""
 
 LEAST, MOST = -160.0, 130.0
 """Exponents between which a deviation is sought: from less than the least number to more than the largest."""
 
-GRID = 64
-"""Points among which the deviation without a tail is first looked for."""
+GRID = np.linspace(LEAST, MOST, 64)
+GRID_POWERS = np.exp2(GRID)
+"""Exponents among which the deviation without a tail is first looked for, and their powers of two."""
 
 ROUNDS, NEAR = 60, 1e-9
 """How often a root is drawn nearer at most, and how near in exponents or log-odds is enough."""
@@ -38,7 +40,7 @@ HEAVIER = 1.05
 WIDEST, STEPS, CLOSE = 2.0, 12, 5e-3
 """How wide tails may be, in how many steps their width is sought, and how close the energy has to come."""
 
-NODES, WEIGHTS = (torch.from_numpy(part) for part in hermegauss(7))
+NODES, WEIGHTS = hermegauss(7)
 """Gauss-Hermite nodes and weights of the logarithm of the deviation."""
 
 SHARES = WEIGHTS / math.sqrt(2 * math.pi)
@@ -48,10 +50,12 @@ FINE_BITS = 24
 """From this precision, that of float32, on steps that bf16 shows are not rounded to speak of."""
 
 TERMS, FINE = 8, 1.0
+PLACES = np.arange(1, TERMS + 1, dtype=np.float64)[:, None, None]
 """Below this unit, in deviations, rounding is an independent uniform error but for exp(-2 pi^2) of it; above, the
 terms reach seven deviations."""
 
-Values = Float64[Tensor, "..."]
+Values = Float64[np.ndarray, "..."]
+"""NumPy's: the arrays are of a few binades, and what a call costs is all that counts."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class BlindUpdate:
     def energies(self) -> Rates:
         """By binade, the mean square of the stored change."""
         if not self.is_rounded:
-            return _mean(self._scales.square()).expand(BINADES)
+            return torch.from_numpy(_mean(np.square(self._scales))).expand(BINADES)
         return self._everywhere(self._energies(self._scales))
 
     @cached_property
@@ -125,12 +129,12 @@ class BlindUpdate:
         """
         if not self.is_rounded:
             return 1.0
-        squares = self._scales.square()
+        squares = np.square(self._scales)
         total = float(self._counted @ _mean(self._energies(self._scales)))
         if not total > 0:
             return 1.0
         passed = float(self._counted @ _mean(self._passed(self._scales) * squares))
-        return min(1.0, passed**2 / float(self._counted.sum()) / float(_mean(squares)) / total)
+        return min(1.0, passed**2 / self._total / float(_mean(squares)[0]) / total)
 
     def share_among(self, chosen: Shaped[Tensor, "binades"]) -> float | None:
         """Of the visibly changed weights, the share among the chosen; None where none is expected to change."""
@@ -139,33 +143,39 @@ class BlindUpdate:
         return float((inside * self.rates).sum()) / total if total > 0 else None
 
     @cached_property
-    def _there(self) -> Bool[Tensor, "binades"]:
-        return self.counts > 0
+    def _there(self) -> Bool[np.ndarray, "binades"]:
+        return self.counts.numpy() > 0
 
     @cached_property
-    def _counted(self) -> Float64[Tensor, "b"]:
-        return self.counts[self._there]
+    def _counted(self) -> Float64[np.ndarray, "b"]:
+        counted: Values = self.counts.numpy()[self._there]
+        return counted
 
     @cached_property
-    def _half(self) -> Float64[Tensor, "b"]:
-        return HALF_UNITS[self._there]
+    def _total(self) -> float:
+        return float(self._counted.sum())
 
     @cached_property
-    def _scales(self) -> Float64[Tensor, "nodes 1"]:
-        return self.deviation * _spread(self.tail)
+    def _half(self) -> Float64[np.ndarray, "b"]:
+        half: Values = HALF_UNITS[self._there]
+        return half
 
-    def _everywhere(self, mixed: Float64[Tensor, "nodes b"]) -> Rates:
-        found = torch.full((BINADES,), 0.0, dtype=torch.float64)
+    @cached_property
+    def _scales(self) -> Float64[np.ndarray, "nodes 1"]:
+        scales: Values = self.deviation * _spread(self.tail)
+        return scales
+
+    def _everywhere(self, mixed: Float64[np.ndarray, "nodes b"]) -> Rates:
+        found = np.zeros(BINADES)
         found[self._there] = _mean(mixed)
-        return found
+        return torch.from_numpy(found)
 
     @cached_property
     def _gaussian(self) -> float:
         """The deviation of steps without a tail."""
-        spread, grid = _spread(0.0), torch.linspace(LEAST, MOST, GRID, dtype=torch.float64)
-        shown = self._shown(self._half / grid.exp2()[:, None]) @ self._counted
-        above = min(max(int((shown < self._wanted).sum()), 1), GRID - 1)
-        return self._enclosed(spread, float(grid[above - 1]), float(grid[above]))
+        shown = self._shown(self._half / GRID_POWERS[:, None]) @ self._counted
+        above = min(max(int(np.count_nonzero(shown < self._wanted)), 1), len(GRID) - 1)
+        return self._enclosed(_spread(0.0), float(GRID[above - 1]), float(GRID[above]))
 
     def _deviation(self, tail: float) -> float:
         """The median deviation with such a tail: within a few widths of that without."""
@@ -177,20 +187,18 @@ class BlindUpdate:
     @cached_property
     def _wanted(self) -> float:
         """How many of the weights that may change are to change visibly."""
-        return min(self.visible * self.census.size, float(self._counted.sum()) * (1 - 1e-9))
+        return min(self.visible * self.census.size, self._total * (1 - 1e-9))
 
-    def _enclosed(self, spread: Float64[Tensor, "nodes 1"], low: float, high: float) -> float:
+    def _enclosed(self, spread: Float64[np.ndarray, "nodes 1"], low: float, high: float) -> float:
         """Where the visible share is as wanted, between two exponents: it grows with the deviation.
 
         Regula falsi with Illinois' weights (Dowell and Jarratt 1971) on the log-odds, which are nearly straight.
         """
-        total = float(self._counted.sum())
-        wanted = _log_odds(self._wanted, total)
-        half, counted = self._half / spread, (_shares(len(spread))[:, None] * self._counted).flatten()
+        total, wanted = self._total, _log_odds(self._wanted, self._total)
+        half, counted = (self._half / spread).ravel(), (_shares(len(spread))[:, None] * self._counted).ravel()
 
         def beyond(exponent: float) -> float:
-            shown = self._shown(half * 2.0**-exponent).flatten().dot(counted)
-            return _log_odds(float(shown), total) - wanted
+            return _log_odds(float(self._shown(half * 2.0**-exponent) @ counted), total) - wanted
 
         below, above, at, side = beyond(low), beyond(high), 0.5 * (low + high), 0
         for _ in range(ROUNDS):
@@ -210,64 +218,67 @@ class BlindUpdate:
         mean = _mean(self._energies(self._deviation(tail) * _spread(tail)))
         return math.log(max(max(wanted, 1e-300) / max(float(self._counted @ mean), 1e-300), 1e-300))
 
-    def _energies(self, scales: Float64[Tensor, "nodes 1"]) -> Float64[Tensor, "nodes b"]:
+    def _energies(self, scales: Float64[np.ndarray, "nodes 1"]) -> Float64[np.ndarray, "nodes b"]:
         """E[round(E)^2] = unit^2 sum_j (2 j - 1) 2 P(E > (j - 1/2) unit), for E Gaussian."""
         unit, edges = self._edges(scales)
-        fine = scales.square() * (1 + unit.square() / 12)
+        squares, squared = np.square(scales), np.square(unit)
+        fine: Values = squares * (1 + squared / 12)
         if not self.census.on_grid:
             return fine
-        odd = 2 * torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None, None] - 1
-        coarse = scales.square() * unit.square() * (odd * 2 * _tail(edges)).sum(0)
-        return torch.where(unit > FINE, coarse, fine)
+        coarse: Values = squares * squared * ((4 * PLACES - 2) * _tail(edges)).sum(0)
+        return np.where(unit > FINE, coarse, fine)
 
-    def _passed(self, scales: Float64[Tensor, "nodes 1"]) -> Float64[Tensor, "nodes b"]:
+    def _passed(self, scales: Float64[np.ndarray, "nodes 1"]) -> Float64[np.ndarray, "nodes b"]:
         """E[round(E) E] / E[E^2] = unit sum_j 2 density((j - 1/2) unit), by Stein's identity.
 
         Weights off the grid dither what is added to them: on the average all of it passes.
         """
         unit, edges = self._edges(scales)
         coarse = unit * (2 * _density(edges)).sum(0)
-        return torch.where((unit > FINE) & self.census.on_grid, coarse, torch.ones_like(unit))
+        return np.where((unit > FINE) & self.census.on_grid, coarse, 1.0)
 
     def _edges(
-        self, scales: Float64[Tensor, "nodes 1"]
-    ) -> tuple[Float64[Tensor, "nodes b"], Float64[Tensor, "terms nodes b"]]:
+        self, scales: Float64[np.ndarray, "nodes 1"]
+    ) -> tuple[Float64[np.ndarray, "nodes b"], Float64[np.ndarray, "terms nodes b"]]:
         """The unit in deviations, and where rounding goes up by one more: (j - 1/2) units, in deviations."""
         unit = self._half * 2.0 ** (9 - self.bits) / scales
-        return unit, (torch.arange(1, TERMS + 1, dtype=torch.float64)[:, None, None] - 0.5) * unit
+        return unit, (PLACES - 0.5) * unit
 
     def _shown(self, half: Values) -> Values:
         """The probability of a visible change where half a unit is so many deviations."""
         if self.census.on_grid:
-            return torch.erfc(half / math.sqrt(2))
+            return 2 * _tail(half)
         # A weight anywhere between two bf16 numbers: the mean over where it lies, in closed form.
         x = 2 * half
-        inside = x * _tail(x) + _density(torch.zeros_like(x)) - _density(x)
-        return torch.where(half > 1e-6, inside / half.clamp_min(1e-300), torch.ones_like(half)).clamp(max=1.0)
+        inside = x * _tail(x) + _density(np.zeros(1)) - _density(x)
+        return np.where(half > 1e-6, np.minimum(inside / np.maximum(half, 1e-300), 1.0), 1.0)
 
 
 def _log_odds(count: float, total: float) -> float:
     return math.log(max(count, 1e-300)) - math.log(max(total - count, 1e-15 * total, 1e-300))
 
 
-def _spread(tail: float) -> Float64[Tensor, "nodes 1"]:
+def _spread(tail: float) -> Float64[np.ndarray, "nodes 1"]:
     """The deviations of the mixture against their median: a single one where there is no tail."""
-    return (tail * NODES).exp()[:, None] if tail else torch.ones(1, 1, dtype=torch.float64)
+    return np.exp(tail * NODES)[:, None] if tail else np.ones((1, 1))
 
 
 def _mean(mixed: Values) -> Values:
     """The mean over the mixture, the first axis."""
-    return mixed[0] if len(mixed) == 1 else _shares(len(mixed)) @ mixed
+    mean: Values = mixed[0] if len(mixed) == 1 else SHARES @ mixed
+    return mean
 
 
-def _shares(count: int) -> Float64[Tensor, "nodes"]:
+def _shares(count: int) -> Float64[np.ndarray, "nodes"]:
     """How much each of the mixture's parts counts: all of it where there is one."""
-    return SHARES if count > 1 else torch.ones(1, dtype=torch.float64)
+    return SHARES if count > 1 else np.ones(1)
 
 
 def _tail(x: Values) -> Values:
-    return 0.5 * torch.erfc(x / math.sqrt(2))
+    """P(Gaussian > x). NumPy has no error function, and SciPy takes longer to import than all of this takes."""
+    return 0.5 * torch.erfc(torch.from_numpy(x * math.sqrt(0.5))).numpy()
 
 
 def _density(x: Values) -> Values:
-    return torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+    density: Values = np.exp(-0.5 * np.square(x)) / math.sqrt(2 * math.pi)
+    return density
