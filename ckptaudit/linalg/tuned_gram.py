@@ -79,8 +79,6 @@ class TunedGram:
 
     def angles(self, k: int, size: int) -> tuple[SubspaceAngles, SubspaceAngles] | None:
         """Angles from the base's top k directions to the tuned top k, and to the tuned top `size`, size >= k."""
-        if size >= len(self.s):
-            return None
         v, w = self._v[:, :k], self._tuned.vectors(size)
         s0, s1 = self.s[:k], self.tuned_squares[:size].sqrt()
         own, cross = (image[:, :k].double() for image in self._images)

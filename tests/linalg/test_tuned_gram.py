@@ -67,7 +67,7 @@ def test_the_shift_is_within_one_per_cent(kind: str, shape: tuple[int, int], siz
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["heavy", "steep"])
-@pytest.mark.parametrize("wider", [0, 4])
+@pytest.mark.parametrize("wider", [0, 4, R - K], ids=["k", "k + 4", "all"])
 def test_angles_are_right_to_one_per_cent_or_a_hundredth_of_a_degree(
     kind: str, shape: tuple[int, int], size: float, wider: int
 ) -> None:
@@ -78,8 +78,10 @@ def test_angles_are_right_to_one_per_cent_or_a_hundredth_of_a_degree(
     for seen_angles, top in zip(found, (K, K + wider), strict=True):
         for seen, before, after in ((seen_angles.left, u0, u1), (seen_angles.right, v0.T, v1.T)):
             expected = np.degrees(subspace_angles(before[:, :K], after[:, :top]))
-            assert seen[-1].item() == pytest.approx(expected.max(), rel=0.01, abs=1e-5)
-            assert seen.mean().item() == pytest.approx(expected.mean(), rel=0.01, abs=1e-5)
+            # Against all directions there is nothing but rounding, on the left in a difference of squares.
+            room = 1e-4 if top == R else 1e-5
+            assert seen[-1].item() == pytest.approx(expected.max(), rel=0.01, abs=room)
+            assert seen.mean().item() == pytest.approx(expected.mean(), rel=0.01, abs=room)
 
 
 def test_bf16_rounding_is_part_of_the_update() -> None:
