@@ -17,6 +17,11 @@ ROWS = 1024
 """Rows at a time: few enough to stay near the processor, enough to keep two threads out of each other's way."""
 
 
+PARTIAL = 4096
+"""Rows whose products are summed before they are added to those of others, where a matrix has more than twice as
+many: no sum is then as long as the matrix, and its error that much less."""
+
+
 @dataclass(frozen=True)
 class SingularValues:
     """All singular values as computed, descending; `error` bounds the norm of what they all are off by."""
@@ -49,23 +54,30 @@ def rows_of(matrix: Shaped[Tensor, "m n"]) -> Iterator[tuple[int, Float64[Tensor
 
 def gram(matrix: Shaped[Tensor, "m n"]) -> Float64[Tensor, "n n"]:
     """W'W in float64."""
-    n = matrix.shape[1]
+    m, n = matrix.shape
     product = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
-    for _, rows in rows_of(matrix):
-        if len(rows) == len(matrix):
+    part = product if m <= 2 * PARTIAL else torch.zeros_like(product)
+    for start, rows in rows_of(matrix):
+        if len(rows) == m:
             multiply(rows.mT, rows, out=product)
         else:
-            add_gram(rows, product)
+            add_gram(rows, part)
+        end = start + len(rows)
+        if part is not product and (end % PARTIAL == 0 or end == m):
+            product += part
+            part.zero_()
     return mirrored(product)
 
 
 def gram_error(rows: int, columns: int, squares: Float64[Tensor, "n"]) -> float:
     """Bound on the error of any eigenvalue of the computed W'W, in norm, the eigensolver's included.
 
-    Rounding of the product is at most `rows` eps norm_F(W)^2 (Higham 2002, section 3.5), the
-    eigensolver's backward error a modest multiple of `columns` eps times the largest eigenvalue.
+    Rounding of the product is at most l eps norm_F(W)^2, l the additions behind an entry: its rows, or those of a
+    part and the parts (Higham 2002, section 3.5). The eigensolver's backward error is a modest multiple of
+    `columns` eps times the largest eigenvalue.
     """
-    return EPS * (rows * float(squares.clamp(min=0).sum()) + 10 * columns * max(float(squares[0]), 0.0))
+    added = rows if rows <= 2 * PARTIAL else PARTIAL + -(-rows // PARTIAL)
+    return EPS * (added * float(squares.clamp(min=0).sum()) + 10 * columns * max(float(squares[0]), 0.0))
 
 
 def roots(squares: Float64[Tensor, "r"], doubt: float) -> SingularValues:

@@ -20,7 +20,7 @@ from ckptaudit.linalg.products import multiply
 from ckptaudit.linalg.symmetric import from_triangle, triangle
 from ckptaudit.metrics.weight_batch import ALPHA
 
-FACTS_VERSION = f"{version('ckptaudit')}/8"
+FACTS_VERSION = f"{version('ckptaudit')}/9"
 """Part of every key in the cache. Count up whenever what is kept of a base, or how it is computed, changes: a fact
 of an earlier version must not answer for one of this."""
 

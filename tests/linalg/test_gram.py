@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptaudit.linalg.gram import SingularValues, gram, roots, singular_values
+from ckptaudit.linalg.gram import PARTIAL, SingularValues, gram, gram_error, roots, singular_values
 from tests.linalg.made import with_spectrum
 
 ROUNDING = 1e-13
@@ -34,6 +34,16 @@ def test_the_error_covers_the_distance_to_a_direct_decomposition(
     found = singular_values(weight)
     off = np.linalg.norm(found.s.numpy() - np.linalg.svd(weight.numpy(), compute_uv=False))
     assert off <= found.error + ROUNDING * float(weight.norm())
+
+
+def test_long_matrices_are_summed_in_parts_and_err_no_more_than_short_ones() -> None:
+    random = torch.Generator().manual_seed(0)
+    long = torch.randn(5 * PARTIAL + 17, 8, generator=random, dtype=torch.float64)
+    squares = torch.linalg.svdvals(long).square()
+    assert torch.allclose(gram(long), long.mT @ long, rtol=1e-12, atol=1e-9)
+    off = np.linalg.norm(singular_values(long).s.numpy() - np.linalg.svd(long.numpy(), compute_uv=False))
+    assert off <= singular_values(long).error + ROUNDING * float(long.norm())
+    assert gram_error(len(long), 8, squares) < gram_error(2 * PARTIAL, 8, squares)
 
 
 def test_a_well_conditioned_matrix_loses_next_to_nothing() -> None:
