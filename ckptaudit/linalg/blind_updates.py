@@ -50,9 +50,11 @@ FINE_BITS = 24
 """From this precision, that of float32, on steps that bf16 shows are not rounded to speak of."""
 
 TERMS, FINE = 8, 1.0
-PLACES = np.arange(1, TERMS + 1, dtype=np.float64)[:, None, None]
 """Below this unit, in deviations, rounding is an independent uniform error but for exp(-2 pi^2) of it; above, the
 terms reach seven deviations."""
+
+PLACES = np.arange(1, TERMS + 1, dtype=np.float64)[:, None, None]
+"""Which of the terms each is, along an axis of their own."""
 
 Values = Float64[np.ndarray, "..."]
 """NumPy's: the arrays are of a few binades, and what a call costs is all that counts."""
