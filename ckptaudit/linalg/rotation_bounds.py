@@ -63,6 +63,14 @@ class Images:
         right, left = (_norm(g[:c, :c] * weights * weights[:, None]) + lost for g in (self.right, self.left))
         return right, left
 
+    def lengths(self, count: int) -> tuple[Float64[Tensor, "c"], Float64[Tensor, "c"]]:
+        """Bounds on the norms of the first columns of R and of S."""
+        right, left = (
+            (g.diagonal()[:count].clamp(min=0) * (1 + GRAM_SLACK)).sqrt() + self.slack
+            for g in (self.right, self.left)
+        )
+        return right, left
+
     def norm_f(self, k: int) -> float:
         """Bound on sqrt(norm_F(R)^2 + norm_F(S)^2) over the first k columns."""
         squares = sum(float(g.diagonal()[:k].sum()) for g in (self.right, self.left))
@@ -180,10 +188,7 @@ def _column_sines(
     """What of each computed direction, on the left and on the right, may lie below the threshold."""
     last = float(base.s[k - 1])
     s, threshold = base.s[:count].clamp(min=last), share * last
-    right, left = (
-        (g.diagonal()[:count].clamp(min=0) * (1 + GRAM_SLACK)).sqrt() + found.slack
-        for g in (found.right, found.left)
-    )
+    right, left = found.lengths(count)
     gap = s.square() - threshold**2
     return (s * right + threshold * left) / gap, (s * left + threshold * right) / gap
 

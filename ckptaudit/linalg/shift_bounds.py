@@ -68,15 +68,14 @@ class _Seen:
         if not float(s[-1]) - off > across:
             return None
         doubt = found.slack + base.skew * found.size
-        squares = [g.diagonal()[:count].clamp(min=0).cpu() for g in (found.right, found.left)]
-        longest = [(of_side * (1 + GRAM_SLACK)).sqrt() + doubt for of_side in squares]
+        longest = [lengths.cpu() + base.skew * found.size for lengths in found.lengths(count)]
         # A row or a column of U'D V takes part in the error of all images. A float32 product of length l errs by l
         # units of its absolute values.
         rounding = (found.short + 2) * UNIT * max(float(of_side.max()) for of_side in longest)
         lost = math.sqrt(count) * (rounding + 2 * doubt)
         inside, least = found.inside[:count, :count].square().cpu(), torch.zeros(count, dtype=torch.float64)
-        for side, of_side in enumerate(squares):
-            shortest = ((of_side * (1 - GRAM_SLACK)).sqrt() - doubt).clamp(min=0)
+        for side, of_side in enumerate(longest):
+            shortest = ((of_side - doubt) * (1 - 2 * GRAM_SLACK) - doubt).clamp(min=0)
             least += (shortest.square() - (inside.sum(side).sqrt() + lost).square()).clamp(min=0)
         spread = base.skew * found.size / float(s[-1])
         x, y = (norm + spread for norm in found.norms(1 / s))

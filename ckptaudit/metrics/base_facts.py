@@ -128,7 +128,8 @@ def _looked_up(
 
 
 def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
-    if not within(norm(stored), ORDINARY):
+    size = norm(stored)
+    if not within(size, ORDINARY):
         return NOTHING  # before anything is squared in float32
     top = leading(stored, k, band=BAND if min(stored.shape) >= ITERATIVE_SIDE else NARROW_BAND)
     if top is None or not within(float(top.s[0]), ORDINARY):
@@ -138,12 +139,13 @@ def _make_leading(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
         "left": top.left,
         "right": top.right,
         "certificate": torch.tensor([top.residual, top.skew, top.following, top.every.error], dtype=torch.float64),
-        **_make_masks(stored, multiply(top.left[:, :rank] * top.s[:rank].float(), top.right[:, :rank].mT)),
+        **_make_masks(stored, size, multiply(top.left[:, :rank] * top.s[:rank].float(), top.right[:, :rank].mT)),
     }
 
 
 def _make_spectrum(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
-    if not within(norm(stored), ORDINARY):
+    size = norm(stored)
+    if not within(size, ORDINARY):
         return NOTHING
     on_cpu = stored.device.type == "cpu"
     found = spectrum(stored, min(k + 1, *stored.shape))
@@ -153,16 +155,18 @@ def _make_spectrum(stored: Shaped[Tensor, "m n"], k: int, rank: int) -> Tensors:
         "s": found.s,
         "short": found.short,
         **({"gram": triangle(found.gram)} if on_cpu else {"gram_sum": _fingerprint(found.gram)}),
-        **_make_masks(stored, truncated(stored, found.short[:, :rank].float())),
+        **_make_masks(stored, size, truncated(stored, found.short[:, :rank].float())),
     }
 
 
-def _make_masks(stored: Shaped[Tensor, "m n"], reconstructed: Float32[Tensor, "m n"]) -> dict[str, Tensor]:
+def _make_masks(
+    stored: Shaped[Tensor, "m n"], size: float, reconstructed: Float32[Tensor, "m n"]
+) -> dict[str, Tensor]:
     principal = largest(reconstructed.abs_().flatten(), int(ALPHA * stored.numel()))
     seen = census(stored)
     places = torch.arange(0, stored.numel(), sample(*stored.shape).step, device=stored.device)
     return {
-        "norm": torch.tensor(norm(stored), dtype=torch.float64),
+        "norm": torch.tensor(size, dtype=torch.float64),
         "binades": torch.stack([seen.every, census_among(stored, members(principal, places))]),
         "on_grid": torch.tensor(seen.on_grid),
         "principal": principal,
