@@ -21,6 +21,9 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec.structs import replace
+
 from ckptaudit.atomic_write import PART, replacing
 from ckptaudit.errors import CacheError, parameter, printable
 from ckptaudit.foreign_files import read_regular
@@ -56,6 +59,19 @@ class Contents:
 
     entries: int
     size: int
+
+
+class Shortfall(msgspec.Struct, frozen=True):
+    """The bytes for which a cache had no room, what it may hold, and why nothing could be kept, if so."""
+
+    refused: int
+    allowed: int
+    trouble: str | None = None
+
+    def since(self, before: Shortfall) -> Shortfall | None:
+        """What has come to it; None if nothing has."""
+        more = self.refused - before.refused
+        return replace(self, refused=more) if more or self.trouble != before.trouble else None
 
 
 class FactorCache:
@@ -103,17 +119,31 @@ class FactorCache:
             self._record = BaseRecord.of(self.folder, fingerprint)
 
     @property
+    def shortfall(self) -> Shortfall:
+        """What could not be kept by this process so far."""
+        return Shortfall(self.refused, self._allowed, self.trouble)
+
+    def add_shortfall(self, other: Shortfall) -> None:
+        """Count what another process, of the same cache, could not keep."""
+        self.refused += other.refused
+        self._allowed = min(self._allowed, other.allowed)
+        self.trouble = self.trouble or other.trouble
+
+    @property
     def shortage(self) -> str | None:
         """What this base needs, where the cache has too little room for it: nothing else is left to make room."""
         if not self.refused:
             return None
-        own = self._record.keys if self._record is not None else ()
+        own = self._own_keys()
         held = sum(stat.st_size for path, stat in self._files() if path.stem in own and ENTRY.fullmatch(path.name))
         needed = format_size(held + self.refused)
         return (
             f"this base needs {needed} of a cache that may hold {format_size(self._allowed)}, so that "
             f"{format_size(self.refused)} are computed in every run; {self._remedy(held + self.refused)}"
         )
+
+    def _own_keys(self) -> set[str]:
+        return self._record.read_again() if self._record is not None else set()
 
     def _remedy(self, needed: int) -> str:
         if self._allowed < self.limit:
@@ -209,7 +239,7 @@ class FactorCache:
         held = sum(stat.st_size for stat in kept.values())
         # A cache that fills somebody's disk is no favour: at most half of what is free.
         allowed = self._allowed = min(self.limit, held + shutil.disk_usage(self.folder).free // 2)
-        own = self._record.keys if self._record is not None else frozenset[str]()
+        own = self._own_keys()
         if size + sum(stat.st_size for key, stat in kept.items() if key in own) > allowed:
             self.refused += size
             self._smallest_refused = size

@@ -45,6 +45,11 @@ class BaseRecord:
         path = folder / f"{blake3(fingerprint.encode()).hexdigest()}{ENDING}"
         return cls(path, set(_keys(path)))
 
+    def read_again(self) -> set[str]:
+        """The keys, those that other processes have written down meanwhile included."""
+        self.keys.update(_keys(self.path))
+        return self.keys
+
     def note(self, key: str) -> None:
         """Write down that the base uses an entry, unless that is known; trouble with the file is no trouble."""
         with suppress(OSError):

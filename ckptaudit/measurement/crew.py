@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 TRIES = 3
 """How often a task is begun: a worker that is killed may have been so because of what it measured."""
 
+HIRED = TRIES + 1
+"""How many workers are hired for one place: as many as a task may cost, which may have been among others before."""
+
 PATIENCE_S = 300.0
 """Seconds to wait for a first worker where none is at work."""
 
@@ -56,7 +59,7 @@ class Worker(Protocol):
 
 @dataclass
 class Crew:
-    """Up to `size` workers, hired when there is work and kept until `stop`."""
+    """Up to `size` workers, hired when there is work and kept until `stop`; `hire` may raise OSError."""
 
     hire: Callable[[], Worker]
     size: int
@@ -67,34 +70,42 @@ class Crew:
     refused: str = ""
     """Why a worker could not measure anything."""
 
-    def run(self, tasks: Sequence[bytes]) -> Iterator[tuple[int, bytes | str]]:
-        """Tasks by position as they are done, the first ones begun first; a text says why one never was."""
+    def run(self, tasks: Sequence[bytes], *, most: int = TRIES) -> Iterator[tuple[int, bytes | str]]:
+        """Tasks by position as they are done, the first ones begun first; a text says why one never was.
+
+        Each is begun `most` times at most.
+        """
         waiting, tries = deque(range(len(tasks))), Counter[int]()
         working: dict[Future[bytes], tuple[Worker, int]] = {}
         self._hire(min(len(tasks), self.size) - len(self.idle) - len(self.starting))
-        while waiting or working:
-            while waiting and self.idle:
-                worker, position = self.idle.pop(), waiting.popleft()
-                working[worker.submit(tasks[position])] = worker, position
-            done = wait([*working, *self.starting], self.patience if not working else None, FIRST_COMPLETED).done
-            if not done:
-                yield from ((position, self._why_none()) for position in waiting)
-                return
-            for future in done:
-                if future in self.starting:
-                    self._started(future)
-                    continue
-                worker, position = working.pop(future)
-                answer = self._answer(future, worker)
-                if answer is not None:
-                    yield position, answer
-                    continue
-                tries[position] += 1
-                if tries[position] < TRIES:
-                    waiting.appendleft(position)
-                else:
-                    yield position, f"{TRIES} workers that measured it broke off"
-                self._hire(1)
+        try:
+            while waiting or working:
+                while waiting and self.idle:
+                    worker, position = self.idle.pop(), waiting.popleft()
+                    working[worker.submit(tasks[position])] = worker, position
+                done = wait([*working, *self.starting], None if working else self.patience, FIRST_COMPLETED).done
+                if not done:
+                    yield from ((position, self._why_none()) for position in waiting)
+                    return
+                for future in done:
+                    if future in self.starting:
+                        self._started(future)
+                        continue
+                    worker, position = working.pop(future)
+                    answer = self._answer(future, worker)
+                    if answer is not None:
+                        yield position, answer
+                        continue
+                    tries[position] += 1
+                    if tries[position] < most:
+                        waiting.appendleft(position)
+                    else:
+                        who = f"{most} workers" if most > 1 else "the worker"
+                        yield position, f"{who} that measured it broke off"
+                    self._hire(1)
+        finally:
+            # Those of whom nobody waits for an answer any more are stopped along with the others.
+            self.idle += [worker for worker, _ in working.values()]
 
     def stop(self) -> None:
         """End all workers that are at rest or starting; whoever stops listening leaves none behind."""
@@ -106,9 +117,13 @@ class Crew:
     def _hire(self, wanted: int) -> None:
         """Start workers, at most a few for each place: a cluster that kills them all must come to an end."""
         for _ in range(wanted):
-            if self.hired < TRIES * self.size and not self.refused:
+            if self.hired < HIRED * self.size and not self.refused:
                 self.hired += 1
-                worker = self.hire()
+                try:
+                    worker = self.hire()
+                except OSError:
+                    logger.debug("a worker could not be started", exc_info=True)
+                    continue
                 self.starting[worker.start()] = worker
 
     def _started(self, future: Future[bytes]) -> None:

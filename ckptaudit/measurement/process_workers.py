@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO
 
 from ckptaudit.measurement.crew import WorkerLostError
@@ -18,17 +20,47 @@ MAX_MESSAGE = 2**32
 SIZE = 8
 
 
-class ProcessWorker:
-    """A Python process that runs `module`, which calls `serve`."""
+RUN = """
+import json, runpy, sys
+sys.path[:] = json.loads(sys.argv[1])
+runpy.run_module(sys.argv[2], run_name="__main__")
+"""
+"""Runs a module as a program that finds the same modules as this process."""
 
-    def __init__(self, module: str, spec: bytes, environment: Mapping[str, str]) -> None:
-        self._spec = spec
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
-        )
+
+def start_process(
+    module: str, environment: Mapping[str, str] | None = None, *, is_quiet: bool = False
+) -> subprocess.Popen[bytes]:
+    """A Python process that runs `module`, which speaks over the pipes of its standard input and output.
+
+    A quiet one prints nothing and does not hear what interrupts this process: whoever starts it ends it.
+    Raises OSError.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", RUN, json.dumps([str(path) for path in sys.path]), module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if is_quiet else None,
+        env={**os.environ, **(environment or {})},
+        start_new_session=is_quiet,
+    )
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """End a process that was started here, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # a message that nobody reads any more
+                pipe.close()
+
+
+class ProcessWorker:
+    """A process that was started by `start_process`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], spec: bytes) -> None:
+        self._spec, self._process = spec, process
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ckptaudit-worker")
 
     @property
@@ -47,11 +79,9 @@ class ProcessWorker:
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        # Its thread reads to the end of the pipe, which may be closed only then.
         self._thread.shutdown(wait=True, cancel_futures=True)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        end_process(self._process)
 
     def _exchange(self, message: bytes) -> bytes:
         assert self._process.stdin is not None  # both are pipes

@@ -23,6 +23,10 @@ WORKERS = SIDE_BY_SIDE
 """Tasks that a CPU measures at once; a large matrix takes a few times its own size of memory."""
 
 
+SHORT_TASK = 2**19
+"""Entries of a matrix up to which bounds are found sooner by one thread than by two: numbers take more of BLAS."""
+
+
 def measure(jobs: Iterable[Job], computing: Computing) -> list[Measurement]:
     """Every wanted metric of every job's matrices, in the order of the jobs.
 
@@ -54,8 +58,13 @@ def measure_tasks(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple
 def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
     workers = min(_at_once(tasks, computing), len(tasks), torch.get_num_threads())
     if workers > 1:
+        share = torch.get_num_threads() // workers
         # The largest first, so that in the end no worker waits long for the other.
-        yield from _in_workers(sorted(tasks, key=lambda task: -task.size), workers, computing)
+        short: dict[bool, list[Task]] = {False: [], True: []}
+        for task in sorted(tasks, key=lambda task: -task.size):
+            short[_is_short(task, computing)].append(task)
+        yield from _in_workers(short[False], workers, share, computing)
+        yield from _in_workers(short[True], 1, share, computing)
         return
     # NumPy's libraries know nothing of the share of a process beside others.
     with blas_threads(torch.get_num_threads()):
@@ -64,10 +73,27 @@ def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Tas
         yield from _read_ahead([task for task in tasks if task.is_large], computing)
 
 
+def measure_in_turn(tasks: Iterable[Task], computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
+    """The same by this thread alone, one after the other: what a worker does with what it is sent."""
+    with full_precision(), blas_threads(torch.get_num_threads()):
+        for task in tasks:
+            yield task, task.outcomes(computing)
+
+
 def _at_once(tasks: Sequence[Task], computing: Computing) -> int:
     if computing.device.type == "cpu":
         return WORKERS
     return side_by_side(computing.device, max((task.most_at_once for task in tasks), default=0))
+
+
+def _is_short(task: Task, computing: Computing) -> bool:
+    """Whether two threads would take longer than one, as each has to wait for the other between its products."""
+    return (
+        computing.device.type == "cpu"
+        and bool(computing.sufficient)
+        and task.is_large
+        and task.most_at_once < SHORT_TASK
+    )
 
 
 def in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]:
@@ -79,14 +105,15 @@ def in_order(found: list[Measurement], jobs: Iterable[Job]) -> list[Measurement]
     return sorted(found, key=lambda m: names[m.tensor])
 
 
-def _in_workers(tasks: Sequence[Task], workers: int, computing: Computing) -> Iterator[tuple[Task, Outcomes]]:
-    """Several at once, each with its share of the threads, and on a card with a stream of its own.
+def _in_workers(
+    tasks: Sequence[Task], workers: int, share: int, computing: Computing
+) -> Iterator[tuple[Task, Outcomes]]:
+    """Several at once, each with its `share` of the threads, and on a card with a stream of its own.
 
     Decompositions use several threads badly, and a card as well: those that share it finish sooner. And while one
     matrix is being read, another is measured.
     """
     threads = torch.get_num_threads()
-    share = threads // workers
     places = iter(range(workers))
     pool = ThreadPoolExecutor(workers, initializer=_begin, initargs=(share, computing.device, places))
     try:

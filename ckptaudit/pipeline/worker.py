@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -12,12 +13,15 @@ def main() -> None:
     """Serve standard input. What libraries print goes to standard error: the output is the answers' own."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Before anything is asked: whoever started this loads the same meanwhile. Without looking for garbage in it.
+    gc.disable()
+    from ckptaudit.pipeline.sent_work import open_work
+
+    gc.freeze()
+    gc.enable()
     spec = receive(sys.stdin.buffer)
     if spec is None:
         return
-    # Imported late: whoever started this has set the threads in its environment.
-    from ckptaudit.pipeline.workers import open_work
-
     refused, measure = open_work(spec)
     send(answers, refused.encode())
     while (task := receive(sys.stdin.buffer)) is not None:

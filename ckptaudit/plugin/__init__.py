@@ -86,7 +86,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _open_gate(config: pytest.Config) -> Gate:
     _share_the_machine()
     _import_as_installed(config)
-    # Imported late: these pull in torch, and most pytest runs on a machine audit nothing.
+    # Imported late: most pytest runs on a machine audit nothing, and what comes below pulls in torch.
+    from ckptaudit.plugin.early_process import early_process
+
+    process = early_process(config)
     if "torch" in sys.modules:
         from ckptaudit.plugin.gate import Gate
     else:
@@ -96,7 +99,7 @@ def _open_gate(config: pytest.Config) -> Gate:
             _load_torch()
             from ckptaudit.plugin.gate import Gate
 
-    return Gate(config)
+    return Gate(config, process)
 
 
 def _import_as_installed(config: pytest.Config) -> None:

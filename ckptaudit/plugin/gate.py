@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -54,8 +55,9 @@ CANNOT_BE_JUDGED = int(pytest.ExitCode.USAGE_ERROR)
 class Gate:
     """Raises CkptAuditError while being built if the request cannot be judged."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+    def __init__(self, config: pytest.Config, process: subprocess.Popen[bytes] | None = None) -> None:
+        """A `process` measures beside this one, as `workers_of` has it."""
+        self.config, self._process = config, process
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.outputs = Outputs(config.getoption)
         self.settings = settings_of(config)
@@ -174,8 +176,11 @@ class Gate:
             self.tensor_count.start()
             return
         try:
-            with progress_of(config) as progress, workers_of(self.opened, self.plan) as workers:
-                spread = workers.units if workers is not None else None
+            with (
+                progress_of(config) as progress,
+                workers_of(self.opened, self.plan, self._process) as workers,
+            ):
+                spread = workers.units if workers is not None and workers.are_asked_for else None
                 execute(
                     self.plan, self.store, progress.tensors, source=workers, units=spread, tokens=progress.tokens
                 )

@@ -13,7 +13,7 @@ import torch
 import ckptaudit
 from ckptaudit.cli import main
 from ckptaudit.errors import CacheError
-from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.base_cache import FactorCache, Shortfall
 from ckptaudit.measurement.cache_location import open_cache
 
 ENTRY = 4_200
@@ -66,6 +66,36 @@ class TestOneBase:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Free(6 * ENTRY - cache.contents().size))
         audit(cache, range(30))
         assert "free room on its disk" in (cache.shortage or "")
+
+
+class TestTwoProcessesOfOneBase:
+    def test_neither_evicts_what_the_other_has_kept(self, tmp_path: Path) -> None:
+        one, other = opened(tmp_path, "large"), opened(tmp_path, "large")
+        for number in range(10, 30, 2):
+            audit(one, range(number, number + 1))
+            audit(other, range(number + 1, number + 2))
+        kept = one.contents().entries
+        assert kept >= 8
+        assert audit(opened(tmp_path, "large"), range(10, 10 + kept)) == kept
+
+    def test_one_tells_of_what_both_could_not_keep(self, tmp_path: Path) -> None:
+        one, other = opened(tmp_path, "large"), opened(tmp_path, "large")
+        before = other.shortfall
+        audit(one, range(20))
+        assert other.shortfall.since(before) is None
+        audit(other, range(20, 30))
+        told = other.shortfall.since(before)
+        assert told is not None
+        one.add_shortfall(told)
+        size = one.contents().size / one.contents().entries
+        assert f"this base needs {30 * size / 1024:.1f} KiB" in (one.shortage or "")
+
+    def test_the_reason_why_nothing_is_kept_is_told_once(self, tmp_path: Path) -> None:
+        cache = opened(tmp_path, "large")
+        cache.add_shortfall(Shortfall(0, 5, "full"))
+        cache.add_shortfall(Shortfall(0, 9, "read-only"))
+        assert cache.trouble == "full"
+        assert cache.shortfall == Shortfall(0, 5, "full")
 
 
 class Free(NamedTuple):

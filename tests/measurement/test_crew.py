@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from ckptaudit.errors import MeasurementError
-from ckptaudit.measurement.crew import TRIES, Crew, Worker, WorkerLostError, parse_workers
+from ckptaudit.measurement.crew import HIRED, TRIES, Crew, Worker, WorkerLostError, parse_workers
 from ckptaudit.measurement.process_workers import threads_environment
 from ckptaudit.measurement.ray_workers import actor_options
 
@@ -88,7 +88,38 @@ def test_where_every_worker_is_lost_all_ends_in_a_reason() -> None:
     answers = dict(together.run(TASKS))
     assert answers.keys() == set(range(len(TASKS)))
     assert all("no worker could be started" in str(answer) for answer in answers.values())
-    assert len(made) <= TRIES * 2
+    assert len(made) <= HIRED * 2
+
+
+def test_whoever_stops_listening_leaves_no_worker_behind() -> None:
+    together, made = crew(lambda number, task: False)
+    answers = together.run(TASKS)
+    next(answers)
+    del answers
+    together.stop()
+    assert all(worker.stopped for worker in made)
+
+
+def test_a_message_may_be_given_out_once_alone() -> None:
+    together, made = crew(lambda number, task: task == b"3" and number < 2)
+    answers = dict(together.run(TASKS, most=1))
+    assert answers.pop(3) == "the worker that measured it broke off"
+    assert len(answers) == len(TASKS) - 1
+    assert len(made) == 3
+
+
+def test_a_worker_that_the_system_does_not_start_is_done_without() -> None:
+    together, made = crew(lambda number, task: False)
+    start = together.hire
+
+    def hire() -> Worker:
+        if made:
+            raise OSError("no more processes")
+        return start()
+
+    together.hire = hire
+    assert sorted(together.run(TASKS)) == list(enumerate(TASKS))
+    assert len(made) == 1
 
 
 def test_a_worker_that_can_measure_nothing_says_why() -> None:

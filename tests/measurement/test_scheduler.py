@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Lock
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,9 @@ from threadpoolctl import threadpool_info
 
 from ckptaudit.checkpoints import Checkpoint, open_checkpoint
 from ckptaudit.errors import CheckpointError, MeasurementError
+from ckptaudit.measurement import tasks
 from ckptaudit.measurement.base_cache import FactorCache
+from ckptaudit.measurement.batches import measure_large
 from ckptaudit.measurement.jobs import Computing, Job, Unit, batch_budget, pick_device
 from ckptaudit.measurement.rounds import by_unit
 from ckptaudit.measurement.scheduler import measure
@@ -307,3 +312,32 @@ def test_a_memory_budget_is_a_size(text: str, size: int) -> None:
 def test_any_other_budget_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(MeasurementError, match=r"^memory= .*\.$"):
         batch_budget(text)
+
+
+@pytest.mark.parametrize("sufficient", [{}, {"normalized_spectral_shift": 1.0}], ids=["numbers", "bounds"])
+def test_small_matrices_are_measured_one_at_a_time_where_bounds_do(
+    write_checkpoint: WriteCheckpoint, sufficient: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads that both run Python more than BLAS only wait for each other; large matrices are worth two."""
+    large = {f"layers.{i}.mlp.up_proj.weight": torch.randn(1024, 512).bfloat16() for i in range(2)}
+    small = {f"layers.{i}.self_attn.q_proj.weight": torch.randn(128, 128).bfloat16() for i in range(6)}
+    side = open_checkpoint(write_checkpoint("b", large | small))
+    busy, most, together = Lock(), Counter[tuple[int, ...]](), Barrier(2, timeout=60)
+    alone = measure_large
+
+    def watched(job: Job, *more: Any) -> list[Measurement]:
+        if job.tensor.shape == (1024, 512):
+            together.wait()  # both are here at once, or this breaks
+        elif busy.acquire(blocking=False):
+            found = alone(job, *more)
+            busy.release()
+            return found
+        else:
+            most[job.tensor.shape] += 1
+        return alone(job, *more)
+
+    monkeypatch.setattr(tasks, "measure_large", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    jobs = [Job(t, frozenset({"normalized_spectral_shift"}), UNIT) for t in pair_checkpoints(side, side).aligned]
+    assert len(measure(jobs, Computing(CPU, sufficient=sufficient))) == 8
+    assert not sufficient or not most

@@ -18,7 +18,7 @@ import pytest
 
 from ckptaudit.errors import CkptAuditError
 from ckptaudit.judging.config import Config
-from ckptaudit.measurement.process_workers import ProcessWorker
+from ckptaudit.measurement.process_workers import ProcessWorker, start_process
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import audited, prepare
 from ckptaudit.pipeline.collecting import collected_result
@@ -97,7 +97,7 @@ def test_a_side_that_changes_before_the_workers_open_it_cannot_be_judged(
     assert all(m.value is None and "has changed since" in m.remark for m in rows)
 
 
-def test_threads_are_set_before_numpy_loads(tmp_path: Path) -> None:
+def test_threads_are_set_before_numpy_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "told.py").write_text(
         "import os, sys\n"
         "assert 'numpy' not in sys.modules\n"
@@ -107,8 +107,9 @@ def test_threads_are_set_before_numpy_loads(tmp_path: Path) -> None:
         "counts = {i['num_threads'] for i in threadpoolctl.threadpool_info()}\n"
         "send(sys.stdout.buffer, repr(sorted(counts)).encode())\n"
     )
-    paths = os.pathsep.join(filter(None, [str(tmp_path), *sys.path]))
-    worker = ProcessWorker("told", b"", {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": paths})
+    monkeypatch.syspath_prepend(tmp_path)  # what is found here is found there
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    worker = ProcessWorker(start_process("told", one), b"")
     try:
         assert worker.start().result(60) == b"[1]"
     finally:
