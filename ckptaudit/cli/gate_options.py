@@ -109,8 +109,8 @@ def _computing(group: OptionGroup) -> None:
     group.addoption(
         "--audit-workers",
         metavar="N|ray[:ADDRESS]",
-        help="processes that measure: N of this machine, or actors of a Ray cluster (default: this process, and for a "
-        "base of 512 MiB or more another beside it)",
+        help="processes that measure: N of this machine, or actors of a Ray cluster (default: this process, and "
+        "another beside it for a base of 500 matrices or more)",
     )
     group.addoption(
         "--audit-cache",

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
-from ckptaudit.errors import ShardError, parameter, printable
+from ckptaudit.checkpoints.json_files import reason
+from ckptaudit.errors import CheckpointError, ShardError, parameter, printable
 from ckptaudit.foreign_files import is_regular, stamp_of
 from ckptaudit.foreign_files.places import Place
 from ckptaudit.judging.plan import AuditPlan
@@ -118,7 +119,14 @@ def _opened(opened: OpenedAudit) -> Iterator[tuple[str, str, Checkpoint | None, 
 
 
 def _pinned(files: Sequence[Place]) -> list[PinnedFile]:
-    return [PinnedFile(path=str(file), stamp=" ".join(map(str, stamp_of(file)))) for file in files]
+    return [PinnedFile(path=str(file), stamp=_stamp(file)) for file in files]
+
+
+def _stamp(file: Place) -> str:
+    try:
+        return " ".join(map(str, stamp_of(file)))
+    except OSError as error:
+        raise CheckpointError(f"{printable(file)}: cannot be read any more ({reason(error)}).") from error
 
 
 def _matrices(plan: AuditPlan, runs: Sequence[str], metrics: dict[tuple[str, ...], int]) -> Iterator[PlannedTask]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from ckptaudit.errors import MeasurementError, parameter
+from ckptaudit.errors import CkptAuditError, MeasurementError, parameter
 from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.measurement.batches import SIDE_BY_SIDE
 from ckptaudit.measurement.cost import cost_of_task
@@ -203,7 +203,10 @@ def _beside(opened: OpenedAudit, plan: AuditPlan, process: subprocess.Popen[byte
     threads = torch.get_num_threads() // SIDE_BY_SIDE
     if opened.device.type != "cpu" or opened.options.workers or not threads or not _has_matrices(plan):
         return None
-    document = _document(opened, plan, "cpu", without=opened.options.auxiliary.keys() - PAIRING)
+    try:
+        document = _document(opened, plan, "cpu", without=opened.options.auxiliary.keys() - PAIRING)
+    except CkptAuditError:
+        return None  # a file is gone, which is told of the tensors that are missed
     work, spec = planned_work(document, opened), _spec(document, threads)
     ready: Iterator[Worker] = iter((ThreadWorker(partial(measured, work), threads), ProcessWorker(process, spec)))
 

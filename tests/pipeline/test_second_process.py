@@ -130,6 +130,18 @@ def test_a_process_that_finds_other_files_measures_nothing(
     assert store.entries() == execute(prepared.plan).entries()
 
 
+def test_a_file_that_is_gone_is_told_of_its_tensors(small_pair: tuple[Path, Path]) -> None:
+    base, tuned = small_pair
+    prepared = prepare(AuditOptions(base=str(base), tuned=(str(tuned),), profile="rlvr", cache="off"), Config())
+    (tuned / "model.safetensors").rename(tuned / "elsewhere")
+    with workers_of(prepared.opened, prepared.plan, start_process(MODULE, is_quiet=True)) as workers:
+        assert workers is None
+        store = execute(prepared.plan, source=workers)
+    rows = [m for entry in store.entries() if entry.unit.scope == "matrix" for m in entry.measurements]
+    assert rows
+    assert all(m.value is None and "model.safetensors" in m.remark for m in rows)
+
+
 @pytest.mark.parametrize(
     ("workers", "threads"), [("", 1), ("1", 2)], ids=["with one thread", "beside the user's own workers"]
 )

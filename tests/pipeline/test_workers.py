@@ -97,6 +97,17 @@ def test_a_side_that_changes_before_the_workers_open_it_cannot_be_judged(
     assert all(m.value is None and "has changed since" in m.remark for m in rows)
 
 
+def test_a_side_that_is_gone_before_there_are_workers_is_one_line(small_pair: tuple[Path, Path]) -> None:
+    base, tuned = small_pair
+    prepared = prepare(AuditOptions(base=str(base), tuned=(str(tuned),), workers="1", **SMALL), Config())
+    (tuned / "model.safetensors").rename(tuned / "elsewhere")
+    with (
+        pytest.raises(CkptAuditError, match=r"model.safetensors: cannot be read any more \(No such file"),
+        workers_of(prepared.opened, prepared.plan),
+    ):
+        pass
+
+
 def test_threads_are_set_before_numpy_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "told.py").write_text(
         "import os, sys\n"

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ckptaudit.measurement.process_workers import start_process
 from ckptaudit.plugin import early_process
@@ -17,7 +19,7 @@ from tests.conftest import package
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """The processes that runs in this one start; every pair is large enough, and no card measures."""
+    """The processes that runs in this one start; every pair has enough matrices, and no card measures."""
     found: list[subprocess.Popen[bytes]] = []
 
     def noted(module: str, *, is_quiet: bool) -> subprocess.Popen[bytes]:
@@ -25,7 +27,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
         return found[-1]
 
     monkeypatch.setattr(early_process, "start_process", noted)
-    monkeypatch.setattr(early_process, "LEAST_BYTES", 1)
+    monkeypatch.setattr(early_process, "LEAST_MATRICES", 0)
     monkeypatch.setattr(early_process, "NVIDIA", Path("/dev/nothing"))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     return found
@@ -49,7 +51,7 @@ def test_both_give_the_result_of_one(
 ) -> None:
     both = run(pytester, small_pair, "--audit-json=both.json")
     assert [process.poll() is None for process in started] == [False]
-    monkeypatch.setattr(early_process, "LEAST_BYTES", 2**40)
+    monkeypatch.setattr(early_process, "LEAST_MATRICES", 500)
     one = run(pytester, small_pair, "--audit-json=one.json")
     assert len(started) == 1
     assert both.ret == one.ret
@@ -74,7 +76,7 @@ def test_there_is_none_where_it_would_be_of_no_use(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("OMP_NUM_THREADS", "1"), ("frozen", "1"), ("card", "1"), ("size", "1")], ids=str
+    ("name", "value"), [("OMP_NUM_THREADS", "1"), ("frozen", "1"), ("card", "1"), ("few", "1")], ids=str
 )
 def test_there_is_none_where_nothing_could_come_of_it(
     name: str,
@@ -89,8 +91,8 @@ def test_there_is_none_where_nothing_could_come_of_it(
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     if name == "card":
         monkeypatch.setattr(early_process, "NVIDIA", Path("/dev/null"))
-    if name == "size":
-        monkeypatch.setattr(early_process, "LEAST_BYTES", 2**40)
+    if name == "few":
+        monkeypatch.setattr(early_process, "LEAST_MATRICES", 500)
     run(pytester, small_pair, "-k", "update-size")
     assert started == []
 
@@ -116,12 +118,37 @@ def test_where_no_process_can_be_had_the_gate_measures_alone(
     assert run(pytester, small_pair).ret in (0, 1)
 
 
-def test_a_size_is_of_the_files_of_a_folder_or_of_one(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"123")
-    (tmp_path / "b").write_bytes(b"45")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "c").write_bytes(b"67")
-    assert early_process._size(str(tmp_path)) == 5
-    assert early_process._size(str(tmp_path / "a")) == 3
-    assert early_process._size("organisation/model") == early_process._size("s3://bucket/model") == 0
-    assert early_process._size("\0") == 0
+def written(file: Path, *shapes: tuple[int, ...]) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    save_file({str(i): torch.zeros(shape, dtype=torch.float8_e4m3fn) for i, shape in enumerate(shapes)}, file)
+    return file
+
+
+def test_matrices_are_counted_in_all_files_and_stacks(tmp_path: Path) -> None:
+    written(tmp_path / "a.safetensors", (250, 128, 128), (1000,), (127, 2000), (300, 127, 127))
+    assert not early_process._has_many_matrices(str(tmp_path))
+    written(tmp_path / "b.safetensors", (125, 2, 128, 130))
+    assert early_process._has_many_matrices(str(tmp_path))
+    assert not early_process._has_many_matrices(str(tmp_path / "b.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 8, b"\x02" + bytes(7) + b"[]", b"\x04" + bytes(7) + b'{"a"', b"\x05" + bytes(7) + b'"abc"'],
+)
+def test_what_is_no_such_file_has_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert not early_process._has_many_matrices(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "header", ['{"a":1}', '{"a":{"shape":["x",128,128]}}', '{"a":{"shape":128}}', "[" * 99_999]
+)
+def test_a_strange_header_has_none(header: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    assert not early_process._has_many_matrices(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["organisation/model", "s3://bucket/model", "\0", ""])
+def test_what_is_not_here_has_none(name: str) -> None:
+    assert not early_process._has_many_matrices(name)
