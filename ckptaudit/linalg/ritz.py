@@ -61,14 +61,23 @@ class _Ritz:
         norm = math.sqrt(max(float(eigenvalues(gram(self.residual[:, :k]))[0]), 0.0))
         return norm / gap if gap > 0 else 1.0
 
-    def mixing(self, long: Float32[Tensor, "m k"], short: Float32[Tensor, "n k"], across: float) -> float:
-        """What the base's top k have along each further direction, times the sine by which that one may be off.
+    def mixing(
+        self, long: Float32[Tensor, "m k"], short: Float32[Tensor, "n k"], *, across: float, threshold: float
+    ) -> float:
+        """What the base's top k have along each further direction, times the sine by which that counts wrongly.
 
-        `across` is about the largest singular value across all directions.
+        `across` is about the largest singular value across all directions. A direction above the threshold is off
+        by its own residual. One below may turn towards what lies across, which is below as well: it counts by what
+        comes to it from above, by way of both residuals. One on either side of the threshold counts entirely.
         """
-        k = long.shape[1]
-        gaps = (self.s[k : self.corrected] - across).clamp_min(1e-300)
-        off = (torch.linalg.vector_norm(self.residual[:, k:].double(), dim=0) / gaps).clamp(max=1.0)
+        k, above = long.shape[1], self.size - long.shape[1]
+        s, residual = self.s[k : self.corrected], torch.linalg.vector_norm(self.residual[:, k:].double(), dim=0)
+        off = (residual / (s - across).clamp_min(1e-300)).clamp(max=1.0)
+        undecided = (s - threshold).abs() <= residual * off
+        if 0 < above < len(s):
+            reaching = residual[:above, None] / (s[:above, None] - s[above:]).clamp_min(1e-300)
+            off[above:] *= reaching.amax(dim=0).clamp(max=1.0)
+        off[undecided] = 1.0
         parts = (self.left[:, k:].mT @ long, self.right[:, k : self.corrected].mT @ short)
         return max(float(torch.linalg.vector_norm(part.double() * off[:, None])) for part in parts)
 
@@ -90,7 +99,7 @@ def ritz_rotation(base: Leading, tuned: Shaped[Tensor, "m n"], *, k: int, share:
         found = _rayleigh_ritz(tall, start, k, threshold)
         angles = _angles(found, long[:, :k], short[:, :k], wide)
         largest = max(float(angles.left[-1]), float(angles.right[-1]))
-        mixing = found.mixing(long[:, :k], short[:, :k], base.following)
+        mixing = found.mixing(long[:, :k], short[:, :k], across=base.following, threshold=threshold)
         error = math.degrees(found.tilt(k, threshold) + mixing)
         if error <= max(ACCEPTED, ACCEPTED_SHARE * largest):
             complete = UNSEEN * _norm_across(tall, found.right) <= threshold

@@ -37,11 +37,27 @@ def pair(kind: str, shape: tuple[int, int], size: float) -> tuple[Matrix, Matrix
     return base.astype(np.float32).astype(float), tuned.astype(np.float32).astype(float)
 
 
-def expected(base: Matrix, tuned: Matrix) -> tuple[float, float]:
+def drawn(seed: int) -> tuple[Matrix, Matrix]:
+    """A pair of values drawn at random, of which many lie near the threshold, and an update of any size."""
+    random = np.random.default_rng(seed)
+    m, n = [(160, 400), (400, 160), (160, 160)][seed % 3]
+    spectrum = np.sort(random.uniform(0.1, 1, R))[::-1]
+    base = (orthonormal(m, random) * spectrum) @ orthonormal(n, random).T
+    step = random.standard_normal((m, n))
+    tuned = base + 10 ** random.uniform(-4, -1.3) * np.linalg.norm(base) / np.linalg.norm(step) * step
+    return base.astype(np.float32).astype(float), tuned.astype(np.float32).astype(float)
+
+
+def angles_of(base: Matrix, tuned: Matrix) -> tuple[Matrix, Matrix]:
     (u0, s0, v0), (u1, s1, v1) = (np.linalg.svd(w, full_matrices=False) for w in (base, tuned))
     top = max(K, int((s1 > SHARE * s0[K - 1]).sum()))
     sides = ((u0[:, :K], u1[:, :top]), (v0[:K].T, v1[:top].T))
-    left, right = (float(np.degrees(subspace_angles(*side)).max()) for side in sides)
+    left, right = (np.degrees(subspace_angles(*side))[::-1] for side in sides)
+    return left, right
+
+
+def expected(base: Matrix, tuned: Matrix) -> tuple[float, float]:
+    left, right = (float(angles.max()) for angles in angles_of(base, tuned))
     return left, right
 
 
@@ -63,6 +79,29 @@ def test_the_rotation_is_right_within_its_error(kind: str, size: float, shape: t
         assert float(seen[-1]) == pytest.approx(exact, rel=0.01, abs=0.01)
         assert abs(float(seen[-1]) - exact) <= 2 * found.error + 1e-3
     assert found.error <= max(0.01, 0.01 * max(expected(base, tuned)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_mean_of_the_angles_is_off_by_more_than_the_error(seed: int) -> None:
+    base, tuned = drawn(seed)
+    before, after = tensors(base, tuned)
+    top = leading(before, K)
+    assert top is not None
+    found = ritz_rotation(top, after, k=K, share=SHARE)
+    if found is None:
+        return
+    for seen, exact in zip((found.angles.left, found.angles.right), angles_of(base, tuned), strict=True):
+        for mean in (np.max, np.mean, lambda x: np.sqrt(np.mean(np.square(x)))):
+            assert abs(mean(seen.numpy()) - mean(exact)) <= found.error + 2e-4
+
+
+@pytest.mark.parametrize("seed", [68, 69, 80, 92])
+def test_directions_below_the_threshold_that_still_turn_are_not_waited_for(seed: int) -> None:
+    base, tuned = drawn(seed)
+    before, after = tensors(base, tuned)
+    top = leading(before, K)
+    assert top is not None
+    assert ritz_rotation(top, after, k=K, share=SHARE) is not None
 
 
 def test_a_new_direction_that_the_base_lacks_is_not_overlooked() -> None:
