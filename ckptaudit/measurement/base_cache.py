@@ -16,13 +16,10 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
-from msgspec.structs import replace
 
 from ckptaudit.atomic_write import PART, replacing
 from ckptaudit.errors import CacheError, parameter, printable
@@ -61,7 +58,8 @@ class Contents:
     size: int
 
 
-class Shortfall(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Shortfall:
     """The bytes for which a cache had no room, what it may hold, and why nothing could be kept, if so."""
 
     refused: int

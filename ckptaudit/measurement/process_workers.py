@@ -19,6 +19,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 MAX_MESSAGE = 2**32
 SIZE = 8
 
+PROGRAM = "ckptaudit.pipeline.worker"
+"""What a worker runs. It is imported in that process alone."""
 
 RUN = """
 import json, runpy, sys
@@ -29,15 +31,15 @@ runpy.run_module(sys.argv[2], run_name="__main__")
 
 
 def start_process(
-    module: str, environment: Mapping[str, str] | None = None, *, is_quiet: bool = False
+    environment: Mapping[str, str] | None = None, *, program: str = PROGRAM, is_quiet: bool = False
 ) -> subprocess.Popen[bytes]:
-    """A Python process that runs `module`, which speaks over the pipes of its standard input and output.
+    """A Python process whose `program`, a module, speaks over the pipes of its standard input and output.
 
     A quiet one prints nothing and does not hear what interrupts this process: whoever starts it ends it.
     Raises OSError.
     """
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", RUN, json.dumps([str(path) for path in sys.path]), module],
+        [sys.executable, "-P", "-c", RUN, json.dumps([str(path) for path in sys.path]), program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if is_quiet else None,

@@ -39,8 +39,6 @@ from ckptaudit.pipeline.sent_work import (
 )
 from ckptaudit.pipeline.shard_plans import planned_work, sources_of
 
-MODULE = "ckptaudit.pipeline.worker"
-
 MESSAGE_S = 0.25
 """Predicted seconds of one core that one message asks for, unless a single task takes longer."""
 
@@ -57,8 +55,9 @@ def workers_of(
 ) -> Iterator[Workers | None]:
     """The workers that the options ask for, ended with the block; None where this process measures by itself.
 
-    A `process` that runs MODULE measures beside this one, where the options ask for none and the CPU measures; it
-    is ended either way. Raises MeasurementError where there is no Ray, or no cluster at the address.
+    A worker's `process`, not yet told of anything, measures beside this one, where the options ask for none and
+    the CPU measures; it is ended either way. Raises MeasurementError where there is no Ray, or no cluster at the
+    address.
     """
     try:
         crew = _beside(opened, plan, process) if process is not None else None
@@ -211,7 +210,7 @@ def _beside(opened: OpenedAudit, plan: AuditPlan, process: subprocess.Popen[byte
     ready: Iterator[Worker] = iter((ThreadWorker(partial(measured, work), threads), ProcessWorker(process, spec)))
 
     def hire() -> Worker:
-        return next(ready, None) or ProcessWorker(start_process(MODULE, is_quiet=True), spec)
+        return next(ready, None) or ProcessWorker(start_process(is_quiet=True), spec)
 
     return Crew(hire, SIDE_BY_SIDE)
 
@@ -225,7 +224,7 @@ def _of_processes(opened: OpenedAudit, plan: AuditPlan, count: int) -> Crew:
         environment = threads_environment(threads)
         if str(opened.device) == "cuda":  # without a number: each takes another one
             environment["CUDA_VISIBLE_DEVICES"] = str(next(hired) % torch.cuda.device_count())
-        return ProcessWorker(start_process(MODULE, environment), spec)
+        return ProcessWorker(start_process(environment), spec)
 
     return Crew(hire, count)
 

@@ -20,8 +20,6 @@ import pytest
 from ckptaudit.foreign_files import open_regular
 from ckptaudit.measurement.process_workers import end_process, start_process
 
-MODULE = "ckptaudit.pipeline.worker"
-
 LEAST_MATRICES = 500
 """Matrices of a base from which on a second process saves more than it takes to start: 3 to 6 ms each, if small."""
 
@@ -29,7 +27,7 @@ SHORT_SIDE = 128
 """Smaller ones are measured many at a time, by few calls."""
 
 MAX_HEADER = 16 * 2**20
-"""Bytes that are looked at of a file's header; the longest known have a tenth of it."""
+"""Bytes of a header that are looked at: those of a hundred thousand tensors, about."""
 
 NVIDIA = Path("/dev/nvidiactl")
 """Where there is a card, it measures, and a process beside it would be of no use."""
@@ -43,7 +41,7 @@ def early_process(config: pytest.Config) -> subprocess.Popen[bytes] | None:
     if not _is_of_use(config):
         return None
     try:
-        process = start_process(MODULE, is_quiet=True)
+        process = start_process(is_quiet=True)
     except OSError:
         return None
     config.add_cleanup(partial(end_process, process))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from ckptaudit.measurement.ray_workers import RayCluster
 from ckptaudit.measurement.shard_plan import parse_plan
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import audited, prepare
+from ckptaudit.pipeline.sent_work import Assignment
 from ckptaudit.pipeline.workers import _of_actors, workers_of
 from tests.conftest import package
 from tests.pipeline.moe import write_pair
@@ -82,7 +84,8 @@ class Noting:
         return 8, self.gpus
 
     def worker(self, open_work: object, spec: bytes, *, threads: int, gpu: bool) -> Any:
-        self.wanted.append((parse_plan(spec, "spec").options.device, gpu))
+        plan = msgspec.msgpack.decode(spec, type=Assignment).plan
+        self.wanted.append((parse_plan(plan, "spec").options.device, gpu))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from ckptaudit.measurement.thread_worker import ThreadWorker
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import PreparedAudit, prepare
 from ckptaudit.pipeline.execution import Progress, execute
-from ckptaudit.pipeline.workers import MODULE, workers_of
+from ckptaudit.pipeline.workers import workers_of
 from tests.conftest import FIXTURES
 from tests.pipeline.moe import write_pair
 
@@ -86,7 +86,7 @@ def test_both_measure_and_find_what_one_process_finds_to_the_bit(
     moe: AuditOptions, asked: Counter[str], *, exact: bool
 ) -> None:
     prepared = prepare(replace(moe, exact=exact), Config())
-    store = measured(prepared, start_process(MODULE, is_quiet=True))
+    store = measured(prepared, start_process(is_quiet=True))
     # Opening counts as a message to the process.
     assert asked["ProcessWorker"] > 1
     assert asked["ThreadWorker"] > 0
@@ -94,7 +94,7 @@ def test_both_measure_and_find_what_one_process_finds_to_the_bit(
 
 
 def test_a_process_that_is_killed_costs_no_measurement(moe: AuditOptions, asked: Counter[str]) -> None:
-    prepared, process = prepare(moe, Config()), start_process(MODULE, is_quiet=True)
+    prepared, process = prepare(moe, Config()), start_process(is_quiet=True)
     done: list[int] = []
 
     def watch(count: int, total: int) -> None:
@@ -111,7 +111,7 @@ def test_a_process_that_ends_at_once_costs_no_measurement(
     def refused(*_: object, **__: object) -> None:
         raise OSError("no more processes")
 
-    process = start_process("sysconfig_that_is_not_there", is_quiet=True)
+    process = start_process(program="sysconfig_that_is_not_there", is_quiet=True)
     monkeypatch.setattr("ckptaudit.pipeline.workers.start_process", refused)
     prepared = prepare(moe, Config())
     assert measured(prepared, process).entries() == execute(prepared.plan).entries()
@@ -123,7 +123,7 @@ def test_a_process_that_finds_other_files_measures_nothing(
 ) -> None:
     base, tuned = small_pair
     prepared = prepare(AuditOptions(base=str(base), tuned=(str(tuned),), profile="rlvr", cache="off"), Config())
-    with workers_of(prepared.opened, prepared.plan, start_process(MODULE, is_quiet=True)) as workers:
+    with workers_of(prepared.opened, prepared.plan, start_process(is_quiet=True)) as workers:
         os.utime(tuned / "model.safetensors", (1, 1))
         store = execute(prepared.plan, source=workers)
     assert asked["ProcessWorker"] == 1  # to open them
@@ -134,7 +134,7 @@ def test_a_file_that_is_gone_is_told_of_its_tensors(small_pair: tuple[Path, Path
     base, tuned = small_pair
     prepared = prepare(AuditOptions(base=str(base), tuned=(str(tuned),), profile="rlvr", cache="off"), Config())
     (tuned / "model.safetensors").rename(tuned / "elsewhere")
-    with workers_of(prepared.opened, prepared.plan, start_process(MODULE, is_quiet=True)) as workers:
+    with workers_of(prepared.opened, prepared.plan, start_process(is_quiet=True)) as workers:
         assert workers is None
         store = execute(prepared.plan, source=workers)
     rows = [m for entry in store.entries() if entry.unit.scope == "matrix" for m in entry.measurements]
@@ -146,7 +146,7 @@ def test_a_file_that_is_gone_is_told_of_its_tensors(small_pair: tuple[Path, Path
     ("workers", "threads"), [("", 1), ("1", 2)], ids=["with one thread", "beside the user's own workers"]
 )
 def test_it_is_ended_where_it_is_of_no_use(moe: AuditOptions, workers: str, threads: int) -> None:
-    prepared, process = prepare(replace(moe, workers=workers), Config()), start_process(MODULE, is_quiet=True)
+    prepared, process = prepare(replace(moe, workers=workers), Config()), start_process(is_quiet=True)
     torch.set_num_threads(threads)
     with workers_of(prepared.opened, prepared.plan, process) as found:
         assert (found is None) == (not workers)
@@ -165,13 +165,13 @@ def test_what_only_other_claims_need_is_not_opened_there(asked: Counter[str]) ->
         auxiliary={"aligned": str(FIXTURES / "rlvr-step70")},
     )
     prepared = prepare(options, Config())
-    store = measured(prepared, start_process(MODULE, is_quiet=True))
+    store = measured(prepared, start_process(is_quiet=True))
     assert asked["ProcessWorker"] > 1
     assert store.entries() == execute(prepared.plan).entries()
 
 
 def test_an_end_may_come_twice(tmp_path: Path) -> None:
-    process = start_process("this", is_quiet=True)
+    process = start_process(program="this", is_quiet=True)
     end_process(process)
     end_process(process)
     assert process.poll() is not None

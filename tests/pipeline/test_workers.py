@@ -120,7 +120,7 @@ def test_threads_are_set_before_numpy_loads(tmp_path: Path, monkeypatch: pytest.
     )
     monkeypatch.syspath_prepend(tmp_path)  # what is found here is found there
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    worker = ProcessWorker(start_process("told", one), b"")
+    worker = ProcessWorker(start_process(one, program="told"), b"")
     try:
         assert worker.start().result(60) == b"[1]"
     finally:

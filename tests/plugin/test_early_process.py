@@ -22,8 +22,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The processes that runs in this one start; every pair has enough matrices, and no card measures."""
     found: list[subprocess.Popen[bytes]] = []
 
-    def noted(module: str, *, is_quiet: bool) -> subprocess.Popen[bytes]:
-        found.append(start_process(module, is_quiet=is_quiet))
+    def noted(*, is_quiet: bool) -> subprocess.Popen[bytes]:
+        found.append(start_process(is_quiet=is_quiet))
         return found[-1]
 
     monkeypatch.setattr(early_process, "start_process", noted)
