@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,13 @@ from pathlib import Path
 from benchmarks.modes import Place
 from ckptaudit.judging.config import Config
 from ckptaudit.measurement.crew import Crew
-from ckptaudit.measurement.process_workers import ProcessWorker, receive, send, threads_environment
+from ckptaudit.measurement.process_workers import ProcessWorker, receive, send, start_process, threads_environment
 from ckptaudit.measurement.ray_workers import Measure, RayCluster
 from ckptaudit.options import AuditOptions
 from ckptaudit.pipeline.api import PreparedAudit, prepare
 from ckptaudit.pipeline.execution import execute
-from ckptaudit.pipeline.workers import Workers, _spec, open_work
+from ckptaudit.pipeline.sent_work import open_work
+from ckptaudit.pipeline.workers import Workers, _document, _spec
 
 WORKERS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -159,9 +160,9 @@ def _of_daemons() -> float:
 
 @contextmanager
 def _crew(kind: str, prepared: PreparedAudit) -> Iterator[Crew]:
-    spec = _spec(prepared.opened, prepared.plan, "cpu")
+    spec = _spec(_document(prepared.opened, prepared.plan, "cpu"))
     if kind == "processes":
-        crew = Crew(lambda: ProcessWorker("benchmarks.workers", spec, threads_environment(1)), WORKERS)
+        crew = Crew(_process(spec), WORKERS)
         yield crew
         crew.stop()
         return
@@ -170,6 +171,10 @@ def _crew(kind: str, prepared: PreparedAudit) -> Iterator[Crew]:
     yield crew
     crew.stop()
     cluster.close()
+
+
+def _process(spec: bytes) -> Callable[[], ProcessWorker]:
+    return lambda: ProcessWorker(start_process(threads_environment(1), program="benchmarks.workers"), spec)
 
 
 def _wait_for_all(crew: Crew) -> None:

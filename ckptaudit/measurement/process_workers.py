@@ -24,8 +24,9 @@ PROGRAM = "ckptaudit.pipeline.worker"
 
 RUN = """
 import json, runpy, sys
-sys.path[:] = json.loads(sys.argv[1])
-runpy.run_module(sys.argv[2], run_name="__main__")
+path, program = sys.argv[1:]
+sys.path[:], sys.argv[:] = json.loads(path), [program]
+runpy.run_module(program, run_name="__main__")
 """
 """Runs a module as a program that finds the same modules as this process."""
 

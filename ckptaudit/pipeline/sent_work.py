@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +13,13 @@ import torch
 from ckptaudit.errors import CkptAuditError, MeasurementError
 from ckptaudit.measurement.base_cache import FactorCache, Shortfall
 from ckptaudit.measurement.jobs import Job, Stage, Unit
+from ckptaudit.measurement.ray_workers import Measure
 from ckptaudit.measurement.scheduler import measure_in_turn
 from ckptaudit.measurement.shard_plan import parse_plan
 from ckptaudit.measurement.shards import PlannedWork
 from ckptaudit.measurement.tasks import Outcome, Outcomes, Task
 from ckptaudit.metrics import Measurement
 from ckptaudit.pipeline.shard_plans import open_planned
-
-Measure = Callable[[bytes], bytes]
 
 
 class Assignment(msgspec.Struct, frozen=True):
