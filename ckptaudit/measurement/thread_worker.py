@@ -9,7 +9,7 @@ import torch
 
 
 class ThreadWorker:
-    """A thread that measures, with so many threads of torch and BLAS; it cannot be lost by itself."""
+    """A thread that measures, with `threads` threads of torch and BLAS; it cannot be lost by itself."""
 
     def __init__(self, measure: Callable[[bytes], bytes], threads: int) -> None:
         self._measure, self._before = measure, torch.get_num_threads()
