@@ -60,11 +60,10 @@ def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Tas
     if workers > 1:
         share = torch.get_num_threads() // workers
         # The largest first, so that in the end no worker waits long for the other.
-        short: dict[bool, list[Task]] = {False: [], True: []}
-        for task in sorted(tasks, key=lambda task: -task.size):
-            short[_is_short(task, computing)].append(task)
-        yield from _in_workers(short[False], workers, share, computing)
-        yield from _in_workers(short[True], 1, share, computing)
+        ordered = sorted(tasks, key=lambda task: -task.size)
+        for short, lanes in ((False, workers), (True, 1)):
+            if chosen := [task for task in ordered if _is_short(task, computing) == short]:
+                yield from _in_workers(chosen, lanes, share, computing)
         return
     # NumPy's libraries know nothing of the share of a process beside others.
     with blas_threads(torch.get_num_threads()):

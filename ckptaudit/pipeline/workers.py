@@ -115,6 +115,8 @@ class Workers:
                 lost += tasks
             else:
                 yield from self._outcomes(tasks, answer)
+        if not lost:
+            return
         if not self.are_asked_for:
             for _, found in measure_tasks(lost, self._computing):
                 yield from found
@@ -131,8 +133,8 @@ class Workers:
             if isinstance(answer, str):
                 yield units[position], answer
                 continue
-            (((part,),), unit) = self._reply(answer).tasks, units[position]
-            yield unit, part.outcome if isinstance(part.outcome, str) else list(part.outcome)
+            ((part,),) = self._reply(answer).tasks
+            yield units[position], part.outcome if isinstance(part.outcome, str) else list(part.outcome)
 
     def _together(self, jobs: Sequence[Job]) -> list[list[Task]]:
         """Tasks in messages, the longest first, short ones together: to send one takes a millisecond or two."""

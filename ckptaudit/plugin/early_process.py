@@ -24,7 +24,7 @@ LEAST_MATRICES = 500
 """Matrices of a base from which on a second process saves more than it takes to start: 3 to 6 ms each, if small."""
 
 SHORT_SIDE = 128
-"""Smaller ones are measured many at a time, by few calls."""
+"""Smaller ones are measured many at a time, by few calls: that of `ckptaudit.metrics`, which would load torch."""
 
 MAX_HEADER = 16 * 2**20
 """Bytes of a header that are looked at: those of a hundred thousand tensors, about."""

@@ -170,7 +170,7 @@ def test_what_only_other_claims_need_is_not_opened_there(asked: Counter[str]) ->
     assert store.entries() == execute(prepared.plan).entries()
 
 
-def test_an_end_may_come_twice(tmp_path: Path) -> None:
+def test_an_end_may_come_twice() -> None:
     process = start_process(program="this", is_quiet=True)
     end_process(process)
     end_process(process)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckptaudit import metrics
 from ckptaudit.measurement.process_workers import start_process
 from ckptaudit.plugin import early_process
 from tests.conftest import package
@@ -114,14 +115,20 @@ def test_where_no_process_can_be_had_the_gate_measures_alone(
     def refused(*_: object, **__: object) -> None:
         raise OSError("no more processes")
 
+    with_process = run(pytester, small_pair)
+    assert len(started) == 1
     monkeypatch.setattr(early_process, "start_process", refused)
-    assert run(pytester, small_pair).ret in (0, 1)
+    assert run(pytester, small_pair).ret == with_process.ret
 
 
 def written(file: Path, *shapes: tuple[int, ...]) -> Path:
     file.parent.mkdir(exist_ok=True)
     save_file({str(i): torch.zeros(shape, dtype=torch.float8_e4m3fn) for i, shape in enumerate(shapes)}, file)
     return file
+
+
+def test_a_matrix_counts_from_the_side_on_from_which_it_is_measured_by_itself() -> None:
+    assert early_process.SHORT_SIDE == metrics.SHORT_SIDE
 
 
 def test_matrices_are_counted_in_all_files_and_stacks(tmp_path: Path) -> None:
