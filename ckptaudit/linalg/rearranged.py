@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int64, Shaped
 from torch import Tensor
+
+from ckptaudit.linalg.differences import pieces
+from ckptaudit.linalg.gram import ROWS
+from ckptaudit.linalg.products import empty
 
 CLOSE = 0.2
 """Largest distance, relative to the norm, at which one matrix is taken for another: an update is far smaller."""
@@ -26,8 +31,10 @@ SKETCH = 64
 
 def distance(one: Shaped[Tensor, "*s"], other: Shaped[Tensor, "*s"]) -> float:
     """norm_F(A - B) / norm_F(B), infinite for a zero B or where an entry is not finite."""
-    size = float(torch.linalg.vector_norm(other.float()))
-    far = float(torch.linalg.vector_norm(one.float() - other.float()))
+    size, far = 0.0, 0.0
+    for a, b in _float32_pieces(one, other):
+        size = math.hypot(size, _norm(b))
+        far = math.hypot(far, _norm(a.sub_(b)))
     return far / size if size > 0 and math.isfinite(far) else math.inf
 
 
@@ -40,18 +47,28 @@ def sample(matrix: Shaped[Tensor, "*s"], count: int = 4096) -> Float32[Tensor, "
 
 def order_of_rows(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> Int64[Tensor, "m"] | None:
     """The order o with after ~ before[o], where rows moved and each finds one of the moved rows; else None."""
-    a, b = after.float(), before.float()
-    sizes = torch.linalg.vector_norm(b, dim=1)
-    moved = torch.nonzero(~(torch.linalg.vector_norm(a - b, dim=1) < MOVED_ROW * sizes)).flatten()
-    order = torch.arange(len(a))
+    moved = torch.nonzero(moved_rows(after, before)).flatten()
     if not 2 <= len(moved) <= MOST_ROWS:
         return None
+    order, a, b = torch.arange(len(after)), after[moved].float(), before[moved].float()
     random = torch.randn(a.shape[1], SKETCH, generator=torch.Generator().manual_seed(0))
-    sketches = torch.cdist(a[moved] @ random, b[moved] @ random)
-    order[moved] = moved[sketches.argmin(dim=1)]
-    if len(set(order.tolist())) < len(order) or distance(a[moved], b[order[moved]]) > CLOSE:
+    found = torch.cdist(a @ random, b @ random).argmin(dim=1)
+    order[moved] = moved[found]
+    if len(set(order.tolist())) < len(order) or distance(a, b[found]) > CLOSE:
         return None
     return order
+
+
+def moved_rows(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> Bool[Tensor, "m"]:
+    """Which rows moved by more than MOVED_ROW of their norm; NaN moves a row."""
+    moved = torch.empty(len(after), dtype=torch.bool)
+    step = max(1, ROWS * ROWS // max(1, after.shape[1]))
+    for start in range(0, len(after), step):
+        rows = slice(start, start + step)
+        b = before[rows].float()
+        far = torch.linalg.vector_norm(after[rows].float() - b, dim=1)
+        moved[rows] = ~(far <= MOVED_ROW * torch.linalg.vector_norm(b, dim=1))
+    return moved
 
 
 def is_shifted(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"], by: int) -> bool:
@@ -76,28 +93,53 @@ def blocks_of(order: Int64[Tensor, "m"], size: int) -> list[int] | None:
 
 def scaled_by(after: Shaped[Tensor, "*s"], before: Shaped[Tensor, "*s"]) -> tuple[float, float]:
     """The c of the nearest c B to A, and norm_F(A - c B) / norm_F(A); infinite residual for a zero A or B."""
-    a, b = after.double(), before.double()
-    square, size = float(b.square().sum()), float(torch.linalg.vector_norm(a))
+    square, size, common = 0.0, 0.0, 0.0
+    for a, b in _float32_pieces(after, before):
+        square += float(torch.dot(b, b))
+        size = math.hypot(size, _norm(a))
+        common += float(torch.dot(a, b))
     if not square > 0 or not 0 < size < math.inf:
         return 0.0, math.inf
-    c = float((a * b).sum()) / square
-    return c, float(torch.linalg.vector_norm(a - c * b)) / size
+    c, rest = common / square, 0.0
+    for a, b in _float32_pieces(after, before):
+        rest = math.hypot(rest, _norm(a.sub_(b.mul_(c))))
+    return c, rest / size
 
 
 def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> tuple[int, int] | None:
     """The one entry that makes up nearly all of the update and is a power 2^(2^j) times or part of what it was."""
-    # Half of a norm is told apart in float32 as well, and this is looked for in every tensor that broke a limit.
-    update = (after.float() - before.float()).abs_().nan_to_num_(nan=math.inf, posinf=math.inf)
-    at = int(update.argmax())
-    row, column = divmod(at, update.shape[1])
+    at, largest, rest, start = 0, -1.0, 0.0, 0
+    for a, b in _float32_pieces(after, before):
+        update = a.sub_(b).abs_().nan_to_num_(nan=math.inf, posinf=math.inf)
+        here = int(update.argmax())
+        found = float(update[here])
+        update[here] = 0.0
+        rest = math.hypot(rest, _norm(update), max(min(largest, found), 0.0))
+        if found > largest:
+            at, largest = start + here, found
+        start += len(update)
+    row, column = divmod(at, after.shape[1])
     new, old = abs(float(after[row, column])), abs(float(before[row, column]))
     new = math.inf if math.isnan(new) else new
-    update[row, column] = 0.0
-    half = 0.5 * (new - old)
-    alone = float(torch.dot(update.ravel(), update.ravel())) <= half * half
-    if not alone or not old > 0:
+    if not rest <= 0.5 * abs(new - old) or not old > 0:
         return None
     # A flip to the largest exponent is infinity or NaN.
     power = abs(math.log2(new / old)) if 0 < new < math.inf else None
     is_bit = power is None or any(abs(power - 2**j) < POWER_ERROR for j in range(8))
     return (row, column) if is_bit and (power is None or power >= 3) else None
+
+
+def _float32_pieces(*matrices: Shaped[Tensor, "*s"]) -> Iterator[tuple[Float32[Tensor, "_"], ...]]:
+    """The entries of matrices side by side, a piece at a time, to be written over: all pieces share their places.
+
+    A tensor that broke a limit may be the largest of its model, and memory for a copy of it takes longer to be
+    given than all that is asked here takes to compute.
+    """
+    places: list[Tensor] = []
+    for found in pieces(*matrices):
+        places = places or [empty(len(piece), dtype=torch.float32, device=piece.device) for piece in found]
+        yield tuple(place[: len(piece)].copy_(piece) for place, piece in zip(places, found, strict=True))
+
+
+def _norm(piece: Float32[Tensor, "_"]) -> float:
+    return float(torch.linalg.vector_norm(piece))
