@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from ckptaudit.errors import MeasurementError, printable
@@ -105,9 +106,10 @@ def measure(
     given: set[str] = set()
     for family in families():
         if hasattr(family, "run_readings") and any(metric.name in able for metric in family.METRICS):
-            for reading in family.run_readings(run):
-                given.add(reading.metric)
-                yield reading
+            with _overflow_allowed():
+                own = list(family.run_readings(run))
+            given |= {reading.metric for reading in own}
+            yield from own
     for metric in (metrics()[name] for name in sorted(able - given - run.seen)):
         if metric.of_what:
             yield unjudged(metric, "run", f"{NONE_HERE}{metric.of_what}")
@@ -181,10 +183,25 @@ def _add(pool: ThreadPoolExecutor, states: list[StepState], rows: StepRows) -> N
     """Give rows to all states; side by side where there is enough to do, as NumPy works without Python's lock."""
     if rows.rows.nbytes < SIDE_BY_SIDE or len(states) < 2:
         for state in states:
-            state.add(rows)
+            _take(state, rows)
         return
-    rows.prepare()
-    list(pool.map(lambda state: state.add(rows), states))
+    with _overflow_allowed():
+        rows.prepare()
+    list(pool.map(lambda state: _take(state, rows), states))
+
+
+def _take(state: StepState, rows: StepRows) -> None:
+    with _overflow_allowed():
+        state.add(rows)
+
+
+def _overflow_allowed() -> np.errstate:
+    """Overflow to infinity without a warning, which would end the audit where warnings are errors.
+
+    A reward of 1e200 has no square in float64: its variance is infinite, and what rests on it has no number. Holds
+    for one thread, and must not enclose a `yield`.
+    """
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Reading]]:
@@ -202,6 +219,8 @@ def _logged(needed: frozenset[str], run: RunSoFar) -> Iterator[tuple[int, Readin
 
 def _closed(run: RunSoFar, states: list[StepState], needed: frozenset[str]) -> Iterator[tuple[int, Reading]]:
     for state in states:
-        for reading in state.readings(run.steps[-1]):
+        with _overflow_allowed():
+            own = list(state.readings(run.steps[-1]))
+        for reading in own:
             if reading.metric in needed:
                 yield run.steps[-1], reading

@@ -15,11 +15,14 @@ import pytest
 
 from ckptaudit import audit
 from ckptaudit.errors import RolloutError
+from ckptaudit.rollouts.measure import SIDE_BY_SIDE
+from ckptaudit.rollouts.quantities import metrics
 from ckptaudit.rollouts.readers import open_rollouts
 from ckptaudit.rollouts.scalars import read_scalars
 from ckptaudit.rollouts.table import write_table
 from fixtures.rollout_formats import FORMATS, made_up_samples
 from fuzz.log_targets import CURVES, KINDS, read_curves, read_log, written_log
+from tests.rollouts.judged import readings
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -110,3 +113,18 @@ def test_a_number_where_a_list_of_a_sequence_belongs(name: str, tmp_path: Path) 
     path.write_text("\n".join([json.dumps({**json.loads(first), name: 7}), *others]))
     with pytest.raises(RolloutError, match="line 1 is no sequence of prime-rl"):
         list(open_rollouts(tmp_path).open(["logp_train"]))
+
+
+@pytest.mark.parametrize("bytes_side_by_side", [0, SIDE_BY_SIDE])
+@pytest.mark.parametrize("reward", [1e300, -1e300])
+def test_rewards_whose_squares_overflow_raise_no_warning(
+    reward: float, bytes_side_by_side: int, healthy: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptaudit.rollouts.measure.SIDE_BY_SIDE", bytes_side_by_side)
+    at, rewards = healthy.column_names.index("reward"), healthy["reward"].to_pylist()
+    rewards[::50] = [reward] * len(rewards[::50])
+    damaged = healthy.set_column(at, healthy.schema.field(at), pa.array(rewards, type=pa.float64()))
+    found = {
+        r.subject: r for r in readings(damaged, *metrics()) if r.metric == "reward_mean"
+    }  # warnings are errors
+    assert found["step 1"].value == pytest.approx(reward / 50, rel=0.5)
