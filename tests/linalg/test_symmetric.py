@@ -45,10 +45,12 @@ MATRICES = {
 }
 
 
-@pytest.fixture(params=["lapack", "torch"], autouse=True)
-def _either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["lapack", "torch", "as for large matrices"], autouse=True)
+def _every_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "torch":
         monkeypatch.setattr(lapack, "is_available", lambda: False)
+    elif request.param != "lapack":
+        monkeypatch.setattr(symmetric, "LARGE", 1)
 
 
 @pytest.mark.parametrize("name", MATRICES)
