@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from ckptaudit.linalg.differences import pieces
@@ -32,7 +32,7 @@ SKETCH = 64
 def distance(one: Shaped[Tensor, "*s"], other: Shaped[Tensor, "*s"]) -> float:
     """norm_F(A - B) / norm_F(B), infinite for a zero B or where an entry is not finite."""
     size, far = 0.0, 0.0
-    for a, b in _float32_pieces(one, other):
+    for a, b in _pieces(one, other):
         size = math.hypot(size, _norm(b))
         far = math.hypot(far, _norm(a.sub_(b)))
     return far / size if size > 0 and math.isfinite(far) else math.inf
@@ -94,14 +94,14 @@ def blocks_of(order: Int64[Tensor, "m"], size: int) -> list[int] | None:
 def scaled_by(after: Shaped[Tensor, "*s"], before: Shaped[Tensor, "*s"]) -> tuple[float, float]:
     """The c of the nearest c B to A, and norm_F(A - c B) / norm_F(A); infinite residual for a zero A or B."""
     square, size, common = 0.0, 0.0, 0.0
-    for a, b in _float32_pieces(after, before):
+    for a, b in _pieces(after, before, dtype=torch.float64):
         square += float(torch.dot(b, b))
         size = math.hypot(size, _norm(a))
         common += float(torch.dot(a, b))
     if not square > 0 or not 0 < size < math.inf:
         return 0.0, math.inf
     c, rest = common / square, 0.0
-    for a, b in _float32_pieces(after, before):
+    for a, b in _pieces(after, before, dtype=torch.float64):
         rest = math.hypot(rest, _norm(a.sub_(b.mul_(c))))
     return c, rest / size
 
@@ -109,7 +109,7 @@ def scaled_by(after: Shaped[Tensor, "*s"], before: Shaped[Tensor, "*s"]) -> tupl
 def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> tuple[int, int] | None:
     """The one entry that makes up nearly all of the update and is a power 2^(2^j) times or part of what it was."""
     at, largest, rest, start = 0, -1.0, 0.0, 0
-    for a, b in _float32_pieces(after, before):
+    for a, b in _pieces(after, before):
         update = a.sub_(b).abs_().nan_to_num_(nan=math.inf, posinf=math.inf)
         here = int(update.argmax())
         found = float(update[here])
@@ -121,7 +121,7 @@ def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> 
     row, column = divmod(at, after.shape[1])
     new, old = abs(float(after[row, column])), abs(float(before[row, column]))
     new = math.inf if math.isnan(new) else new
-    if not rest <= 0.5 * abs(new - old) or not old > 0:
+    if not (rest < math.inf and rest <= 0.5 * abs(new - old) and old > 0):
         return None
     # A flip to the largest exponent is infinity or NaN.
     power = abs(math.log2(new / old)) if 0 < new < math.inf else None
@@ -129,7 +129,9 @@ def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> 
     return (row, column) if is_bit and (power is None or power >= 3) else None
 
 
-def _float32_pieces(*matrices: Shaped[Tensor, "*s"]) -> Iterator[tuple[Float32[Tensor, "_"], ...]]:
+def _pieces(
+    *matrices: Shaped[Tensor, "*s"], dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[Float[Tensor, "_"], ...]]:
     """The entries of matrices side by side, a piece at a time, to be written over: all pieces share their places.
 
     A tensor that broke a limit may be the largest of its model, and memory for a copy of it takes longer to be
@@ -137,9 +139,9 @@ def _float32_pieces(*matrices: Shaped[Tensor, "*s"]) -> Iterator[tuple[Float32[T
     """
     places: list[Tensor] = []
     for found in pieces(*matrices):
-        places = places or [empty(len(piece), dtype=torch.float32, device=piece.device) for piece in found]
+        places = places or [empty(len(piece), dtype=dtype, device=piece.device) for piece in found]
         yield tuple(place[: len(piece)].copy_(piece) for place, piece in zip(places, found, strict=True))
 
 
-def _norm(piece: Float32[Tensor, "_"]) -> float:
+def _norm(piece: Float[Tensor, "_"]) -> float:
     return float(torch.linalg.vector_norm(piece))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -216,7 +217,7 @@ def _scaled(before: Tensor, after: Tensor) -> Iterator[Cause]:
         yield Cause(
             f"the base's times {share:.4g}", "Look for a scale that was lost or applied twice on conversion."
         )
-    elif rest > 0.98:
+    elif 0.98 < rest < math.inf:
         yield Cause("unrelated to the base's", "Look for a tensor that was re-initialised, or is of another model.")
 
 

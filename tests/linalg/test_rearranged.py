@@ -36,10 +36,11 @@ def test_the_distance_is_that_of_float64(dtype: torch.dtype) -> None:
     assert distance(after, before) == pytest.approx(true, rel=1e-4)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-def test_the_scale_is_that_of_least_squares(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("times", [3.0, -1e-30, 1e25])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_scale_is_that_of_least_squares(dtype: torch.dtype, times: float) -> None:
     after, before = sides(dtype)
-    after = after * 3
+    after = after * times
     a, b = double(after).ravel(), double(before).ravel()
     (true,), *_ = np.linalg.lstsq(b[:, None], a, rcond=None)
     share, rest = scaled_by(after, before)
@@ -56,12 +57,13 @@ def test_one_flipped_bit_is_found_in_every_piece(dtype: torch.dtype, place: int,
     assert flipped_bit(after, before) == divmod(place, COLUMNS)
 
 
+@pytest.mark.parametrize("power", [8, math.inf, math.nan])
 @pytest.mark.parametrize("second", [ROWS * COLUMNS - 1, PIECE - 2, 0])
-def test_two_entries_are_no_flipped_bit_wherever_the_other_lies(second: int) -> None:
+def test_two_entries_are_no_flipped_bit_wherever_the_other_lies(second: int, power: float) -> None:
     after, before = sides(torch.float32, noise=0.0)
     for place in (PIECE - 1, second):
         before.flatten()[place] = 1.5
-        after.flatten()[place] = 1.5 * 2**8
+        after.flatten()[place] = 1.5 * 2**power
     assert flipped_bit(after, before) is None
 
 

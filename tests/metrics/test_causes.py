@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -118,6 +119,17 @@ def test_experts_in_another_order() -> None:
 def test_a_flipped_exponent_bit() -> None:
     said = named(UP, rewrite(UP, flip))
     assert said.startswith("looks like one flipped exponent bit at [3, 5]: ")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("count", [2, 48 * 32])
+def test_entries_that_are_not_finite_are_told_by_another_check(value: float, count: int) -> None:
+    assert named(UP, lambda t: t[UP].flatten()[:count].fill_(value)) == ""
+
+
+def test_a_base_of_zeros_has_nothing_that_a_tensor_could_be_unrelated_to() -> None:
+    before = base() | {UP: torch.zeros(48, 32)}
+    assert CauseSearch(pair_of(before, base())).of(UP) is None
 
 
 def test_a_copy_is_no_exchange() -> None:
