@@ -47,7 +47,7 @@ def tests(run: Run) -> None:
     ]
     # A warning that only another torch gives is no failure of a device.
     if find_spec("xdist") is not None:
-        command += ["-n", str(min(TESTERS, os.cpu_count() or 1))]
+        command += ["-n", str(1 if run.quick else min(TESTERS, os.cpu_count() or 1))]
     process = subprocess.Popen([*command, "--continue-on-collection-errors", *where])
     try:
         code = process.wait(max(1.0, run.left - RESERVE))

@@ -58,20 +58,25 @@ class MetricTable(Mapping[str, Metric]):
         self.is_complete = False
 
     def __getitem__(self, name: str) -> Metric:
-        return self._all()[name]
+        self._complete()
+        return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        self._complete()
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(self._all())
+        self._complete()
+        return len(self._known)
 
     # A mapping's own views look every name up again, and each of these looks whether the families are there.
     def items(self) -> ItemsView[str, Metric]:
-        return self._all().items()
+        self._complete()
+        return self._known.items()
 
     def values(self) -> ValuesView[Metric]:
-        return self._all().values()
+        self._complete()
+        return self._known.values()
 
     def add(self, metric: Metric) -> None:
         """Enter one more; looks at what is there, and imports nothing."""
@@ -79,10 +84,9 @@ class MetricTable(Mapping[str, Metric]):
             raise ValueError(f"two metrics are named {metric.name}")
         self._known[metric.name] = metric
 
-    def _all(self) -> dict[str, Metric]:
+    def _complete(self) -> None:
         if not self.is_complete:
             import_module("ckptaudit.metrics.families")
-        return self._known
 
 
 METRICS = MetricTable()
