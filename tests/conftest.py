@@ -42,6 +42,16 @@ if find_spec("hypothesis") is not None:
     settings.load_profile("ckptaudit")
 
 
+@pytest.fixture(autouse=True)
+def _threads_are_left_as_they_were() -> Iterator[None]:
+    """Two threads in each of two processes on two cores wait for each other: what follows takes twice as long."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before
+
+
 SLOW = (
     "artifact/test_damaged_releases.py",
     "artifact/test_hostile_documents.py",

@@ -337,7 +337,11 @@ def test_small_matrices_are_measured_one_at_a_time_where_bounds_do(
         return alone(job, *more)
 
     monkeypatch.setattr(tasks, "measure_large", watched)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     jobs = [Job(t, frozenset({"normalized_spectral_shift"}), UNIT) for t in pair_checkpoints(side, side).aligned]
-    assert len(measure(jobs, Computing(CPU, sufficient=sufficient))) == 8
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert len(measure(jobs, Computing(CPU, sufficient=sufficient))) == 8
+    finally:
+        torch.set_num_threads(before)
     assert not sufficient or not most
