@@ -52,7 +52,7 @@ def test_every_bound_is_held_to_its_exact_value() -> None:
     assert set(exact(sample, sample + 0.1)) == set(BOUNDED)
 
 
-@settings(max_examples=150)
+@settings(max_examples=250)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(KINDS),

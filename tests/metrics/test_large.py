@@ -60,7 +60,7 @@ def test_at_the_scale_of_training(shape: tuple[int, int], size: float, dtype: to
     close(values(LargePair(base, tuned, exact=True)), values(PairBatch(base[None], tuned[None])))
 
 
-@settings(max_examples=80)
+@settings(max_examples=120)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(KINDS),
