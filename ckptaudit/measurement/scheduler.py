@@ -61,9 +61,9 @@ def _measured(tasks: Sequence[Task], computing: Computing) -> Iterator[tuple[Tas
         share = torch.get_num_threads() // workers
         # The largest first, so that in the end no worker waits long for the other.
         ordered = sorted(tasks, key=lambda task: -task.size)
-        for short, lanes in ((False, workers), (True, 1)):
+        for short, at_once in ((False, workers), (True, 1)):
             if chosen := [task for task in ordered if _is_short(task, computing) == short]:
-                yield from _in_workers(chosen, lanes, share, computing)
+                yield from _in_workers(chosen, at_once, share, computing)
         return
     # NumPy's libraries know nothing of the share of a process beside others.
     with blas_threads(torch.get_num_threads()):
