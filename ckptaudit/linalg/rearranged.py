@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
-from ckptaudit.linalg.differences import pieces
-from ckptaudit.linalg.gram import ROWS
+from ckptaudit.linalg.differences import PIECE, pieces
 from ckptaudit.linalg.products import empty
 
 CLOSE = 0.2
@@ -62,7 +61,7 @@ def order_of_rows(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -
 def moved_rows(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> Bool[Tensor, "m"]:
     """Which rows moved by more than MOVED_ROW of their norm; NaN moves a row."""
     moved = torch.empty(len(after), dtype=torch.bool)
-    step = max(1, ROWS * ROWS // max(1, after.shape[1]))
+    step = max(1, PIECE // max(1, after.shape[1]))
     for start in range(0, len(after), step):
         rows = slice(start, start + step)
         b = before[rows].float()
@@ -108,13 +107,13 @@ def scaled_by(after: Shaped[Tensor, "*s"], before: Shaped[Tensor, "*s"]) -> tupl
 
 def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> tuple[int, int] | None:
     """The one entry that makes up nearly all of the update and is a power 2^(2^j) times or part of what it was."""
-    at, largest, rest, start = 0, -1.0, 0.0, 0
+    at, largest, rest, start = 0, 0.0, 0.0, 0
     for a, b in _pieces(after, before):
         update = a.sub_(b).abs_().nan_to_num_(nan=math.inf, posinf=math.inf)
         here = int(update.argmax())
         found = float(update[here])
         update[here] = 0.0
-        rest = math.hypot(rest, _norm(update), max(min(largest, found), 0.0))
+        rest = math.hypot(rest, _norm(update), min(largest, found))
         if found > largest:
             at, largest = start + here, found
         start += len(update)
