@@ -188,6 +188,13 @@ def copied_answers(table: pa.Table) -> pa.Table:
     return with_lists(table, "token_ids", np.concatenate(made), np.array([len(part) for part in made]))
 
 
+def nan_advantage(table: pa.Table) -> pa.Table:
+    """The advantage of one sample is NaN."""
+    advantages = numbers(table, "advantage").copy()
+    advantages[table.num_rows // 2] = math.nan
+    return with_column(table, "advantage", advantages)
+
+
 def nan_reward(table: pa.Table) -> pa.Table:
     """The reward of one sample is NaN."""
     rewards = numbers(table, "reward").copy()
@@ -274,7 +281,7 @@ DAMAGES: dict[str, Damage] = {
         low_early_tokens, aged_samples, idle_clip, one_sided_clip, lost_sample, swapped_groups,
         flipped_advantages, batch_baseline, wrong_epsilon, population_deviation, reward_as_advantage,
         huge_advantage, uncentred_advantages, mispriced_reference, equal_rewards, cut_off_at_the_end,
-        looping_answers, copied_answers, stuck_groups, nan_reward,
+        looping_answers, copied_answers, stuck_groups, nan_reward, nan_advantage,
         empty_answers, paid_by_length, collapsed_entropy, exploded_entropy,
         format_for_accuracy, lost_step, unlike_prefixes,
     )

@@ -10,11 +10,15 @@ nemo-rl     (r - mean of the others) / (s of the others + 1e-6), not scaled wher
 prime-rl    r - mean. Also Dr. GRPO, and verl with norm_adv_by_std_in_grpo off
 maxrl       (r - mean) / (mean + 1e-6); SkyRL's MaxRL
 areal       (r - mean) / (s over n + 1e-5)
+rloo        r - mean of the others. OpenRLHF's rloo, TRL's RLOO without normalization
+trl-batch   (r - mean) / (s of all rewards of the step + 1e-4); scale_rewards "batch"
+reinforce++ r - mean, then whitened over all tokens of the step: OpenRLHF's reinforce_baseline
 mc-grpo     (r - median) / (median absolute deviation + 1e-3), times n / (how many are not 0)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -70,6 +74,36 @@ def _by_mean(table: GroupTable, rewards: Array) -> Array:
     return np.asarray((rewards - mean) / (mean + 1e-6))
 
 
+def _others_mean(table: GroupTable, rewards: Array) -> Array:
+    centred = rewards - table.means(rewards)
+    return np.asarray(centred * table.members / np.maximum(table.members - 1, 1))
+
+
+def _by_batch(table: GroupTable, rewards: Array) -> Array:
+    return np.asarray((rewards - table.means(rewards)) / _batch_divisor(rewards))
+
+
+def _batch_divisor(rewards: Array) -> Array:
+    spread = rewards.std(ddof=1) if len(rewards) > 1 else 0.0
+    return np.full(len(rewards), spread + 1e-4)
+
+
+def _whitened(table: GroupTable, rewards: Array) -> Array:
+    shift, spread = _token_moments(table, rewards)
+    return np.asarray((rewards - table.means(rewards) - shift) / spread)
+
+
+def _token_moments(table: GroupTable, rewards: Array) -> tuple[float, float]:
+    """Mean and deviation over tokens of what is left of the rewards; NaN where no length is known."""
+    lengths = table.values.get("length", np.zeros(len(rewards)))
+    tokens = np.where(np.isfinite(lengths), np.maximum(lengths, 0.0), 0.0)
+    centred = rewards - table.means(rewards)
+    if not tokens.any():
+        return math.nan, math.nan
+    mean = float(np.average(centred, weights=tokens))
+    return mean, math.sqrt(max(float(np.average((centred - mean) ** 2, weights=tokens)), 1e-8))
+
+
 def _population(table: GroupTable, rewards: Array) -> Array:
     return np.asarray((rewards - table.means(rewards)) / (_deviation(table, rewards, 0) + 1e-5))
 
@@ -90,17 +124,29 @@ CONVENTIONS: dict[str, Convention] = {
     "prime-rl": _centred,
     "maxrl": _by_mean,
     "areal": _population,
+    "rloo": _others_mean,
+    "trl-batch": _by_batch,
+    "reinforce++": _whitened,
     "mc-grpo": _median_centred,
 }
 SCALED_BY_DEVIATION = ("verl", "trl", "openrlhf", "slime")
 """Those whose advantage is a z-score, and so at most (n - 1) / sqrt(n)."""
-CENTRED = ("trl", "openrlhf", "slime", "prime-rl", "maxrl", "areal")
-"""Those whose advantages sum to 0 in every group."""
+CENTRED = ("verl", "trl", "openrlhf", "slime", "prime-rl", "maxrl", "areal", "rloo", "trl-batch")
+"""Those whose advantages sum to 0 in every group of more than one."""
 
 
 EPSILON = {"verl": 1e-6, "trl": 1e-4, "openrlhf": 1e-9, "slime": 1e-6, "areal": 1e-5}
 """What is added to the deviation before it divides."""
 FLOAT32 = 2.0**-24
+
+
+def baseline(table: GroupTable, convention: str) -> Array:
+    """The reward of each sample's group whose advantage is 0."""
+    rewards = table.values["reward"]
+    if convention == "mc-grpo":
+        return table.medians(rewards)
+    shift = _token_moments(table, rewards)[0] if convention == "reinforce++" else 0.0
+    return np.asarray(table.means(rewards) + shift)
 
 
 def rounding(table: GroupTable, convention: str) -> Array:
@@ -110,8 +156,17 @@ def rounding(table: GroupTable, convention: str) -> Array:
     rewards = table.values["reward"]
     _, high = table.extremes(np.abs(rewards))
     size = np.where(np.isfinite(high), high, 0.0)[table.group]
-    divisor = _deviation(table, rewards) + EPSILON[convention] if convention in EPSILON else np.ones(len(rewards))
-    return np.asarray(table.members * FLOAT32 * size / np.minimum(divisor, 1.0))
+    return np.asarray(table.members * FLOAT32 * size / np.minimum(_divisor(table, rewards, convention), 1.0))
+
+
+def _divisor(table: GroupTable, rewards: Array, convention: str) -> Array:
+    if convention == "trl-batch":
+        return _batch_divisor(rewards)
+    if convention == "reinforce++":
+        return np.full(len(rewards), _token_moments(table, rewards)[1])
+    if convention in EPSILON:
+        return _deviation(table, rewards) + EPSILON[convention]
+    return np.ones(len(rewards))
 
 
 def errors(table: GroupTable, conventions: tuple[str, ...]) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from ckptaudit.rollouts.batches import StepRows, by_step
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.kept_memory import keep_freed_memory
 from ckptaudit.rollouts.prefetch import read_ahead
-from ckptaudit.rollouts.quantities import StepState, families, metrics
+from ckptaudit.rollouts.quantities import ContinuedState, StepState, families, metrics
 from ckptaudit.rollouts.quantities.mismatch import IDENTICAL
 from ckptaudit.rollouts.readings import NONE_HERE, Metric, Reading, exact, step_subject, unjudged
 from ckptaudit.rollouts.run import RunSoFar
@@ -33,7 +33,11 @@ _USES = {
     "duplicate_share": ("token_ids", "response"),
     "one_answer_share": ("token_ids", "response"),
     "length_reward_correlation": ("response_len", "token_ids"),
-    "reference_advantage_error": ("stop_reason",),
+    "reference_advantage_error": ("stop_reason", "response_len", "token_ids"),
+    "advantage_error": ("response_len", "token_ids"),
+    "advantage_sign_flips": ("response_len", "token_ids"),
+    "advantage_bound": ("response_len", "token_ids"),
+    "advantage_group_sum": ("response_len", "token_ids"),
     "prefix_mismatch_count": ("logp_rollout",),
     "group_prompt_count": ("prompt_hash",),
 }
@@ -174,9 +178,17 @@ def _steps(
             if not run.steps or step != run.steps[-1]:
                 yield from _closed(run, states, needed)
                 run.steps.append(step)
-                states = [family.begin_step(facts, needed) for family in active]
+                states = _continued([family.begin_step(facts, needed) for family in active], states)
             _add(pool, states, rows)
     yield from _closed(run, states, needed)
+
+
+def _continued(states: list[StepState], before: list[StepState]) -> list[StepState]:
+    """The states of a step, which go on from those of the step before where these ask for it."""
+    for state, earlier in zip(states, before, strict=False):  # nothing comes before the first step
+        if isinstance(state, ContinuedState):
+            state.follow(earlier)
+    return states
 
 
 def _add(pool: ThreadPoolExecutor, states: list[StepState], rows: StepRows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,9 @@ import msgspec
 
 Scale = Literal["size", "share", "count", "difference", "angle", "factor"]
 Per = Literal["step", "run"]
+
+MARKOV = 0.02275
+"""The chance that a normal estimate lies two standard errors or more above the truth."""
 
 MIN_TOKENS = 2_000
 MIN_SEQUENCES = 30
@@ -45,6 +49,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the run's value is made of the parts of all steps, pooled."""
     in_detail: bool = False
     """Whether readings of the run need those of the steps with their parts and names."""
+    smallest: float = -math.inf
+    """The least value that a term of the mean can have, where there is one."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -99,14 +105,16 @@ def estimate(
     worst: Sequence[str] = (),
     remark: str = "",
     parts: Sequence[Part] = (),
+    at_least: float = -math.inf,
 ) -> Reading:
-    """A reading with its standard error and interval."""
+    """A reading with its standard error and interval; the interval never reaches below `at_least`."""
     width = metric.deviations * standard_error
+    lowest = max(lower_end(metric, value, standard_error), at_least)
     return Reading(
         metric=metric.name,
         subject=subject,
         value=float(value),
-        low=float(value - width),
+        low=float(lowest),
         high=float(value + width),
         standard_error=float(standard_error),
         samples=samples,
@@ -114,6 +122,21 @@ def estimate(
         remark=remark,
         parts=tuple(parts),
     )
+
+
+def lower_end(metric: Metric, value: float, standard_error: float) -> float:
+    """The lower end of the interval of a mean.
+
+    Where one term is nearly all of a mean, the standard error is as large as the mean and says nothing. Of terms
+    that are never below `smallest`, Markov's inequality says what a normal law says of others: with a chance of
+    MARKOV at most does a mean lie so far above the truth `t` that value - smallest >= (t - smallest) / MARKOV,
+    whatever their law is and however they depend on one another.
+    """
+    by_deviation = value - metric.deviations * standard_error
+    if metric.smallest == -math.inf:
+        return by_deviation
+    by_markov = metric.smallest + MARKOV * (value - metric.smallest)
+    return by_deviation if by_deviation > by_markov else by_markov  # the latter where the former is NaN
 
 
 def unjudged(metric: Metric, subject: str, remark: str, samples: int = 0, parts: Sequence[Part] = ()) -> Reading:

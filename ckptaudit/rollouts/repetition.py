@@ -54,8 +54,14 @@ def text_loops(texts: list[str | None]) -> Array:
     sizes = np.array([len(end) for end in ends], dtype=np.int64)
     letters = np.array([ord(letter) for end in ends for letter in end], dtype=np.int64)
     found = loops(token_tails(letters, sizes), sizes)
-    packed = [not hit and _packs_well(text or "") for hit, text in zip(found, texts, strict=True)]
-    return np.logical_or(found, packed)
+    return np.logical_or(found, packed_well(texts, found))
+
+
+def packed_well(texts: list[str | None], known: Array) -> Array:
+    """Whether a long text packs more than tenfold; false where a loop is `known` already."""
+    return np.array(
+        [not hit and _packs_well(text or "") for hit, text in zip(known, texts, strict=True)], dtype=bool
+    )
 
 
 def _packs_well(text: str) -> bool:

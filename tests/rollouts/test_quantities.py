@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ckptaudit.rollouts.advantages import CONVENTIONS
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.groups import GroupTable
 from ckptaudit.rollouts.measure import measure
 from ckptaudit.rollouts.moments import ClusteredMean
 from ckptaudit.rollouts.pareto import pareto_k, tail_size
@@ -173,58 +171,6 @@ def test_pareto_k_is_arviz_k(deviation: float) -> None:
 def test_pareto_k_does_not_depend_on_the_scale_of_weights(shift: float, seed: int) -> None:
     logs = np.random.default_rng(seed).normal(0, 1.5, 300)
     assert pareto_k(logs + shift) == pytest.approx(pareto_k(logs), abs=1e-9)
-
-
-def by_hand(name: str, r: np.ndarray) -> np.ndarray:
-    n, mean, s = len(r), r.mean(), r.std(ddof=1)
-    others = [np.delete(r, i) for i in range(n)]
-    if name == "nemo-rl":
-        spread = np.array([o.std(ddof=1) for o in others])
-        centred = np.array([r[i] - o.mean() for i, o in enumerate(others)])
-        return np.where(spread > 0, centred / (spread + 1e-6), centred)
-    if name == "mc-grpo":
-        centred = (r - np.median(r)) / (np.median(np.abs(r - np.median(r))) + 1e-3)
-        return centred * n / (centred != 0).sum()
-    if name == "prime-rl":
-        return r - mean
-    if name == "maxrl":
-        return (r - mean) / (mean + 1e-6)
-    if name == "areal":
-        return (r - mean) / (r.std() + 1e-5)
-    return (r - mean) / (s + {"verl": 1e-6, "slime": 1e-6, "trl": 1e-4, "openrlhf": 1e-9}[name])
-
-
-@pytest.mark.parametrize("name", sorted(CONVENTIONS))
-def test_advantages_of_a_convention(name: str) -> None:
-    rng = np.random.default_rng(2)
-    groups = [rng.random(n) for n in (4, 8, 5, 8)]
-    rewards = np.concatenate(groups)
-    index = np.repeat(np.arange(4), [len(g) for g in groups])
-    table = GroupTable(index, tuple("abcd"), np.arange(len(index)), {})
-    expected = np.concatenate([by_hand(name, g) for g in groups])
-    assert CONVENTIONS[name](table, rewards) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", sorted(set(CONVENTIONS) - {"slime"}))
-def test_the_convention_is_found_where_none_is_declared(name: str) -> None:
-    rows = run_rows(steps=3, groups=6, length=8)
-    for start in range(0, len(rows), 8):
-        group = rows[start : start + 8]
-        for row, value in zip(group, by_hand(name, np.array([row["reward"] for row in group])), strict=True):
-            row["advantage"] = value
-    found = readings(table_of(rows), "advantage_error", facts=RunFacts())
-    assert all(r.value is not None and r.value < 1e-9 for r in found)
-    fits = {name, "slime"} if name == "verl" else {name}
-    assert all(any(f"{fit} fits" in r.remark for fit in fits) for r in found), found[0].remark
-
-
-def test_equal_rewards_that_do_not_cancel_in_float32_are_no_error() -> None:
-    rows = run_rows(steps=1, groups=4, length=8)
-    for row in rows:
-        row["reward"], row["advantage"] = 1.2, 0.00119  # what TRL logs for eight rewards of 1.2
-    table = table_of(rows)
-    assert one(table, "advantage_error", "step 0") == 0
-    assert one(table, "advantage_sign_flips", "step 0") == 0
 
 
 def test_group_quantities(healthy: pa.Table) -> None:

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.readings import Metric, Reading
@@ -24,6 +24,14 @@ class StepState(Protocol):
 
     def readings(self, step: int) -> Iterator[Reading]:
         """What they say."""
+
+
+@runtime_checkable
+class ContinuedState(StepState, Protocol):
+    """One that goes on from the step before, where that alone was too small to say anything."""
+
+    def follow(self, before: Any) -> None:
+        """Take over what the step before, of the same family, could not say."""
 
 
 class Family(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIATION, errors, rounding
+from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIATION, baseline, errors, rounding
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
 from ckptaudit.rollouts.moments import Furthest
@@ -36,7 +36,7 @@ def _metric(
 ERROR = _metric(
     "advantage_error",
     "max abs(logged advantage - the convention's, from the group's rewards) beyond float32's rounding; "
-    "undeclared, the best of nine",
+    "undeclared, the best of twelve",
     "the trainers' own formulas; docs/rollouts.md lists them",
 )
 SIGNS = _metric(
@@ -47,7 +47,8 @@ SIGNS = _metric(
 )
 BOUND = _metric(
     "advantage_bound",
-    "max abs(advantage) / ((n - 1) / sqrt n) over groups of n",
+    "max abs(advantage) / ((n - 1) / sqrt n), n the size of the group, or what it should be: the declared one, or "
+    "the largest of the step",
     "the largest z-score of n values with deviation over n - 1",
     "size",
     of_what="advantage that its group's deviation scales, as the bound needs",
@@ -64,7 +65,16 @@ REFERENCE = _metric(
     "GRAO (arXiv:2508.07750): the reference answer is a member of the group",
     of_what="sample whose stop_reason is reference",
 )
-METRICS = (ERROR, SIGNS, BOUND, SUM, REFERENCE)
+NOT_FINITE = Metric(
+    name="advantage_not_finite_count",
+    unit="samples",
+    formula="advantages that are logged and are NaN or infinite",
+    source="the loss and its gradient are NaN as well",
+    scale="count",
+    per=("step",),
+    needs=("advantage",),
+)
+METRICS = (ERROR, SIGNS, BOUND, SUM, REFERENCE, NOT_FINITE)
 
 
 def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Advantages:
@@ -76,31 +86,43 @@ class Advantages:
     """Gathers rewards and advantages by group, and recomputes them once the step is complete."""
 
     def __init__(self, facts: RunFacts, wanted: frozenset[str]) -> None:
-        self._declared, self._wanted = facts.advantage, wanted
+        self._declared, self._size, self._wanted = facts.advantage, facts.group_size, wanted
         self._gatherer = GroupGatherer("reward", "advantage")
+        self._logged, self._unfit, self._worst = 0, 0, Furthest()
 
     def add(self, rows: StepRows) -> None:
         """Take in some rows."""
+        if rows.has("advantage"):
+            logged = rows.rows.column("advantage").is_valid().to_numpy(zero_copy_only=False)
+            wrong = logged & ~np.isfinite(rows.numbers("advantage"))
+            self._logged += int(logged.sum())
+            self._unfit += int(wrong.sum())
+            self._worst.add(wrong.astype(float), rows.names)
         if rows.has(*NEEDS):
-            self._gatherer.add(rows, reference=_references(rows))
+            self._gatherer.add(rows, reference=_references(rows), length=rows.response_lengths)
 
     def readings(self, step: int) -> Iterator[Reading]:
         """What the step's groups say."""
+        subject = step_subject(step)
+        if self._logged:
+            yield exact(NOT_FINITE, subject, self._unfit, self._logged, self._worst.names)
         table = self._gatherer.gathered()
         if table is None:
             return
         table = table.where(np.isfinite(table.values["reward"]))
         logged = np.isfinite(table.values["advantage"])
         if not logged.any():
+            if self._unfit:
+                for metric in (ERROR, SIGNS, BOUND, SUM):
+                    yield unjudged(metric, subject, "no advantage of a sample with a reward is a finite number")
             return
-        subject = step_subject(step)
         error, convention, fits = self._fit(table, logged)
         remark = self._remark(convention, float(error[logged].max()))
         parts = [Part(value, 0.0, int(logged.sum())) for value in fits.values()]
         yield _worst(ERROR, subject, table, np.where(logged, error, 0.0), remark, parts)
         yield _signs(subject, table, convention)
         if convention in SCALED_BY_DEVIATION:
-            yield _bound(subject, table)
+            yield _bound(subject, table, self._size or int(table.sizes.max()))
         if convention in CENTRED and logged.all():
             yield _sum(subject, table, convention)
         reference = table.values["reference"].astype(bool) & logged
@@ -145,9 +167,9 @@ def _with_parts(reading: Reading, parts: list[Part]) -> Reading:
 
 def _signs(subject: str, table: GroupTable, convention: str) -> Reading:
     rewards, advantages = table.values["reward"], table.values["advantage"]
-    baseline = table.medians(rewards) if convention == "mc-grpo" else table.means(rewards)
-    size = np.maximum(np.abs(rewards), np.abs(baseline))
-    difference = np.where(np.abs(rewards - baseline) <= 1e-6 * np.maximum(size, 1e-3), 0.0, rewards - baseline)
+    zero = baseline(table, convention)
+    size = np.maximum(np.abs(rewards), np.abs(zero))
+    difference = np.where(np.abs(rewards - zero) <= 1e-6 * np.maximum(size, 1e-3), 0.0, rewards - zero)
     flipped = (np.sign(advantages) != np.sign(difference)) & (np.abs(advantages) > 1e-6) & (table.members > 1)
     # Where the reward is its own baseline, float32 may leave a sign on what should be 0.
     flipped &= (difference != 0) | (np.abs(advantages) > TOLERANCE + rounding(table, convention))
@@ -156,9 +178,10 @@ def _signs(subject: str, table: GroupTable, convention: str) -> Reading:
     return exact(SIGNS, subject, int(flipped.sum()), len(rewards), worst.names)
 
 
-def _bound(subject: str, table: GroupTable) -> Reading:
-    sizes = table.members
-    several = sizes > 1
+def _bound(subject: str, table: GroupTable, usual: int) -> Reading:
+    """Rows may be lost after their group was scaled, so that `usual` is what the group had if it has fewer now."""
+    several = table.members > 1
+    sizes = np.maximum(table.members, usual)
     if not several.any():
         return unjudged(BOUND, subject, NO_GROUPS, len(sizes))
     share = np.abs(table.values["advantage"]) / np.maximum((sizes - 1) / np.sqrt(sizes), 0.5)

@@ -10,7 +10,7 @@ import numpy as np
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.moments import Array, ClusteredMean, Furthest
 from ckptaudit.rollouts.readings import Metric, Per, Reading, Scale, estimate, exact, step_subject, unjudged
-from ckptaudit.rollouts.repetition import loops, text_loops, token_tails
+from ckptaudit.rollouts.repetition import loops, packed_well, text_loops, token_tails
 from ckptaudit.rollouts.run import RunSoFar, tenths
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ TRUNCATED = _metric(
 EMPTY = _metric("empty_share", "1", "P(no token, or only white space)", "prime-rl empty_rollouts")
 REPETITION = _metric(
     "repetition_share", "1",
-    "P(the answer ends in four or more copies of a block, at least 20 entries, or packs more than tenfold)",
+    "P(the answer ends in four or more copies of a block, at least 20 entries, or its text packs over tenfold)",
     "slime repetition_frac",
 )  # fmt: skip
 LENGTH = _metric("response_length", "tokens", "mean length of the responses", "verl response_length/mean", "size")
@@ -141,7 +141,10 @@ def _repeated(rows: StepRows) -> Array:
         sizes = rows.lengths("token_ids")
         flat = rows.rows.column("token_ids").flatten().to_numpy(zero_copy_only=False)
         tails = token_tails(flat, np.maximum(sizes, 0))
-        return np.where(sizes < 0, np.nan, loops(tails, sizes).astype(float))
+        found = loops(tails, sizes)
+        if rows.has("response"):
+            found |= packed_well(rows.rows.column("response").to_pylist(), found)
+        return np.where(sizes < 0, np.nan, found.astype(float))
     if rows.has("response"):
         texts = rows.rows.column("response").to_pylist()
         missing = np.array([text is None for text in texts])

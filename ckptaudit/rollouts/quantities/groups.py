@@ -46,7 +46,7 @@ ZERO_VARIANCE = _metric(
     "TRL frac_reward_zero_std; slime rollout/zero_std", "share", ("step", "run"), "reward",
 )  # fmt: skip
 NOISE = _metric(
-    "baseline_sign_share", "1", "P(sign(reward - group mean) != sign(reward - group median)) over samples",
+    "baseline_sign_share", "1", "P((reward - group mean) (reward - group median) < 0) over samples",
     "MC-GRPO (arXiv:2601.22582): sign flips against another baseline", "share", more="reward",
 )  # fmt: skip
 DUPLICATES = _metric(

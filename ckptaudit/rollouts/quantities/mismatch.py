@@ -23,10 +23,11 @@ from ckptaudit.rollouts.readings import (
     Scale,
     estimate,
     exact,
+    lower_end,
     step_subject,
     unjudged,
 )
-from ckptaudit.rollouts.run import RunSoFar
+from ckptaudit.rollouts.run import RunSoFar, Series
 
 if TYPE_CHECKING:
     from ckptaudit.rollouts.batches import StepRows, Tokens
@@ -38,8 +39,19 @@ IDENTICAL = (
 )
 
 
-def _metric(name: str, formula: str, source: str, unit: str = "nat", scale: Scale = "size") -> Metric:
-    return Metric(name=name, unit=unit, formula=formula, source=source, scale=scale, per=("step",), needs=PAIR)
+def _metric(
+    name: str, formula: str, source: str, unit: str = "nat", scale: Scale = "size", smallest: float = 0.0
+) -> Metric:
+    return Metric(
+        name=name,
+        unit=unit,
+        formula=formula,
+        source=source,
+        scale=scale,
+        per=("step",),
+        needs=PAIR,
+        smallest=smallest,
+    )
 
 
 def _median(name: str, of: str, unit: str = "nat", scale: Scale = "size") -> Metric:
@@ -70,7 +82,7 @@ K3 = _metric(
     "Schulman, Approximating KL divergence (2020); NeMo-RL gen_kl_error",
 )
 ABSOLUTE = _metric("mismatch_abs", "mean(abs(l))", "slime train_rollout_logprob_abs_diff; TRL, SkyRL")
-MULTIPLICATIVE = _metric("mismatch_mult", "mean(exp(abs(l)))", "NeMo-RL token_mult_prob_error", "1", "factor")
+MULTIPLICATIVE = _metric("mismatch_mult", "mean(exp(abs(l)))", "NeMo-RL token_mult_prob_error", "1", "factor", 1.0)
 PROBABILITY = _metric(
     "probability_difference", "mean(abs(pi_old - mu))", "verl training/rollout_probs_diff_mean", "1"
 )
@@ -105,6 +117,7 @@ _VALUES = {
     PROBABILITY.name: lambda tokens: np.abs(np.subtract(*tokens.probabilities)),
 }
 _ESTIMATED = (K1, K3, ABSOLUTE, MULTIPLICATIVE, PROBABILITY)
+_OF_STEPS = {metric.name: metric for metric in _ESTIMATED}
 
 
 def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Mismatch:
@@ -122,6 +135,14 @@ class Mismatch:
         self._correlation = Correlation() if CORRELATION.name in wanted else None
         self._differ = False
         self._seen = False
+        self._steps = 1
+
+    def follow(self, before: Mismatch) -> None:
+        """Begin with the sums of the steps before, where those were too few for an estimate."""
+        if before._differ and any(_lacking(mean) for mean in before._means.values()):
+            self._means, self._worst = before._means, before._worst
+            self._correlation, self._differ = before._correlation, before._differ
+            self._steps = before._steps + 1
 
     def add(self, rows: StepRows) -> None:
         """Add the sums of some rows."""
@@ -147,19 +168,24 @@ class Mismatch:
             mean = self._means[metric.name]
             worst = self._worst[metric.name].names
             yield (
-                _estimate(metric, subject, mean, worst)
+                self._estimate(metric, subject, mean, worst)
                 if self._differ
                 else unjudged(metric, subject, IDENTICAL, int(mean.count))
             )
         if self._correlation is not None and self._differ:
             yield self._correlation.reading(subject)
 
+    def _estimate(self, metric: Metric, subject: str, mean: ClusteredMean, worst: tuple[str, ...]) -> Reading:
+        lacking = _lacking(mean)
+        if lacking:
+            return unjudged(metric, subject, lacking, int(mean.count))
+        before = self._steps - 1
+        remark = f"with the {f'{before} steps' if before > 1 else 'step'} before, of few tokens" if before else ""
+        return estimate(metric, subject, mean.mean, mean.standard_error, int(mean.count), worst, remark)
 
-def _estimate(metric: Metric, subject: str, mean: ClusteredMean, worst: tuple[str, ...]) -> Reading:
-    lacking = enough(mean, MIN_TOKENS, MIN_SEQUENCES)
-    if lacking:
-        return unjudged(metric, subject, lacking, int(mean.count))
-    return estimate(metric, subject, mean.mean, mean.standard_error, int(mean.count), worst)
+
+def _lacking(mean: ClusteredMean) -> str:
+    return enough(mean, MIN_TOKENS, MIN_SEQUENCES)
 
 
 class Correlation:
@@ -199,10 +225,11 @@ def mean_over_steps(metric: Metric, run: RunSoFar) -> Reading:
     judged = run.judged(metric.rests_on[0])
     if not judged:
         return unjudged(metric, "run", _why_none(run, metric.rests_on[0]))
-    values = run.values(metric.rests_on[0])
+    values, lowest = run.values(metric.rests_on[0]), _lower_ends(judged)
     error = math.sqrt(sum((reading.standard_error or 0.0) ** 2 for _, reading in judged)) / len(judged)
     worst = max(judged, key=lambda pair: pair[1].value or 0.0)[1].subject
-    return estimate(metric, "run", math.fsum(values) / len(values), error, len(values), (worst,))
+    mean = math.fsum(values) / len(values)
+    return estimate(metric, "run", mean, error, len(values), (worst,), at_least=math.fsum(lowest) / len(lowest))
 
 
 def median_over_steps(metric: Metric, run: RunSoFar) -> Reading:
@@ -215,7 +242,16 @@ def median_over_steps(metric: Metric, run: RunSoFar) -> Reading:
     # For normal errors a median's is sqrt(pi / 2) times a mean's.
     error = math.sqrt(math.pi / 2 * sum(e * e for e in errors)) / len(errors)
     worst = max(judged, key=lambda pair: pair[1].value or 0.0)[1].subject
-    return estimate(metric, "run", median(values), error, len(values), (worst,))
+    lowest = median(_lower_ends(judged))
+    return estimate(metric, "run", median(values), error, len(values), (worst,), at_least=lowest)
+
+
+def _lower_ends(judged: Series) -> list[float]:
+    """Where the interval of each step begins."""
+    return [
+        lower_end(_OF_STEPS[reading.metric], reading.value or 0.0, reading.standard_error or 0.0)
+        for _, reading in judged
+    ]
 
 
 def _why_none(run: RunSoFar, metric: str) -> str:

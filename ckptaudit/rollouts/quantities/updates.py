@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ CLIPPING = (*UPDATE, "advantage")
 
 def _metric(
     name: str, unit: str, formula: str, source: str, scale: Scale, needs: tuple[str, ...], per: Per = "step",
-    rests_on: tuple[str, ...] = (), declared: tuple[str, ...] = (),
+    rests_on: tuple[str, ...] = (), declared: tuple[str, ...] = (), of_what: str = "",
 ) -> Metric:  # fmt: skip
     return Metric(
         name=name,
@@ -34,6 +35,7 @@ def _metric(
         needs=needs,
         rests_on=rests_on,
         declared=declared,
+        of_what=of_what,
     )
 
 
@@ -51,8 +53,9 @@ CLIPPED = _metric(
     "PPO; verl actor/pg_clipfrac", "share", CLIPPING,
 )  # fmt: skip
 ASYMMETRY = _metric(
-    "clip_asymmetry", "1", "larger of the clip shares of A > 0 and of A < 0 / the smaller",
+    "clip_asymmetry", "1", "larger of the clip shares of A > 0 and of A < 0 / the smaller, of one token at least",
     "GRPO-Guard (arXiv:2510.22319): clipping that works on one side only", "size", CLIPPING,
+    of_what="clipped token",
 )  # fmt: skip
 SECOND_MOMENT = _metric(
     "update_m2", "nat^2", "mean((log pi - log pi_old)^2)", "M2PO (arXiv:2510.01161)", "size", UPDATE
@@ -75,7 +78,7 @@ class Updates:
 
     def __init__(self, facts: RunFacts, wanted: frozenset[str]) -> None:
         self._facts, self._wanted = facts, wanted
-        self._oldest, self._aged = -1, 0
+        self._oldest, self._newest, self._aged = -math.inf, math.inf, 0
         self._worst = Furthest()
         self._sides = {1: ClusteredMean(), -1: ClusteredMean()}
         self._squares = ClusteredMean()
@@ -85,7 +88,8 @@ class Updates:
         age = rows.numbers("version_train") - rows.numbers("version_first")
         known = np.isfinite(age)
         if known.any():
-            self._oldest = max(self._oldest, int(age[known].max()))
+            self._oldest = max(self._oldest, float(age[known].max()))
+            self._newest = min(self._newest, float(age[known].min()))
             self._aged += int(known.sum())
             self._worst.add(age[known], rows.names[known])
         if self._wanted & {CLIPPED.name, ASYMMETRY.name, SECOND_MOMENT.name}:
@@ -110,7 +114,8 @@ class Updates:
         """Age, clip shares and the size of the update."""
         subject = step_subject(step)
         if self._aged:
-            yield exact(STALENESS, subject, self._oldest, self._aged, self._worst.names)
+            ahead = f"a sample is {-self._newest:g} versions newer than the trainer" if self._newest < 0 else ""
+            yield exact(STALENESS, subject, self._oldest, self._aged, self._worst.names, ahead)
             yield self._excess(subject)
         if self._squares.count:
             squares = self._squares
@@ -126,15 +131,36 @@ class Updates:
 
     def _clipping(self, subject: str) -> Iterator[Reading]:
         if self._facts.clip_low is None or self._facts.clip_high is None:
-            yield unjudged(CLIPPED, subject, "declare clip_low and clip_high in [rollouts]")
+            for metric in (CLIPPED, ASYMMETRY):
+                yield unjudged(metric, subject, "declare clip_low and clip_high in [rollouts]")
             return
         up, down = self._sides[1], self._sides[-1]
         clipped = (up.total + down.total) / self._squares.count
         remark = f"{up.mean:.3g} of A > 0, {down.mean:.3g} of A < 0"
         yield exact(CLIPPED, subject, clipped, int(self._squares.count), remark=remark)
-        if up.total and down.total:
-            ratio = up.mean / down.mean
-            yield exact(ASYMMETRY, subject, max(ratio, 1 / ratio), int(up.count + down.count), remark=remark)
+        if not (up.count and down.count):
+            yield unjudged(ASYMMETRY, subject, "all advantages have one sign", int(up.count + down.count))
+        elif up.total or down.total:
+            yield _asymmetry(subject, up, down, remark)
+
+
+def _asymmetry(subject: str, up: ClusteredMean, down: ClusteredMean, remark: str) -> Reading:
+    """The ratio of both shares with an interval of two standard errors of its logarithm.
+
+    A side without any clipped token is given one: the ratio is then a lower bound, and finite.
+    """
+    hits, others = max(up.total, 1.0), max(down.total, 1.0)
+    ratio = (hits / up.count) / (others / down.count)
+    value, spread = max(ratio, 1 / ratio), math.exp(2 * math.sqrt(1 / hits + 1 / others))
+    return Reading(
+        metric=ASYMMETRY.name,
+        subject=subject,
+        value=value,
+        low=max(value / spread, 1.0),
+        high=value * spread,
+        samples=int(up.count + down.count),
+        remark=remark,
+    )
 
 
 def run_readings(run: RunSoFar) -> Iterator[Reading]:
