@@ -3,8 +3,8 @@
 usage: python scripts/class_defaults.py > ckptaudit/artifact/class_defaults.json
 
 Read off the configuration classes of the installed transformers, in the flat form that
-`ckptaudit.artifact.config_values` compares. Neutral values (null, false, 0, empty) are left out: absence means
-them anyway.
+`ckptaudit.artifact.config_values` compares: keys of the kinds that STRICT names, and all that are true. Neutral
+values (null, false, 0, empty) are left out: absence means them anyway.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ def _defaults(kind: str) -> dict[str, object] | None:
 
 def _stated(config: dict[str, object]) -> dict[str, object] | None:
     view = text_view(config)
-    found = {key: value for key, value in leaves(config).items() if KEYS.fullmatch(key)}
+    stated = leaves(config)
+    found = {key: value for key, value in stated.items() if KEYS.fullmatch(key) or value is True}
     found |= {key: view[key] for key in (*IDS, FLAG) if key in view}
     if not isinstance(found.get(FLAG), bool):
         return None
-    kept = {k: v for k, v in sorted(found.items()) if k == FLAG or not (is_neutral(v) or v in USUAL.get(k, ()))}
+    kept = {k: v for k, v in sorted(found.items()) if k == FLAG or v is True or not _is_assumed(k, v)}
     return {k: v for k, v in kept.items() if isinstance(v, bool | int | float | str) or k in IDS}
+
+
+def _is_assumed(key: str, value: object) -> bool:
+    return is_neutral(value) or value in USUAL.get(key, ())
 
 
 if __name__ == "__main__":

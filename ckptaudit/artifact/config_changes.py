@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ckptaudit.artifact.config_defaults import class_defaults
-from ckptaudit.artifact.config_keys import USUAL, decides_behaviour, is_neutral, is_strict
+from ckptaudit.artifact.config_keys import ON_BY_DEFAULT, USUAL, decides_behaviour, is_neutral, is_strict
 from ckptaudit.artifact.config_values import NAMED_PARTS, leaves
 from ckptaudit.artifact.facts import TEXT_CONFIGS, ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.wording import capped, place, shown
@@ -49,11 +49,21 @@ def _differs(
         return not _equal(one, other) and not _is_inert(name, before, after)
     stated, full = (other, after) if one is ABSENT else (one, before)
     bare = before if one is ABSENT else after
+    if isinstance(stated, bool) and (default := _switch_by_default(name, sides)) is not None:
+        return stated is not default
     if is_neutral(stated) or _is_usual(name, stated) or _is_inert(name, before, after):
         return False
     if _is_implied(name, stated, full, bare, sides) or _is_default(name, stated, sides):
         return False
     return same_release or _is_said(name, one, bare, sides)
+
+
+def _switch_by_default(name: str, sides: ArtifactEvidence) -> bool | None:
+    """What the absence of a switch means; None where neither the class nor its code is known to say."""
+    known = class_defaults(sides.base.config)
+    if name.rpartition(".")[2] in ON_BY_DEFAULT or (known is not None and known.get(name) is True):
+        return True
+    return False if known is not None and is_strict(name) and name not in known else None
 
 
 def _is_default(name: str, value: object, sides: ArtifactEvidence) -> bool:

@@ -6,7 +6,8 @@ The rules are about kinds of keys, not about single models:
   compute; they are never compared.
 - Keys with a metric of their own (types, tie, vocabulary, special tokens, quantisation) are compared there.
 - An absent key has its class's default. Files do not state those defaults, so absence equals the neutral values
-  (null, false, 0, empty) and the usual default of the key, where it has one. When both files were written by the
+  (null, false, 0, empty) and the usual default of the key, where it has one; a switch that its class has on by
+  default is on where it is absent. When both files were written by the
   same release of transformers, one of them cannot lack a key that the other has: any other value is a change.
   Between releases a key that is lost still is one where its words decide attention, positions, norms, scales or
   routing; a key that is added is one where class_defaults.json knows another default of this model type.
@@ -31,7 +32,7 @@ ENVIRONMENT = frozenset({
 })  # fmt: skip
 TRAINING = re.compile(
     r"(.*drop(out|_?path|_rate|_prob)?(_.*)?|.*_pdrop|layerdrop|.*layerdrop|initializer_.*|.*_initializer|init_.*"
-    r"|.*aux_loss.*|.*z_loss.*|seq_aux|.*loss_coef|.*_jitter_noise|jitter_noise|label_smoothing.*)"
+    r"|.*aux_loss.*|.*z_loss.*|seq_aux|(.*_)?loss(_.*)?|(.*_)?freeze(_.*)?|.*_jitter_noise|jitter_noise|label_smoothing.*)"
 )
 OWN_METRIC = frozenset({
     "dtype", "torch_dtype", "tie_word_embeddings", "vocab_size", "quantization_config", "compression_config",
@@ -49,12 +50,16 @@ GENERATION = frozenset({
 LONGEST = 200
 """No real key is longer; the end of one that is longer is looked at, so that time stays linear."""
 
-ROPE = re.compile(r"rope_.*|partial_rotary_factor|rotary_.*|original_max_position_embeddings")
+ROPE = frozenset({
+    "rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq", "rotary_emb_base",
+    "partial_rotary_factor", "rotary_pct", "original_max_position_embeddings",
+})  # fmt: skip
+"""Keys that are brought into one form; others about the position embedding are compared as they stand."""
 
 BEHAVIOUR = re.compile(
     r"(rope|rotary|position|theta|eps|epsilon|window|attention|attn|layer_types|softcap|scal(e|ing)|multiplier"
     r"|norm|act|router|topk|top_k|n_group|num_|hidden|model_type|architectures|auto_map|bias|chunk|block|patch"
-    r"|image_size|kv_shared|sparse|index)"
+    r"|image_size|kv_shared|sparse|index|alibi|causal|parallel|interleave|limit|token_id)"
 )
 """Keys that decide what the weights compute, by their words. They are changes whatever release wrote the file."""
 
@@ -64,6 +69,9 @@ STRICT = re.compile(
     r"|mlp_bias|use_bias"
 )
 """Keys whose defaults `class_defaults.json` lists for every model type that it knows."""
+
+ON_BY_DEFAULT = frozenset({"is_causal", "position_biased_input"})
+"""Switches that code reads as true where the file says nothing, although no class states them."""
 
 USUAL: Mapping[str, tuple[object, ...]] = {
     "rope_theta": (10000, 10000.0),

@@ -69,7 +69,7 @@ def _is_compared(key: str) -> bool:
 
 
 def _is_rope(key: str) -> bool:
-    return ROPE.fullmatch(key) is not None
+    return key in ROPE
 
 
 def _plain(path: str, part: Mapping[str, object]) -> Iterator[tuple[str, object]]:
