@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ckptaudit.judging.verdict import Outcome, Verdict, times_over
@@ -61,9 +62,14 @@ def share(same: int, total: int) -> str:
 
 
 def margin(value: float, limit: float, sign: str) -> str:
-    """`21x the limit`, `13x below the minimum`, `3.4x inside`; a difference where a factor means nothing."""
+    """`21x the limit`, `13x below the minimum`, `3.4x inside`; a difference where a factor means nothing.
+
+    A value without a finite distance from its limit is `infinite` or `not a number`.
+    """
     if value == limit:
         return "at the limit"
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
     broken = times_over(value, limit, sign) > 1
     if value > 0 and limit > 0:
         ratio = f"{_factor(max(value, limit) / min(value, limit))}x"

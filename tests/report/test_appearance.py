@@ -33,6 +33,10 @@ NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
         (0.0, 0.275, ">=", "0.275 below the minimum"),
         (-2.0, -1.0, "<=", "1 inside"),
         (-0.5, -1.0, "<=", "0.5 above the limit"),
+        (math.inf, 0.015, "<=", "infinite"),
+        (-math.inf, 0.3, ">=", "infinite"),
+        (math.nan, 3.0, "<=", "not a number"),
+        (math.nan, 0.3, ">=", "not a number"),
     ],
 )
 def test_a_margin_in_words(value: float, limit: float, sign: str, words: str) -> None:
