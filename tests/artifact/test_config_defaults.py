@@ -72,7 +72,7 @@ def test_a_switch_at_its_default_says_no_more_than_its_absence(
 @pytest.mark.parametrize(
     ("kind", "changed"), [("qwen2", {"is_causal": False}), ("gpt_neox", {"use_parallel_residual": False})]
 )
-def test_the_library_computes_something_else_with_such_a_switch(kind: str, changed: dict[str, object]) -> None:
+def test_the_library_computes_something_else_with_such_a_switch(kind: str, changed: dict[str, Any]) -> None:
     sizes: dict[str, Any] = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 4, "vocab_size": 64,
