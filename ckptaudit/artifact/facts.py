@@ -79,6 +79,8 @@ class TokenizerFact:
     """Hashes of the files that are no JSON: `tokenizer.model`, `*.tiktoken`."""
     special: Mapping[str, str] = field(default_factory=dict)
     """bos_token, eos_token, pad_token, unk_token and the like, by name."""
+    whole: frozenset[str] = frozenset()
+    """Every text that is cut out whole before the rest is tokenized: added and special tokens of all files."""
 
     @property
     def is_there(self) -> bool:

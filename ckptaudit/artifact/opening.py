@@ -46,14 +46,16 @@ def _side(checkpoint: Checkpoint, *, is_tuned: bool) -> Side:
     texts = _texts(where, listing)
     is_adapter = checkpoint.is_update
     own = documents.get(CONFIG)
-    config = own.value if own is not None and not own.problem else {}
+    is_read = own is not None and not own.problem
+    config = own.value if own is not None and is_read else {}
     tensors = stored_facts(checkpoint, config or checkpoint.config)
     templates, template_files = _templates(documents, texts)
     return Side(
         path=checkpoint.path,
         format=checkpoint.format,
         is_adapter=is_adapter,
-        config_file=where.prefix + CONFIG if config and not is_adapter else "",
+        # A tuned side that states nothing has lost what its base states; a base that states nothing is silent.
+        config_file=where.prefix + CONFIG if (config or (is_read and is_tuned)) and not is_adapter else "",
         config={} if is_adapter else config,
         documents=documents,
         texts=texts,

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.facts import ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.json_documents import integer_of, list_of
+from ckptaudit.artifact.tokenizer_facts import SPECIAL, content_of
 from ckptaudit.artifact.wording import capped, place, shown
 from ckptaudit.findings import Finding
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 GENERATION = "generation_config.json"
+MAP = "special_tokens_map.json"
 
 
 def special_token_changes(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
@@ -21,7 +23,14 @@ def special_token_changes(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     on both sides and the new id is its; a padding token may be added where the base has none.
     """
     base, tuned = evidence.base, evidence.tuned
-    return capped([*_texts(base, tuned), *_ids(base, tuned), *_against_tokenizer(base, tuned)])
+    return capped(
+        [
+            *_texts(base, tuned),
+            *_between_files(base, tuned),
+            *_ids(base, tuned),
+            *_against_tokenizer(base, tuned),
+        ]
+    )
 
 
 def config_ids(side: Side) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -73,6 +82,26 @@ def _texts(base: Side, tuned: Side) -> Iterator[Finding]:
         ):
             detail = f"the base has none, the tuned model {shown(after)}; copy the base's tokenizer files"
             yield Finding(place(tuned.label("tokenizer_config.json"), token), "special token added", detail)
+
+
+def _between_files(base: Side, tuned: Side) -> Iterator[Finding]:
+    """Two files that state another text for one token: which of them is read depends on the release."""
+    inherited = {token for token, *_ in _contradictions(base)}
+    for token, here, there in _contradictions(tuned):
+        if token not in inherited:
+            detail = (
+                f"this file says {shown(here)}, tokenizer_config.json {shown(there)}, and releases of transformers "
+                "differ in which they read; copy the base's tokenizer files"
+            )
+            yield Finding(place(tuned.label(MAP), token), "special token contradicts", detail)
+
+
+def _contradictions(side: Side) -> Iterator[tuple[str, str, str]]:
+    mapped, settings = side.document(MAP), side.document("tokenizer_config.json")
+    for token in SPECIAL:
+        here, there = content_of(mapped.get(token)), content_of(settings.get(token))
+        if here and there and here != there:
+            yield token, here, there
 
 
 def _ids(base: Side, tuned: Side) -> Iterator[Finding]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
-from ckptaudit.artifact.facts import ArtifactEvidence, Side
+from ckptaudit.artifact.facts import ArtifactEvidence, Side, TokenizerFact
 from ckptaudit.artifact.tokenizer_rules import canonical
 from ckptaudit.artifact.wording import SHOWN, capped, place, shown
 from ckptaudit.findings import Finding
@@ -16,13 +17,19 @@ SETTINGS = (
 )  # fmt: skip
 """Keys of tokenizer_config.json that change what a text becomes. Sides, lengths and classes do not."""
 
+DEFAULTS = {"split_special_tokens": False}
+"""What every release takes for a setting that the file does not state."""
+
+MARKER = re.compile(r"\W*(<.*>|\[.*\]|\{.*\})\W*", re.DOTALL)
+"""How tokens look that stand for no ordinary text."""
+
 TOKEN_FLAGS = ("special", "lstrip", "rstrip", "normalized", "single_word")
 
 
 def tokenizer_changes(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     """Tokens whose id is not the base's, tokens lost, and other rules by which text becomes ids.
 
-    New tokens are no change. Nothing to compare where one side has no tokenizer.
+    New tokens are no change, unless they are words of the base. Nothing to compare where one side has no tokenizer.
     """
     base, tuned = evidence.base, evidence.tuned
     if not (base.tokenizer.is_there and tuned.tokenizer.is_there):
@@ -48,6 +55,13 @@ def _ids(base: Side, tuned: Side) -> Iterator[Finding]:
             "tokens exchanged" if {o for o, _ in moved.values()} == {n for _, n in moved.values()} else "ids moved"
         )
         yield Finding(at, what, f"{len(moved):,} tokens, {said} (base to tuned); {MEND}")
+    taken = set(before.values())
+    shared = [token for token, id_ in after.items() if token not in before and id_ in taken]
+    if shared:
+        first = f"{shown(shared[0])} (id {after[shared[0]]:,})"
+        yield Finding(
+            at, "ids shared", f"{len(shared):,} new tokens have the id of another, the first {first}; {MEND}"
+        )
 
 
 def _rules(base: Side, tuned: Side) -> Iterator[Finding]:
@@ -62,6 +76,24 @@ def _rules(base: Side, tuned: Side) -> Iterator[Finding]:
             detail = f"the base says {shown(before)}, the tuned model {shown(after)}; {MEND}"
             yield Finding(place(file, key), "tokenizer rule differs", detail)
     yield from _flags(one.added, other.added, file)
+    yield from _kept_whole(one, other, file)
+
+
+def _kept_whole(one: TokenizerFact, other: TokenizerFact, file: str) -> Iterator[Finding]:
+    """Added tokens are cut out of a text before anything else is: one that is lost is spelled out in pieces, and
+    one that is an ordinary token of the base cuts every text that it occurs in.
+    """
+    if not (one.added and other.parts):
+        return
+    lost = sorted(one.added.keys() - other.whole)
+    if lost:
+        detail = f"{len(lost):,} of the base are ordinary text here, the first {shown(lost[0])}; {MEND}"
+        yield Finding(place(file, "added_tokens"), "added tokens lost", detail)
+    ordinary = (token for token in other.whole - one.whole if token in one.ids)
+    cut = sorted(token for token in ordinary if not MARKER.fullmatch(token))
+    if cut:
+        detail = f"{len(cut):,} ordinary tokens of the base are added ones here, the first {shown(cut[0])}; {MEND}"
+        yield Finding(place(file, "added_tokens"), "ordinary tokens added", detail)
 
 
 def _flags(
@@ -92,7 +124,7 @@ def _settings(base: Side, tuned: Side) -> Iterator[Finding]:
     name = "tokenizer_config.json"
     before, after = base.document(name), tuned.document(name)
     for key in SETTINGS:
-        one, other = before.get(key), after.get(key)
+        one, other = (settings.get(key, DEFAULTS.get(key)) for settings in (before, after))
         if one is not None and other is not None and one != other:
             detail = f"the base says {shown(one)}, the tuned model {shown(other)}; {MEND}"
             yield Finding(place(tuned.label(name), key), "tokenizer setting differs", detail)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import cast
 
@@ -22,6 +22,7 @@ from ckptaudit.foreign_files import open_regular
 from ckptaudit.foreign_files.places import Place
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 NOT_SETTINGS = ("vocab", "merges")
 
@@ -37,6 +38,7 @@ def tokenizer_fact(
     model = mapping_of(fast.get("model"))
     added = {text_of(t.get("content")): t for t in map(mapping_of, list_of(fast.get("added_tokens")))}
     file, ids = _vocabulary(documents, texts, model)
+    special = _special(documents)
     return TokenizerFact(
         file=file,
         ids={**ids, **_added_ids(documents, added)},
@@ -45,7 +47,8 @@ def tokenizer_fact(
         scores=_scores(model),
         parts={**{part: fast.get(part) for part in PARTS}, "model": _settings(model)} if fast else {},
         digests=_digests(folder, entries),
-        special=_special(documents),
+        special=special,
+        whole=frozenset({*added, *special.values(), *_added_elsewhere(documents)}) - {""},
     )
 
 
@@ -80,6 +83,17 @@ def _added_ids(documents: Mapping[str, JsonDocument], added: Mapping[str, Mappin
     return ids | _numbers({content: token.get("id") for content, token in added.items()})
 
 
+def _added_elsewhere(documents: Mapping[str, JsonDocument]) -> Iterator[str]:
+    """Added tokens that other files than tokenizer.json state."""
+    yield from _contents(documents, "added_tokens.json")
+    config = _contents(documents, "tokenizer_config.json")
+    yield from map(content_of, mapping_of(config.get("added_tokens_decoder")).values())
+    for source in (_contents(documents, "special_tokens_map.json"), config):
+        for key in MORE_SPECIAL:
+            named = source.get(key)
+            yield from map(content_of, mapping_of(named).values() if isinstance(named, dict) else list_of(named))
+
+
 def _merges(model: Mapping[str, object], texts: Mapping[str, TextDocument]) -> tuple[object, ...]:
     """Merges in order. Releases of tokenizers write one as `"a b"` or as `["a", "b"]`."""
     if model:
@@ -99,11 +113,12 @@ def _settings(model: Mapping[str, object]) -> dict[str, object]:
 def _special(documents: Mapping[str, JsonDocument]) -> dict[str, str]:
     """The special tokens' texts; tokenizer_config.json comes before special_tokens_map.json, as in transformers."""
     sources = [_contents(documents, name) for name in ("special_tokens_map.json", "tokenizer_config.json")]
-    found = {key: _content(source[key]) for source in sources for key in SPECIAL if key in source}
+    found = {key: content_of(source[key]) for source in sources for key in SPECIAL if key in source}
     return {key: text for key, text in found.items() if text}
 
 
-def _content(token: object) -> str:
+def content_of(token: object) -> str:
+    """The text of a token, stated alone or with its flags; empty where it is neither."""
     return text_of(token) or text_of(mapping_of(token).get("content"))
 
 

@@ -8,6 +8,9 @@ from ckptaudit.artifact.json_documents import list_of, mapping_of
 
 SPACE = "▁"
 
+NONE_UNLESS_STATED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+"""Settings of a tokenizer's model that every release takes for none where the file has none."""
+
 
 def canonical(parts: Mapping[str, object]) -> dict[str, object]:
     """The parts with SentencePiece's handling of spaces as one entry, and without what a model leaves unstated.
@@ -52,4 +55,5 @@ def _steps(parts: Mapping[str, object], name: str) -> list[Mapping[str, object]]
 
 
 def _stated(parts: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in mapping_of(parts.get("model")).items() if value is not None}
+    model = mapping_of(parts.get("model"))
+    return {**dict.fromkeys(NONE_UNLESS_STATED), **{k: v for k, v in model.items() if v is not None}}
