@@ -11,6 +11,8 @@ from ckptaudit.artifact.wording import capped, listed, place, shown
 from ckptaudit.findings import Finding
 
 KEYS = ("dtype", "torch_dtype")
+QUANTISED = "quantization_config"
+PLAIN = ("float64", "float32", "bfloat16", "float16")
 MIXED = 0.5
 """Where no type has this share of the parameters, no tensor can be called a stray one."""
 
@@ -18,20 +20,38 @@ MIXED = 0.5
 def dtype_faults(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     """The type that config.json declares, where most parameters are stored in another and the base's are not.
 
-    Quantised weights are declared in the type that they are widened to, and are not judged here.
+    Quantised weights are declared in the type that they are widened to; of them only that there are some is judged.
     """
+    return capped([*_not_quantised(evidence), *_declared_otherwise(evidence)])
+
+
+def _not_quantised(evidence: ArtifactEvidence) -> Iterator[Finding]:
+    """A quantization_config beside plain weights, as a merge of an adapter trained on quantised ones leaves it."""
+    base, tuned = evidence.base, evidence.tuned
+    settings = mapping_of(tuned.config.get(QUANTISED))
+    if not settings or not tuned.tensors or mapping_of(base.config.get(QUANTISED)):
+        return
+    if all(tensor.dtype in PLAIN for tensor in tuned.tensors):
+        detail = (
+            f"config.json declares {shown(settings.get('quant_method'))}, every tensor is a plain number; remove "
+            "the key, or engines quantise the weights again or look for scales that are not there"
+        )
+        yield Finding(place(tuned.config_file, QUANTISED), "declared quantised, stored plain", detail)
+
+
+def _declared_otherwise(evidence: ArtifactEvidence) -> Iterator[Finding]:
     base, tuned = evidence.base, evidence.tuned
     said, kept = _declared(tuned), main_dtype(tuned.tensors)
     if said is None or kept is None or said[1] == kept or "float8" in kept:
-        return ()
+        return
     theirs = _declared(base)
     if theirs is not None and (theirs[1], main_dtype(base.tensors)) == (said[1], kept):
-        return ()
+        return
     detail = (
         f"config.json declares {said[1]}, the weights are stored as {kept}; write {shown(kept)} there, or save the "
         f"weights as {said[1]}"
     )
-    return (Finding(place(tuned.config_file, said[0]), "declared type is not the stored one", detail),)
+    yield Finding(place(tuned.config_file, said[0]), "declared type is not the stored one", detail)
 
 
 def stray_dtypes(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
@@ -124,7 +144,7 @@ def _is_theirs(tensor: StoredFact, theirs: Mapping[str, str], their_main: str | 
 def _export(tuned: Side, before: str, after: str) -> str:
     narrow = [t.name for t in tuned.tensors if t.dtype.startswith("float8")]
     if narrow:
-        settings = mapping_of(tuned.config.get("quantization_config"))
+        settings = mapping_of(tuned.config.get(QUANTISED))
         how = f" by {shown(settings.get('quant_method'))}" if settings else " without a quantization_config"
         return (
             f"{len(narrow):,} weights are quantised to float8{how} ({listed(narrow)}): differences to the base "

@@ -205,6 +205,19 @@ def test_a_declared_type_that_is_not_stored(pair: Pair) -> None:
     assert says(finding, "config.json:dtype", "float32", "bfloat16")
 
 
+def test_quantisation_that_is_declared_and_not_stored(pair: Pair) -> None:
+    """As merging an adapter that was trained on four bits may leave it."""
+    pair.tuned.config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (finding,) = only(pair.findings(), "dtype_faults")
+    assert says(finding, "config.json:quantization_config", '"bitsandbytes"', "remove the key")
+
+
+def test_quantisation_that_the_base_declares_too_is_its_own(pair: Pair) -> None:
+    for side in (pair.base, pair.tuned):
+        side.config["quantization_config"] = {"quant_method": "fp8"}
+    assert pair.findings() == {}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_an_export_in_another_type(pair: Pair, dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")

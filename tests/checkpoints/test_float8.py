@@ -116,10 +116,18 @@ def test_scales_that_do_not_fit_are_refused(shape, tmp_path):
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4", "hqq"])
 def test_other_quantisations_are_refused_by_their_configuration(method, tmp_path):
-    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    stored = {"a.weight": torch.ones(2, 2, dtype=torch.uint8), "a.norm.weight": torch.ones(2)}
+    save_file(stored, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
     with pytest.raises(CheckpointError, match=rf"quantised with {method}.*audit the unquantised weights"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
+def test_plain_weights_are_read_whatever_their_configuration_says_of_quantisation(method, tmp_path):
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
+    assert torch.equal(open_checkpoint(tmp_path).tensors["a.weight"].read(), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(
