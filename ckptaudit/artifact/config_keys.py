@@ -32,7 +32,8 @@ ENVIRONMENT = frozenset({
 })  # fmt: skip
 TRAINING = re.compile(
     r"(.*drop(out|_?path|_rate|_prob)?(_.*)?|.*_pdrop|layerdrop|.*layerdrop|initializer_.*|.*_initializer|init_.*"
-    r"|.*aux_loss.*|.*z_loss.*|seq_aux|(.*_)?loss(_.*)?|(.*_)?freeze(_.*)?|.*_jitter_noise|jitter_noise|label_smoothing.*)"
+    r"|problem_type|apply_spec_augment|mask_(time|feature)_.*|ctc_zero_infinity|.*aux_loss.*|.*z_loss.*|seq_aux"
+    r"|(.*_)?loss(_.*)?|(.*_)?freeze(_.*)?|.*_jitter_noise|jitter_noise|label_smoothing.*)"
 )
 OWN_METRIC = frozenset({
     "dtype", "torch_dtype", "tie_word_embeddings", "vocab_size", "quantization_config", "compression_config",
@@ -94,7 +95,6 @@ USUAL: Mapping[str, tuple[object, ...]] = {
     "norm_topk_prob": (True,),
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
-    "problem_type": (None,),
 }
 """Values that a class takes most often where the file says nothing; stating them is no change."""
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ckptaudit.artifact.facts import RELEASES, ArtifactEvidence, IndexFact, Side
+from ckptaudit.artifact.generation import FILE, says_more
 from ckptaudit.artifact.wording import capped, listed, place, shown
 from ckptaudit.findings import Finding
 
@@ -86,13 +87,16 @@ def unmerged_factors(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
 def missing_files(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     """Files that the base has and the tuned folder lacks, though it has others of their kind.
 
-    A folder of nothing but weights and configuration is `weights_only`; an adapter's folder may leave
-    everything to its base.
+    A folder of nothing but weights and configuration is `weights_only`; an adapter's folder may leave everything to
+    its base. Generation settings that say no more than config.json are none.
     """
     base, tuned = evidence.base, evidence.tuned
     if tuned.is_adapter or not tuned.entries or _is_weights_only(base, tuned):
         return ()
-    return tuple(_missing_finding(file, mend) for file, mend in _missing(base, tuned))
+    lost = (
+        (file, mend) for file, mend in _missing(base, tuned) if file != tuned.label(FILE) or says_more(evidence)
+    )
+    return tuple(_missing_finding(file, mend) for file, mend in lost)
 
 
 def weights_only(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
@@ -176,8 +180,8 @@ def _missing(base: Side, tuned: Side) -> Iterator[tuple[str, str]]:
         yield tuned.label(file), "save the tokenizer into the folder (tokenizer.save_pretrained)"
     elif _lacks(base, tuned, "tokenizer_config.json") and tuned.tokenizer.is_there:
         yield tuned.label("tokenizer_config.json"), "save the tokenizer again: special tokens stand there"
-    if _lacks(base, tuned, "generation_config.json"):
-        yield tuned.label("generation_config.json"), "copy it: stop tokens and sampling defaults stand there"
+    if _lacks(base, tuned, FILE):
+        yield tuned.label(FILE), "copy it: stop tokens and sampling defaults stand there"
 
 
 def _lacks(base: Side, tuned: Side, name: str) -> bool:

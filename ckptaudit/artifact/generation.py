@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.config_keys import is_neutral
-from ckptaudit.artifact.facts import ArtifactEvidence, text_view
+from ckptaudit.artifact.facts import ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.special_tokens import IDS, ids_of, is_alignment
 from ckptaudit.artifact.wording import capped, place, shown
 from ckptaudit.findings import Finding
@@ -44,10 +44,17 @@ def generation_config_changes(evidence: ArtifactEvidence) -> tuple[Finding, ...]
     return capped(_changes(evidence))
 
 
+def says_more(evidence: ArtifactEvidence) -> bool:
+    """Whether the base's file states anything that the tuned config.json and the library's defaults do not."""
+    stated, implied = evidence.base.document(FILE), _implied(evidence.tuned)
+    kept = stated.keys() - HARMLESS
+    return any(_differs(evidence, key, stated[key], (implied or {}).get(key)) for key in kept)
+
+
 def _changes(evidence: ArtifactEvidence) -> Iterator[Finding]:
     base, tuned = evidence.base, evidence.tuned
     after = tuned.document(FILE)
-    before = base.document(FILE) if base.has(FILE) else _implied(evidence)
+    before = base.document(FILE) if base.has(FILE) else _implied(base)
     if before is None:
         return
     for key in {**before, **after}:
@@ -57,9 +64,9 @@ def _changes(evidence: ArtifactEvidence) -> Iterator[Finding]:
             yield Finding(place(tuned.label(FILE), key), "generation config differs from the base", detail)
 
 
-def _implied(evidence: ArtifactEvidence) -> Mapping[str, object] | None:
-    view = {**(class_defaults(evidence.base.config) or {}), **text_view(evidence.base.config)}
-    return {key: view[key] for key in IDS if key in view} if evidence.base.has_config else None
+def _implied(side: Side) -> Mapping[str, object] | None:
+    view = {**(class_defaults(side.config) or {}), **text_view(side.config)}
+    return {key: view[key] for key in IDS if key in view} if side.has_config else None
 
 
 def _differs(evidence: ArtifactEvidence, key: str, before: object, after: object) -> bool:

@@ -46,9 +46,9 @@ def truncate_tokenizer_json(evidence: ArtifactEvidence) -> Side:
 
 
 @damage
-def lose_generation_config(evidence: ArtifactEvidence) -> Side:
-    """generation_config.json was not copied into the release."""
-    kept = {n: d for n, d in evidence.tuned.documents.items() if n != "generation_config.json"}
+def lose_tokenizer_config(evidence: ArtifactEvidence) -> Side:
+    """tokenizer_config.json was not copied into the release."""
+    kept = {n: d for n, d in evidence.tuned.documents.items() if n != "tokenizer_config.json"}
     return replace(evidence.tuned, documents=kept)
 
 

@@ -18,7 +18,7 @@ from ckptaudit.judging.probes import broken_sets, decide_probes
 from ckptaudit.judging.reasons import damaged_base, doubt, guarded, without_value
 from ckptaudit.judging.rollouts import broken_steps, decide_rollouts
 from ckptaudit.judging.selection import selected
-from ckptaudit.judging.verdict import Outcome, Ranked, Verdict
+from ckptaudit.judging.verdict import NOTHING_SELECTED, Outcome, Ranked, Verdict
 from ckptaudit.judging.waivers import forgive
 from ckptaudit.measurement.jobs import Unit
 from ckptaudit.measurement.rollouts import by_steps
@@ -94,7 +94,7 @@ def decide(
     limits = limits or Limits.own(check)
     own = [m for m in measured if m.metric == check.metric]
     if not own:
-        return undecided(check, subject, tuned, "error", "the check's roles select nothing here", limits)
+        return undecided(check, subject, tuned, "error", NOTHING_SELECTED, limits)
     damaged = damaged_base(own, measured)
     if damaged is not None:
         return undecided(check, subject, tuned, "error", damaged[1], limits, worst=damaged[0])

@@ -14,6 +14,7 @@ from ckptaudit.measurement.jobs import condition_of
 from ckptaudit.metrics import METRICS, FindingsMetric
 from ckptaudit.metrics.groups import counts
 from ckptaudit.naming import in_groups
+from ckptaudit.naming.groups import OTHER
 from ckptaudit.pairing import AlignedTensor, ModelPair
 from ckptaudit.pairing.model_pair import Condition, Selected
 
@@ -24,6 +25,9 @@ ROLLOUTS = "rollouts"
 
 PROBES = "probes"
 """The subject of a check of behavior; its probe sets are to it what tensors are to a layer."""
+
+BLOCKS = frozenset({"attention", "mlp"})
+IN_PLACE_OF_BLOCKS = ("state_space", "linear_attention")
 
 SHOWN = 5
 """How many names a sentence offers."""
@@ -53,6 +57,19 @@ class Selection:
         if subject in pair.subjects:
             return self.by_subject(pair).get(subject, ())
         return pair.select_all(self.roles, self.condition)
+
+
+def may_lack(check: Check, pair: ModelPair) -> bool:
+    """Whether a model may be without the weights that a check is about, which is then skipped and no error.
+
+    The check says so itself; or it is about attention and MLP, and this model has state-space or linear-attention
+    weights in their place, as Mamba has, and no weight that is not recognised.
+    """
+    if check.optional:
+        return True
+    if not set(check.roles) <= BLOCKS:
+        return False
+    return bool(pair.select_all(IN_PLACE_OF_BLOCKS, None)) and not pair.select_all((*BLOCKS, OTHER), None)
 
 
 def selected(check: Check, pair: ModelPair, subject: str) -> tuple[AlignedTensor, ...]:

@@ -86,6 +86,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_SUCH_WEIGHTS = "this model has no weights of: "
+
+NOTHING_SELECTED = "the check's roles select nothing here"
 """How the reason begins where a check is skipped because the model has nothing of the kind."""
 
 

@@ -14,8 +14,8 @@ from ckptaudit.judging.config import Config, check_files
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.plan import AuditPlan, PlannedVerdict
 from ckptaudit.judging.profiles import default_profile, profile_named
-from ckptaudit.judging.selection import MODEL, selected, subjects
-from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS
+from ckptaudit.judging.selection import MODEL, may_lack, selected, subjects
+from ckptaudit.judging.verdict import NO_SUCH_WEIGHTS, NOTHING_SELECTED
 from ckptaudit.measurement.jobs import Computing
 from ckptaudit.measurement.run_groups import judged_runs
 from ckptaudit.metrics import METRICS, MatrixMetric, ProbesMetric, RunsMetric
@@ -183,7 +183,7 @@ def _lacking(opened: OpenedAudit, check: Check, run: Run, subject: str) -> str:
         return TOO_FEW
     tensors = selected(check, run.pair, subject)
     if not tensors:
-        return NO_SUCH_WEIGHTS + ", ".join(check.roles) if check.optional else ""
+        return NO_SUCH_WEIGHTS + ", ".join(check.roles) if may_lack(check, run.pair) else ""
     needs = METRICS[check.metric].needs
     return opened.auxiliary.lacking(needs, tensors) if needs else ""
 
@@ -235,9 +235,9 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run, judged: Mapping[s
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
     elsewhere = check.counts_findings or check.scope in ("rollouts", "probes")
-    if elsewhere or check.optional or any(judged.values()):
+    if elsewhere or may_lack(check, run.pair) or any(judged.values()):
         return ""
-    return "the check's roles select nothing here"
+    return NOTHING_SELECTED
 
 
 def _rounded_away(check: Check, run: Run, subject: str) -> str:

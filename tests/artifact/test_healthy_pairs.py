@@ -123,6 +123,21 @@ def test_merges_and_templates_may_be_stored_in_another_form(pair: Pair) -> None:
     assert pair.findings() == {}
 
 
+@pytest.mark.parametrize("more", [{}, {"_from_model_config": True, "do_sample": False, "top_k": 50}])
+def test_generation_settings_that_say_no_more_than_the_configuration_may_be_missing(
+    more: dict[str, object], pair: Pair
+) -> None:
+    pair.base.generation |= more
+    (pair.tuned.write() / "generation_config.json").unlink()
+    assert pair.findings() == {}
+
+
+def test_keys_that_the_library_writes_while_it_trains_are_no_change(pair: Pair) -> None:
+    pair.tuned.config |= {"problem_type": "single_label_classification", "mask_time_prob": 0.05}
+    pair.tuned.config |= {"apply_spec_augment": False, "freeze_backbone": True}
+    assert pair.findings() == {}
+
+
 def test_new_tokens_at_new_rows_are_no_change(pair: Pair) -> None:
     pair.tuned.tokenizer["added_tokens"].append({"id": 20, "content": "<tool>", "special": True})
     assert pair.findings() == {}
