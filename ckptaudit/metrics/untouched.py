@@ -26,7 +26,7 @@ def untouched(movement: Movement) -> Iterator[Finding]:
         if stack in moved:
             yield from _roles(movement, stack, parts)
         elif any(p.tensor.is_matrix for p in parts):
-            yield Finding(stack or "text model", UNTOUCHED, f"none of its {len(parts)} tensors is not the base's")
+            yield Finding(stack or "text model", UNTOUCHED, f"all of its {len(parts)} tensors are the base's")
 
 
 def _roles(movement: Movement, stack: str, parts: Sequence[Part]) -> Iterator[Finding]:

@@ -29,6 +29,9 @@ WARNS = "yellow"
 """The colour of a broken claim that does not close the gate."""
 
 
+_SINGULAR = {" matrices": " matrix"}
+
+
 def word(verdict: Verdict) -> str:
     """The outcome in pytest's words; a broken claim that does not close the gate is a warning or a note."""
     if verdict.outcome == "failed" and not verdict.closes:
@@ -103,7 +106,7 @@ def counted(verdict: Verdict) -> str:
     known = description_of(verdict.metric)
     unit = "" if known is None or known.unit == "1" else f" {known.unit}"
     if verdict.value == 1:
-        unit = f"{unit[:-3]}y" if unit.endswith("ies") else unit.removesuffix("s")
+        unit = _SINGULAR.get(unit, f"{unit[:-3]}y" if unit.endswith("ies") else unit.removesuffix("s"))
     return f"{number(verdict.value or 0.0)}{unit}, limit {verdict.sign} {number(verdict.effective_limit)}"
 
 

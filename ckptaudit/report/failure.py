@@ -6,7 +6,7 @@ import textwrap
 
 from ckptaudit.errors import printable
 from ckptaudit.judging.checks import Check
-from ckptaudit.judging.verdict import Ranked, Verdict
+from ckptaudit.judging.verdict import NOTHING_SELECTED, Ranked, Verdict
 from ckptaudit.metrics.descriptions import description_of
 from ckptaudit.report.appearance import bound_mark, number
 from ckptaudit.report.escaping import log_line, log_lines
@@ -70,8 +70,16 @@ def explain(verdict: Verdict, check: Check | CheckRecord) -> str:
     return log_lines("\n".join(_line(label, text) for label, text in (*rows, *shown, *mend) if text))
 
 
+SEE_NAMES = (
+    "Names of tensors are not read as this check expects: see them with `ckptaudit inspect PATH`, and add a rule "
+    "for the architecture (docs/architectures.md), or leave the check out."
+)
+
+
 def remedy_of(verdict: Verdict, usual: str) -> str:
     """What to do about the cause that was found, else what the check says."""
+    if verdict.reason == NOTHING_SELECTED:
+        return SEE_NAMES
     return usual if verdict.cause is None else verdict.cause.remedy
 
 

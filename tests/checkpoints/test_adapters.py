@@ -222,7 +222,7 @@ def test_a_base_of_another_size_is_refused(llama, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"peft_type": "IA3"}, "a IA3 adapter, which is not read"),
+        ({"peft_type": "IA3"}, "an adapter of type IA3, which is not read"),
         ({"init_lora_weights": "olora"}, "convert it to plain LoRA"),
         ({"target_parameters": ["experts"]}, "a LoRA adapter with target_parameters"),
         ({"layer_replication": [[0, 1]]}, "a LoRA adapter with layer_replication"),

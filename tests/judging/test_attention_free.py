@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptaudit import audit
+from ckptaudit.report.failure import remedy_of
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult
 from tests.families.tiny_models import tiny_model
@@ -73,3 +74,4 @@ def test_a_weight_that_no_rule_names_keeps_the_claims_an_error(mamba: Path, tmp_
     result = audit(base, tuned, cache="off")
     drift = [v for v in result.verdicts if v.check == "spectral-drift"]
     assert [(v.outcome, v.reason) for v in drift] == [("error", "the check's roles select nothing here")]
+    assert remedy_of(drift[0], "Compare learning rates.").startswith("Names of tensors are not read")

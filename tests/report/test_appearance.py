@@ -62,13 +62,16 @@ def test_the_two_signs_mirror_each_other(value: float, limit: float) -> None:
         ("normalized_spectral_shift", 0.021, "21x the limit"),
         ("nonfinite_entries", 1.0, "1 entry, limit <= 0"),
         ("nonfinite_entries", 3.0, "3 entries, limit <= 0"),
+        ("depth_outliers", 1.0, "1 matrix, limit <= 0"),
+        ("depth_outliers", 2.0, "2 matrices, limit <= 0"),
     ],
 )
 def test_a_count_is_told_without_a_margin(metric: str, value: float, words: str) -> None:
-    limit = 0.0 if metric == "nonfinite_entries" else 0.001
+    is_count = metric != "normalized_spectral_shift"
+    limit = 0.0 if is_count else 0.001
     found = msgspec.structs.replace(verdict("layers.0", value, limit=limit), metric=metric)
     assert beyond(found) == words
-    assert (margin_of(found) == "") == (metric == "nonfinite_entries")
+    assert (margin_of(found) == "") == is_count
 
 
 def test_names_are_cut_on_the_left_and_sentences_on_the_right() -> None:

@@ -71,7 +71,7 @@ def _checked_config(path: Place) -> _Config:
     kind = raw.get("peft_type")
     odd = [name for name in _VARIANTS if raw.get(name)]
     if kind != "LORA" or odd:
-        what = f"a {clipped(kind)} adapter" if kind != "LORA" else f"a LoRA adapter with {odd[0]}"
+        what = f"an adapter of type {clipped(kind)}" if kind != "LORA" else f"a LoRA adapter with {odd[0]}"
         raise CheckpointError(f"{printable(path)}: {what}, which is not read; {MERGE_FIRST}.")
     try:
         config = msgspec.convert(raw, _Config)
