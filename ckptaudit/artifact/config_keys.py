@@ -60,7 +60,7 @@ ROPE = frozenset({
 BEHAVIOUR = re.compile(
     r"(rope|rotary|position|theta|eps|epsilon|window|attention|attn|layer_types|softcap|scal(e|ing)|multiplier"
     r"|norm|act|router|topk|top_k|n_group|num_|hidden|model_type|architectures|auto_map|bias|chunk|block|patch"
-    r"|image_size|kv_shared|sparse|index|alibi|causal|parallel|interleave|limit|token_id)"
+    r"|image_size|kv_shared|sparse|index|alibi|causal|parallel|interleave|limit|token_id|first_k)"
 )
 """Keys that decide what the weights compute, by their words. They are changes whatever release wrote the file."""
 

@@ -28,6 +28,7 @@ def changed_keys(pair: Pair) -> list[str]:
         ("falcon", "multi_query", None, False),
         ("gpt_oss", "swiglu_limit", 7.5, None),
         ("qwen2_vl", "image_token_id", 7, None),
+        ("deepseek_v3", "first_k_dense_replace", 1, None),
         ("qwen3_moe", "norm_topk_prob", True, None),
         ("deepseek_v3", "norm_topk_prob", False, None),
     ],
