@@ -22,17 +22,18 @@ ENDS = 64 * 2**10
 
 _REPORT = re.compile(
     rb"""
-      \s*\{\s*"schema":\s*"ckptaudit(\.\w+)?/                              # result, plan
-    | \s*\{\s*"schemaVersion":\s*1,\s*"label":\s*"checkpoint\ audit"       # badge
-    | \s*\{\s*"\$schema":.{,400}"driver":\s*\{\s*"name":\s*"ckptaudit"     # SARIF
-    | \s*\{.{,200}"application/vnd\.(in-toto\+json|dev\.sigstore\.bundle)  # attestation, signature of a model
-    | \s*(<\?xml[^>]*>\s*)?<testsuites?[\s>]                               # JUnit
-    | <!doctype\ html>.{,300}"Content-Security-Policy"                     # page
-    | <svg\ .{,200}aria-label="checkpoint\ audit                           # badge
-    | (<\?xml|\x89PNG).{,1000}Matplotlib\ v                                # plot
-    | \#\#\ Checkpoint\ audit                                              # Markdown
-    | \#\ Limits\ that\ `ckptaudit\ calibrate`                             # configuration
-    | .{8}\{"__metadata__":\{"samples":                                    # gradients, Fisher information
+      \s*\{\s*"schema":\s*"ckptaudit(\.\w+)?/                            # result, plan
+    | \s*\{\s*"schemaVersion":\s*1,\s*"label":\s*"checkpoint\ audit"     # badge
+    | \s*\{\s*"\$schema":.{,400}"driver":\s*\{\s*"name":\s*"ckptaudit"   # SARIF
+    | \s*\{\s*"payload":\s*"eyJfdHlwZSI6I                                # attestation: {"_type":" in base 64
+    | \s*\{\s*"mediaType":\s*"application/vnd\.dev\.sigstore\.bundle     # signature of a model
+    | \s*(<\?xml[^>]*>\s*)?<testsuites?[\s>]                             # JUnit
+    | <!doctype\ html>.{,300}"Content-Security-Policy"                   # page
+    | <svg\ .{,200}aria-label="checkpoint\ audit                         # badge
+    | (<\?xml|\x89PNG).{,1000}Matplotlib\ v                              # plot
+    | \#\#\ Checkpoint\ audit                                            # Markdown
+    | \#\ Limits\ that\ `ckptaudit\ calibrate`                           # configuration
+    | .{8}\{"__metadata__":\{"samples":                                  # gradients, Fisher information
     """,
     re.DOTALL | re.VERBOSE,
 )

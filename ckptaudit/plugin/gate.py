@@ -298,6 +298,8 @@ class Gate:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
+            if reporter._tw.width_of_current_line:
+                reporter.write_line("")
             reporter.write_line(f"ERROR: {sentence}", red=True)
         else:
             print(f"ERROR: {sentence}", file=sys.stderr)
