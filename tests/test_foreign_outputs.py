@@ -69,6 +69,7 @@ class TestWhereNoFileCanBeWritten:
             ("nowhere", ""),
             ("nowhere/x.json", "No such file"),
             ("nul\0", "no path has such characters"),
+            ("circle/x.json", "Too many levels of symbolic links"),
             ("/proc/x", "No such file"),
         ],
     )
@@ -81,6 +82,7 @@ class TestWhereNoFileCanBeWritten:
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "null").symlink_to("/dev/null")
         (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+        (tmp_path / "circle").symlink_to("circle")
         before = sorted(tmp_path.iterdir())
         output = Output(tmp_path / name, in_place=in_place)
         if why and not (in_place and name in ("pipe", "null")):
@@ -166,6 +168,12 @@ class TestWhatIsRead:
         accepted(Output(folder / "audit.json"), folder, folder / "config.json")
         accepted(Output(folder, may_be_folder=True), folder)
 
+    def test_a_circle_of_links_is_no_matter(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "circle").symlink_to("circle")
+        accepted(Output(tmp_path / "circle"), folder, tmp_path / "circle", tmp_path / ("n" * 300), Path("nul\0"))
+        with pytest.raises(ReportError, match="Too many levels"):
+            refuse_unwritable([Output(tmp_path / "circle", in_place=True), Output(tmp_path / "x")])
+
     def test_what_lies_elsewhere_or_is_missing_is_no_matter(self, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")
         accepted(Output(tmp_path / "notes.txt"), folder, tmp_path / "gone")
@@ -213,6 +221,10 @@ class TestEarlierReports:
         for name in ("a.png", "a.svg"):
             Figure().savefig(folder / name)
             accepted(Output(folder / name), folder)
+
+    def test_a_junit_file_that_broke_off(self, folder: Path) -> None:
+        (folder / "a.xml").write_text('<?xml version="1.0" encoding="utf-8"?>')
+        accepted(Output(folder / "a.xml"), folder)
 
     def test_what_only_resembles_one_is_kept(self, folder: Path) -> None:
         for name, text in {

@@ -28,6 +28,7 @@ _REPORT = re.compile(
     | \s*\{\s*"payload":\s*"eyJfdHlwZSI6I                                # attestation: {"_type":" in base 64
     | \s*\{\s*"mediaType":\s*"application/vnd\.dev\.sigstore\.bundle     # signature of a model
     | \s*(<\?xml[^>]*>\s*)?<testsuites?[\s>]                             # JUnit
+    | <\?xml[^>]*>\Z                                                     # JUnit that broke off
     | <!doctype\ html>.{,300}"Content-Security-Policy"                   # page
     | <svg\ .{,200}aria-label="checkpoint\ audit                         # badge
     | (<\?xml|\x89PNG).{,1000}Matplotlib\ v                              # plot
@@ -76,16 +77,10 @@ def refuse_what_is_read(outputs: Iterable[Output], read: Iterable[Path]) -> None
     `read` are files and folders. In a folder a new file may be written, and an earlier report replaced; any other
     file of it belongs to what is read.
     """
-    read = [path for path in read if path.exists()]
+    read = list(read)
     for output in outputs:
-        if not output.path.exists() or output.path.is_dir():
-            continue
-        for path in read:
-            if not path.is_dir():
-                lost = output.path.samefile(path)
-            else:
-                lost = _is_within(output.path, path) and not _is_report(output.path)
-            if lost:
+        for path in read if _is_there(output.path) and not output.path.is_dir() else ():
+            if _is_lost(output.path, path):
                 part = f" as part of {printable(path)}" if path.is_dir() else ""
                 raise ReportError(f"{output.said}: is read here{part} and would be overwritten; name another.")
 
@@ -112,7 +107,7 @@ def _obstacle(output: Output) -> str:
                 return "a directory, not a regular file"
         elif not output.in_place:
             refuse_special(path)
-        elif path.exists():
+        elif _found(path):
             return "" if os.access(path, os.W_OK) else os.strerror(errno.EACCES)
         _try(path)
     except OSError as error:
@@ -131,18 +126,38 @@ def _try(path: Path) -> None:
         folder = folder.parent
     for name in names:
         # Asked by itself, as below a folder that is missing no name is looked at.
-        _exists(folder / name)
+        _found(folder / name, follow_symlinks=False)
     part = folder / f".ckptaudit-{token_hex(8)}.part"
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     part.unlink()
 
 
-def _exists(path: Path) -> bool:
+def _found(path: Path, *, follow_symlinks: bool = True) -> bool:
+    """Whether something is there. Raises OSError where nothing can be."""
     try:
-        path.lstat()
+        path.stat(follow_symlinks=follow_symlinks)
     except FileNotFoundError:
         return False
     return True
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return _found(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_lost(output: Path, path: Path) -> bool:
+    """Whether a file that is there is this one, or one of this folder and no report."""
+    if not _is_there(path):
+        return False
+    try:
+        if path.is_dir():
+            return _is_within(output, path) and not _is_report(output)
+        return output.samefile(path)
+    except FileNotFoundError:  # gone meanwhile
+        return False
 
 
 def _are_one(one: Output, other: Output) -> bool:
