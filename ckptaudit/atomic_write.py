@@ -10,6 +10,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
+from ckptaudit.foreign_files.outputs import refuse_special
+
 PART = r"\.ckptaudit-[0-9a-f]{16}\.part"
 """Names of files that are being written, as a regular expression; a process that is killed leaves one behind."""
 
@@ -21,10 +23,11 @@ def replacing(path: Path, *, mode: int = 0o666, durable: bool = False) -> Iterat
     After an error, an interruption or a full disk nothing is left but what was there before; a process that is
     killed leaves at most a hidden file named as PART says. `mode` holds the permissions, less the umask's;
     `durable` waits until the content is on the disk, so that it also outlives a power cut. The folder must
-    exist. Raises OSError.
+    exist. Raises OSError, also for a pipe or a device, which would be gone.
     """
     if path.is_dir():
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
+    refuse_special(path)
     # In the same folder: a rename between file systems is a copy, and a copy can be seen half done.
     part = path.with_name(f".ckptaudit-{token_hex(8)}.part")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -142,6 +142,17 @@ class TestFailure:
             write_bytes(tmp_path / "folder", b"after")
         assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
+    @pytest.mark.parametrize("kind", ["pipe", "device"])
+    def test_a_pipe_or_a_device_in_its_place_stays_one(self, tmp_path: Path, kind: str) -> None:
+        if kind == "pipe":
+            os.mkfifo(tmp_path / "node")
+        else:
+            (tmp_path / "node").symlink_to("/dev/null")
+        with pytest.raises(OSError, match=f"a {kind}, not a regular file"):
+            write_bytes(tmp_path / "node", b"after")
+        assert not (tmp_path / "node").is_file()
+        assert [p.name for p in tmp_path.iterdir()] == ["node"]
+
     def test_a_file_where_its_folder_should_be(self, file: Path) -> None:
         with pytest.raises(OSError, match="exists"):
             write_bytes(file / "below", b"after")

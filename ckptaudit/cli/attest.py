@@ -26,12 +26,17 @@ def run(options: argparse.Namespace) -> int:
     import msgspec
 
     from ckptaudit.atomic_write import write_bytes
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
     from ckptaudit.release.attesting import Request, attested, within
     from ckptaudit.release.envelope import signed, signer_of
     from ckptaudit.release.model_signing import sign_manifest
 
+    given = {"--output": options.output, "--model-signature": options.model_signature}
+    outputs = [Output(path, name) for name, path in given.items() if path is not None]
+    refuse_unwritable(outputs)
+    refuse_what_is_read(outputs, [options.result, options.key])
     signer = signer_of(options.key)
-    beside = tuple(path for path in (options.output, options.model_signature) if path is not None)
+    beside = tuple(output.path for output in outputs)
     folder, statement = attested(Request(options.result, options.folder, beside, options.sampled))
     if options.model_signature is not None:
         sign_manifest(folder, options.key, options.model_signature, within(folder, beside))

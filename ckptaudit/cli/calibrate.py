@@ -51,6 +51,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure exactly, hold the runs against the limits learned, and write the file. Raises CkptAuditError."""
     _refuse(options)
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
+
+    output = Output(options.output, "--output")
+    refuse_unwritable([output])
     from ckptaudit.atomic_write import write_text
     from ckptaudit.calibration.config_file import Given, render, support
     from ckptaudit.calibration.learning import Learned, Settings, calibrate
@@ -73,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     )
     facts = _facts()
     opened = open_audit(asked, facts)
+    refuse_what_is_read([output], opened.places)
     files = [file for file in choose_checks(opened, Config()).files if not _compares_siblings(file)]
     planned = plan(opened, files, Config())
     measurements = execute(planned)

@@ -49,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Collect and say what was written. Raises CkptAuditError."""
     from ckptaudit.behavior.gradients import Request, collect
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
 
     for name in ("samples", "max_length", "batch_size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -65,6 +66,9 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         batch_size=options.batch_size,
     )
+    outputs = [Output(options.output, "--output")]
+    refuse_unwritable(outputs)
+    refuse_what_is_read(outputs, [options.data, Path(options.model)])
     done = collect(request, _drawn, lambda note: print(f"NOTE: {note}", file=sys.stderr))
     resumed = f", the first {done.resumed_at} from an earlier run" if done.resumed_at else ""
     print(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ckptaudit.errors import printable
 
 if TYPE_CHECKING:
+    from ckptaudit.cli.gate_outputs import Outputs
+    from ckptaudit.measurement.shard_plan import ShardPlan
     from ckptaudit.results.records import AuditResult
 
 HELP = "judge what the part files of a plan hold, and write the reports of the audit"
@@ -39,11 +41,17 @@ def run(options: argparse.Namespace) -> int:
     """Judge, report, and answer: 0 where the gate is open, 1 where it is shut, 4 where nothing was judged."""
     from ckptaudit.cli.gate_outputs import Outputs
     from ckptaudit.cli.gate_request import value_of
+    from ckptaudit.foreign_files.outputs import Output
+    from ckptaudit.measurement.shard_plan import read_plan
+    from ckptaudit.pipeline.shard_plans import planned_places
     from ckptaudit.results.gate import answer
 
-    outputs = Outputs(value_of(options))
-    _refuse_outputs(options, outputs.paths)
-    result = _result(options, outputs)
+    xml: Path | None = options.junitxml
+    outputs = Outputs(value_of(options), [] if xml is None else [Output(xml, "--junitxml")])
+    outputs.refuse_what_is_read([options.plan, *options.parts])
+    plan = read_plan(options.plan)
+    outputs.refuse_what_is_read(planned_places(plan))
+    result = _result(options, outputs, plan)
     problems = [*outputs.write(lambda: result), *_junit(result, options.junitxml)]
     print(_summary(result))
     print("".join(f"{line}\n" for line in outputs.announced()), end="")
@@ -54,26 +62,13 @@ def run(options: argparse.Namespace) -> int:
     return 1 if given.closing else 4 if problems else 0
 
 
-def _refuse_outputs(options: argparse.Namespace, reports: Sequence[Path]) -> None:
-    """Raise ReportError for a report that would replace the plan or a part, or cannot be written."""
-    from ckptaudit.cli.written_files import refuse_unwritable, refuse_what_is_read
-
-    xml: Path | None = options.junitxml
-    if xml is not None:
-        refuse_unwritable(xml, "--junitxml")
-    refuse_what_is_read([*reports, *([] if xml is None else [xml])], [options.plan, *options.parts])
-
-
-def _result(options: argparse.Namespace, outputs: object) -> AuditResult:
-    from ckptaudit.cli.gate_outputs import Outputs
+def _result(options: argparse.Namespace, outputs: Outputs, plan: ShardPlan) -> AuditResult:
     from ckptaudit.cli.gate_spelling import option
-    from ckptaudit.measurement.shard_plan import read_plan
     from ckptaudit.pipeline.collecting import collected_result
 
-    assert isinstance(outputs, Outputs)
     words = ("ckptaudit", "collect", str(options.plan), *map(str, options.parts))
     return collected_result(
-        read_plan(options.plan),
+        plan,
         [part.absolute() for part in options.parts],
         command=words,
         spelling=option,

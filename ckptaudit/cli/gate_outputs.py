@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ckptaudit.cli.gate_spelling import option
-from ckptaudit.cli.written_files import refuse_unwritable
 from ckptaudit.errors import CkptAuditError, ReportError, parameter, printable
+from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
 from ckptaudit.results.packages import need
 from ckptaudit.results.records import AuditResult
 
@@ -56,12 +56,14 @@ ROWS = OutputKind("audit_probe_rows", "", "", "what the models say of each token
 class Outputs:
     """Raises CkptAuditError while being built if one of them could not be written in the end."""
 
-    def __init__(self, option: Callable[[str], Any]) -> None:
-        self._asked = [(kind, _writable(given, kind)) for kind in KINDS if (given := option(kind.option))]
-        self._beside = [(ROWS, _writable(given, ROWS))] if (given := option(ROWS.option)) else []
+    def __init__(self, option: Callable[[str], Any], further: Sequence[Output] = ()) -> None:
+        """`further` are files that others write in the same run."""
+        self._asked = [(kind, _named(given, kind)) for kind in KINDS if (given := option(kind.option)) is not None]
+        self._beside = [(ROWS, _named(given, ROWS))] if (given := option(ROWS.option)) is not None else []
         self._missing: set[Path] = set()
         self._started = time.time()
-        _refuse_one_name_for_two([path for _, path in (*self._asked, *self._beside)])
+        self._every = [*(_output(kind, path) for kind, path in (*self._asked, *self._beside)), *further]
+        refuse_unwritable(self._every)
         for kind, _ in (*self._asked, *self._beside):
             if kind.needs:
                 need(kind.needs, extra=kind.extra)
@@ -76,14 +78,13 @@ class Outputs:
         return any(kind.option == "audit_html" for kind, _ in self._asked)
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files to write."""
-        return tuple(path for _, path in self._asked)
-
-    @property
     def plot(self) -> Path | None:
         """Where the steps of a run are to be drawn, if they are."""
         return next((path for kind, path in self._asked if kind.option == "audit_plot"), None)
+
+    def refuse_what_is_read(self, read: Iterable[Path]) -> None:
+        """Raise ReportError where one of them would take the place of a file that is read; folders count whole."""
+        refuse_what_is_read(self._every, read)
 
     def write(self, result_of: Callable[[], AuditResult]) -> Iterator[str]:
         """Write all; yields a sentence for each that could not be written."""
@@ -114,13 +115,12 @@ class Outputs:
                 yield f"{kind.holds} is in {printable(path)}"
 
 
-def _refuse_one_name_for_two(paths: list[Path]) -> None:
-    for path in paths:
-        if sum(other.absolute() == path.absolute() for other in paths) > 1:
-            raise ReportError(f"{printable(path)}: two reports cannot be one file; name another.")
+def _named(given: str, kind: OutputKind) -> Path:
+    if not given:
+        name = parameter(kind.option.removeprefix("audit_"))
+        raise ReportError(f"{name}: names no file; give one, or leave the option out.")
+    return Path(given)
 
 
-def _writable(given: str, kind: OutputKind) -> Path:
-    path = Path(given)
-    refuse_unwritable(path, parameter(kind.option.removeprefix("audit_")), may_be_folder=kind.may_be_folder)
-    return path
+def _output(kind: OutputKind, path: Path) -> Output:
+    return Output(path, parameter(kind.option.removeprefix("audit_")), may_be_folder=kind.may_be_folder)

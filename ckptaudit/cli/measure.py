@@ -21,16 +21,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and write. Raises CkptAuditError, also where a side has changed since the plan was made."""
-    from ckptaudit.cli.written_files import refuse_unwritable, refuse_what_is_read
     from ckptaudit.errors import printable
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
     from ckptaudit.measurement.shard_plan import read_plan
     from ckptaudit.measurement.shards import parse_shard
-    from ckptaudit.pipeline.shard_plans import folder_of, open_planned
+    from ckptaudit.pipeline.shard_plans import folder_of, open_planned, planned_places
     from ckptaudit.pipeline.shards import measure_shard
 
     shard, plan, output = parse_shard(options.shard), read_plan(options.plan), options.output.absolute()
-    refuse_unwritable(output, "--output")
-    refuse_what_is_read([output], [options.plan])
+    outputs = [Output(options.output, "--output")]
+    refuse_unwritable(outputs)
+    refuse_what_is_read(outputs, [options.plan, *planned_places(plan)])
     with folder_of(plan):
         work = open_planned(plan)
         with measuring() as watch:

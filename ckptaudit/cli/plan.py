@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptaudit.errors import ShardError, parameter
 
 if TYPE_CHECKING:
+    from ckptaudit.foreign_files.outputs import Output
     from ckptaudit.measurement.shard_plan import ShardPlan
 
 HELP = "write down what an audit will measure, in shares for several machines: takes the gate's options"
@@ -29,14 +30,15 @@ def run(options: argparse.Namespace) -> int:
     if not options.base or not options.tuned:
         missing = "base" if not options.base else "tuned"
         raise ShardError(f"weights are what is measured in shares; {parameter(missing)} PATH is missing.")
-    from ckptaudit.cli.written_files import refuse_unwritable
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable
 
-    refuse_unwritable(options.output, "--output")
+    output = Output(options.output, "--output")
+    refuse_unwritable([output])
     # Imported late: these pull in torch. What is made in here lives as long as the process.
     from ckptaudit.cli.loading import without_garbage_collection
 
     with without_garbage_collection():
-        plan = _planned(options)
+        plan = _planned(options, output)
         from ckptaudit.measurement.shard_plan import write_plan
 
         write_plan(plan, options.output)
@@ -44,14 +46,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _planned(options: argparse.Namespace) -> ShardPlan:
+def _planned(options: argparse.Namespace, output: Output) -> ShardPlan:
     from ckptaudit.cli.gate_request import audit_options, config_at, config_path, named_checks, value_of
     from ckptaudit.cli.gate_settings import refuse_beside_weights, refuse_within_logs
+    from ckptaudit.foreign_files.outputs import refuse_what_is_read
     from ckptaudit.pipeline.api import prepare
     from ckptaudit.pipeline.shard_plans import shard_plan
 
     checks, path = named_checks(options.checks), config_path(options.audit_config)
     prepared = prepare(audit_options(value_of(options), complete=not checks), config_at(path), checks)
+    refuse_what_is_read([output], [*prepared.opened.places, *checks, *([] if path is None else [path])])
     found = [path] if path is not None and not options.audit_config else []
     refuse_beside_weights(found, prepared.opened.everything)
     refuse_within_logs(found, prepared.opened.options.logs[0])

@@ -155,7 +155,11 @@ def _make(options: argparse.Namespace) -> int:
     from ckptaudit.atomic_write import replacing
     from ckptaudit.behavior.conversion import COLUMNS, converted
     from ckptaudit.behavior.dataset_files import dataset_rows
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
 
+    outputs = [Output(options.output, parameter("output"))]
+    refuse_unwritable(outputs)
+    refuse_what_is_read(outputs, [options.from_dataset])
     columns = _columns(options.map)
     if options.samples is not None and options.samples < 1:
         raise ProbeError(f"{parameter('samples')} {options.samples}: must be at least 1.")

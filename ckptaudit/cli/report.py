@@ -31,6 +31,9 @@ WRITERS = {
 }
 """By option, the function of ckptaudit.report that takes the result and the option's value."""
 
+FILES = ("junit", "junit_strict", "html", "markdown", "sarif", "model_card", "badge", "parquet")
+"""Those that write one file, which takes the place of an earlier one."""
+
 HELP = "make reports from the JSON of an audit"
 
 
@@ -61,10 +64,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what was asked for; print the summary if nothing was. Raises CkptAuditError."""
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
     from ckptaudit.results.json_io import read_json
 
-    result = read_json(options.result)
     asked = {name: given for name in WRITERS if (given := getattr(options, name)) is not None}
+    outputs = [Output(given, f"--{name.replace('_', '-')}") for name, given in asked.items() if name in FILES]
+    refuse_unwritable(outputs)
+    refuse_what_is_read(outputs, [options.result])
+    result = read_json(options.result)
     for name, given in asked.items():
         _write(result, name, given)
     if options.github:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptaudit.errors import RolloutError, printable
+from ckptaudit.errors import printable
 
 if TYPE_CHECKING:
     from ckptaudit.rollouts.facts import RunFacts
@@ -59,11 +59,12 @@ def _facts(config: Path | None) -> RunFacts:
 
 
 def _convert(table: Rollouts, source: str, output: Path) -> int:
+    from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
     from ckptaudit.rollouts.table import SCHEMA, write_table
 
-    here = Path(source)
-    if output.resolve() in (here.resolve(), *here.resolve().glob("*.parquet")):
-        raise RolloutError(f"{printable(output)}: this file is part of the log itself; choose another name.")
+    outputs = [Output(output, "--output")]
+    refuse_unwritable(outputs)
+    refuse_what_is_read(outputs, [Path(source)])
     rows = write_table(output, table.open(SCHEMA.names))
     print(f"{printable(output)}: {rows:,} samples of {table.trainer} with {len(table.columns)} columns")
     return 0

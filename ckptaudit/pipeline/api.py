@@ -8,7 +8,8 @@ from pathlib import Path
 
 from msgspec import structs
 
-from ckptaudit.errors import Spelling, python_spelling
+from ckptaudit.errors import Spelling, parameter, python_spelling
+from ckptaudit.foreign_files.outputs import Output, refuse_unwritable, refuse_what_is_read
 from ckptaudit.judging.check_files import load_checks
 from ckptaudit.judging.config import Config, load_config
 from ckptaudit.judging.judge import judge, respelled
@@ -108,7 +109,10 @@ class PreparedAudit:
 
 def prepare(options: AuditOptions, config: Config, checks: Sequence[Path] = ()) -> PreparedAudit:
     """Open, choose the checks, those of the profile unless files are named, and plan. Raises CkptAuditError."""
+    rows = [] if options.probe_rows is None else [Output(Path(options.probe_rows), parameter("probe_rows"))]
+    refuse_unwritable(rows)
     opened = open_audit(options, config.facts)
+    refuse_what_is_read(rows, opened.places)
     chosen = choose_checks(opened, config)
     files = tuple(map(load_checks, checks)) or chosen.files
     baseline = baseline_of(opened)

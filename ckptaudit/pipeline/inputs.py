@@ -8,11 +8,13 @@ from typing import cast
 
 from msgspec.structs import replace
 
+from ckptaudit.artifact.places import CONFIG
 from ckptaudit.checkpoints import Checkpoint, fingerprint
 from ckptaudit.checkpoints.digests import ONE_FILE, FileDigest
 from ckptaudit.foreign_files.places import Place
 from ckptaudit.judging.effective_config import EffectiveConfig
 from ckptaudit.judging.profiles import TABLE, bundled_checks
+from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, AuxiliaryInput
 from ckptaudit.pairing.runs import Run
 from ckptaudit.results.inputs import InputName, InputRecord, bundled_digests, input_record, package, record_of
@@ -49,6 +51,29 @@ def joined_parts(base: Checkpoint, runs: Sequence[Run]) -> Iterator[InputRecord]
 
 def _is_within(place: Place, path: str) -> bool:
     return str(place) == path or (isinstance(place, Path) and place.is_relative_to(path))
+
+
+def read_places(
+    logs: Mapping[str, RunLog], auxiliary: Auxiliary, base: Checkpoint, runs: Sequence[Run], options: AuditOptions
+) -> Iterator[Path]:
+    """The files and folders here that an audit reads, of which no output may take the place."""
+    for log in logs.values():
+        yield from map(Path, (log.path, *log.scalars))
+    beside = [one for given in auxiliary.given.values() for one in (given.opened, *given.checkpoints)]
+    for checkpoint in (base, *(run.pair.tuned for run in runs), *beside):
+        if checkpoint is not None:
+            yield from _places(checkpoint)
+    yield from (Path(given.path) for given in auxiliary.given.values() if given.kind.layout == "file")
+    yield from [] if options.against is None else [Path(options.against)]
+
+
+def _places(checkpoint: Checkpoint) -> Iterator[Path]:
+    yield from {handle.file for handle in checkpoint.tensors.values() if isinstance(handle.file, Path)}
+    for place, _ in _pieces(checkpoint, None):
+        if isinstance(place, Path):
+            yield place
+            if place.is_file() and (place.parent / CONFIG).is_file():  # whose documents are judged too
+                yield place.parent
 
 
 def policy_inputs(config: EffectiveConfig, profile: str) -> Iterator[InputRecord]:

@@ -21,7 +21,7 @@ from ckptaudit.measurement.jobs import batch_budget, pick_device
 from ckptaudit.options import AuditOptions
 from ckptaudit.pairing.auxiliary import Auxiliary, open_auxiliary
 from ckptaudit.pairing.runs import Over, Run, RunGroup, open_all
-from ckptaudit.pipeline.inputs import given_inputs, joined_parts
+from ckptaudit.pipeline.inputs import given_inputs, joined_parts, read_places
 from ckptaudit.pipeline.logs import inputs_with_logs, logs_of_runs, refuse_half_a_pair, runs_of_logs
 from ckptaudit.pipeline.probes import notes_of, open_probes
 from ckptaudit.results.inputs import InputRecord
@@ -103,6 +103,12 @@ class OpenedAudit:
             return ()
         parts = joined_parts(self.base, self.runs) if self.has_pair else ()
         return (*given_inputs(self.logs, self.auxiliary, self.base, self.options.against), *parts)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Files and folders of this machine that are read."""
+        runs = self.runs if self.has_pair else ()
+        return tuple(read_places(self.logs, self.auxiliary, self.base, runs, self.options))
 
     def take_digests(self) -> None:
         """Take the digests that were asked for, once; later changes of the files are no part of them.

@@ -24,7 +24,7 @@ from ckptaudit.pairing.runs import Run
 from ckptaudit.pipeline.logs import of_rollouts, without_weights
 from ckptaudit.pipeline.opening import OpenedAudit
 from ckptaudit.pipeline.probes import prepared, without_probes
-from ckptaudit.results.baseline import Baseline, load_baseline
+from ckptaudit.results.baseline import Baseline, load_baseline, refuse_factor
 
 ROLLOUTS_ALONE = "rollouts"
 """The profile where no weights were given; of its files, those that judge rollouts."""
@@ -107,6 +107,7 @@ def plan(
 def baseline_of(opened: OpenedAudit) -> Baseline | None:
     """The released run's audit that the options name. Raises ReportError or BaselineError."""
     options = opened.options
+    refuse_factor(options.against_factor)
     if options.against is None:
         return None
     base = opened.base if opened.has_pair else None

@@ -71,6 +71,15 @@ def folder_of(plan: ShardPlan) -> Iterator[None]:
         os.chdir(before)
 
 
+def planned_places(plan: ShardPlan) -> list[Path]:
+    """The files and folders here that a plan was made for, and that are read again to measure or to judge."""
+    options = plan.options
+    named = [plan.config, *plan.checks, *options.logs[0], *options.logs[1], options.against or ""]
+    named += [path for source in plan.sources for path in (source.path, *(file.path for file in source.files))]
+    folder = Path(plan.folder)
+    return [folder / name if folder.is_dir() else Path(name) for name in named if name]
+
+
 def planned_work(plan: ShardPlan, opened: OpenedAudit) -> PlannedWork:
     """A plan beside what was opened for it. Raises ShardError where it names tensors that are not there."""
     inputs = UnitInputs(opened.runs, opened.groups, opened.auxiliary, opened.device)

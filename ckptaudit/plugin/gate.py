@@ -35,7 +35,7 @@ from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.pipeline.workers import workers_of
 from ckptaudit.plugin.header import About, header_lines
 from ckptaudit.plugin.items import CheckCollector, CheckItem
-from ckptaudit.plugin.junit import add_properties, show_in_junit
+from ckptaudit.plugin.junit import add_properties, guard_junit, junit_output, show_in_junit
 from ckptaudit.plugin.processes import REPORTED, STORE, Processes, share_cores
 from ckptaudit.plugin.progress import progress_of
 from ckptaudit.plugin.request import named_check_files, names_files, node_id, refuse_logs_among_files
@@ -59,7 +59,7 @@ class Gate:
         """A `process` measures beside this one, as `workers_of` has it."""
         self.config, self._process = config, process
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-        self.outputs = Outputs(config.getoption)
+        self.outputs = Outputs(config.getoption, junit_output(config))
         self.settings = settings_of(config)
         by_profile = not names_files(config)
         reported = self.worker[REPORTED] if self.worker else bool(self.outputs)
@@ -83,6 +83,9 @@ class Gate:
         if self.opened.logs and not by_profile:
             refuse_logs_among_files(config.args)
         self.files = named_check_files(config.args)
+        words = [path for path in (self.settings.path, config.inipath) if path is not None]
+        words += [path for file in self.files.values() for path in file.read]
+        self.outputs.refuse_what_is_read([*self.opened.places, *words])
         self.baseline = baseline_of(self.opened)
         self._refuse_empty_plot()
         self.everything = self.plan = self._plan(list(self.files.values()))
@@ -102,6 +105,7 @@ class Gate:
         else:
             plugins["tensor-count"] = self.tensor_count
             plugins["processes"] = Processes(self.store, self.settings.path, reported=bool(self.outputs))
+        guard_junit(self.config, self._refuse)
         for name, plugin in plugins.items():
             self.config.pluginmanager.register(plugin, f"ckptaudit-{name}")
 
@@ -294,6 +298,8 @@ class Gate:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
+            if reporter._tw.width_of_current_line:
+                reporter.write_line("")
             reporter.write_line(f"ERROR: {sentence}", red=True)
         else:
             print(f"ERROR: {sentence}", file=sys.stderr)

@@ -10,6 +10,7 @@ from ckptaudit.checkpoints import fingerprint, open_checkpoint
 from ckptaudit.checkpoints.digests import FileDigest, file_digests
 from ckptaudit.errors import AttestationError, parameter, printable
 from ckptaudit.foreign_files import read_regular
+from ckptaudit.foreign_files.outputs import Output, refuse_what_is_read
 from ckptaudit.release.statement import Statement, TiedBy, inputs_of, run_of, statement_of
 from ckptaudit.results.inputs import InputRecord, changed_input, difference, not_here
 from ckptaudit.results.json_io import MAX_RESULT, read_json
@@ -30,9 +31,13 @@ class Request:
 
 
 def attested(request: Request) -> tuple[Path, Statement]:
-    """The folder, and the statement about it. Raises CkptAuditError if the folder is not what was audited."""
+    """The folder, and the statement about it.
+
+    Raises CkptAuditError if the folder is not what was audited, or a file beside would replace one of the model's.
+    """
     result = read_json(request.result)
     folder = _folder(request, result)
+    refuse_what_is_read(map(Output, request.beside), [folder])
     ignored = within(folder, request.beside)
     files = file_digests(folder, ignored)
     run = run_of(result, folder, files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from ckptaudit.checkpoints import Checkpoint, fingerprint
@@ -99,8 +100,7 @@ def load_baseline(path: Path, base: Checkpoint | None, *, factor: float = FACTOR
     Raises ReportError if there is no such file or it is no audit, BaselineError if it is of several runs or of
     another base.
     """
-    if not factor >= 1:
-        raise BaselineError(f"{parameter('against_factor')} {factor:g}: a factor of at least 1 is required.")
+    refuse_factor(factor)
     result = read_json(path)
     if len(result.runs) != 1:
         raise BaselineError(
@@ -109,6 +109,12 @@ def load_baseline(path: Path, base: Checkpoint | None, *, factor: float = FACTOR
     if base is not None:
         _refuse_other_base(path, result, base)
     return Baseline(str(path), result.runs[0], factor, {(v.check, v.subject): v for v in result.verdicts})
+
+
+def refuse_factor(factor: float) -> None:
+    """Raise BaselineError for a factor by which nothing, or everything, would be much worse."""
+    if not 1 <= factor < inf:
+        raise BaselineError(f"{parameter('against_factor')} {factor:g}: a finite number of at least 1 is required.")
 
 
 def _refuse_other_base(path: Path, result: AuditResult, base: Checkpoint) -> None:

@@ -48,8 +48,8 @@ def test_without_an_output_the_summary_is_printed(
     [
         (["report", "none.json"], ("none.json", "cannot be read")),
         (["report", "junk.json"], ("junk.json", "JSON that an audit wrote")),
-        (["report", "good.json", "--markdown", "."], ("--markdown", "cannot be written")),
-        (["report", "good.json", "--junit", "good.json/a.xml"], ("--junit", "cannot be written")),
+        (["report", "good.json", "--markdown", "."], ("--markdown", "no file can be written there")),
+        (["report", "good.json", "--junit", "good.json/a.xml"], ("--junit", "no file can be written there")),
         (["diff", "good.json", "junk.json"], ("junk.json",)),
         (["diff", "good.json", "good.json", "--factor", "1"], ("--factor", "above 1")),
         (["diff", "good.json", "good.json", "--factor", "nan"], ("--factor", "above 1")),

@@ -180,6 +180,18 @@ def test_rows_without_probes_are_refused(tmp_path: Path) -> None:
         audited(asked)
 
 
+def test_rows_take_the_place_of_no_file_that_is_read(tmp_path: Path) -> None:
+    some_probes(tmp_path / "rows.parquet", 1)
+    before = (tmp_path / "rows.parquet").read_bytes()
+    probes = {"probes": str(tmp_path / "rows.parquet")}
+    asked = AuditOptions(
+        base=str(BASE), tuned=(str(TUNED),), auxiliary=probes, probe_rows=str(tmp_path / "." / "rows.parquet")
+    )
+    with pytest.raises(ReportError, match=r"probe_rows= .*would be overwritten"):
+        audited(asked)
+    assert (tmp_path / "rows.parquet").read_bytes() == before
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     origin = Origin({}, {}, {}, {}, "")
     (tmp_path / "folder").mkdir()

@@ -214,6 +214,23 @@ def test_evidence_may_lie_in_the_folder(release: Release) -> None:
     assert main(["verify", str(inside), str(release.tuned), f"--key={release.public}"]) == 0
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("option", ["-o", "--model-signature"])
+def test_evidence_takes_the_place_of_no_file_of_the_model(
+    release: Release, capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    before = (release.tuned / name).read_bytes()
+    assert release.attest(option, release.tuned / name) == 4
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (release.tuned / name).read_bytes() == before
+    assert not release.attestation.exists()
+
+
+def test_evidence_takes_the_place_of_earlier_evidence(release: Release) -> None:
+    for _ in range(2):
+        assert release.attest("-o", release.tuned / "audit.intoto.json") == 0
+
+
 def test_a_run_of_many_is_found_by_its_content(
     release: Release, digested_result: AuditResult, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,7 +158,7 @@ def test_convert_writes_the_table(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_convert_does_not_write_over_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     file = FIXTURES / "healthy" / "rollouts.parquet"
     assert main(["rollouts", "convert", str(FIXTURES / "healthy"), "-o", str(file)]) == 4
-    assert "part of the log itself" in capsys.readouterr().err
+    assert "would be overwritten" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
