@@ -51,8 +51,8 @@ class CkptAuditError(Exception):
         return super().__str__()
 
     def spelled(self, spelling: Spelling) -> str:
-        """The text for one front end, ending with the page that explains more."""
-        text = spelled(self.sentence, spelling)
+        """The text for one front end, in one line that hides nothing, ending with the page that explains more."""
+        text = printable(spelled(self.sentence, spelling))
         return f"{text} See {self.page}." if self.page else text
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ckptaudit.cli.output import complain, show
 from ckptaudit.errors import CollectionError, printable
 
 HELP = "gradients or Fisher diagonal of a model on probe texts; `collect PLAN PART...` judges measured shards"
@@ -65,9 +65,9 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         batch_size=options.batch_size,
     )
-    done = collect(request, _drawn, lambda note: print(f"NOTE: {note}", file=sys.stderr))
+    done = collect(request, _drawn, lambda note: complain(f"NOTE: {note}"))
     resumed = f", the first {done.resumed_at} from an earlier run" if done.resumed_at else ""
-    print(
+    show(
         f"{printable(options.output)}: {options.what} of {done.tensors} weights on {done.samples} probes{resumed}; "
         f"mean loss {done.mean_loss:.4g} nats per token"
     )
