@@ -79,7 +79,9 @@ def test_inspect_refuses_or_escapes_foreign_names(tmp_path: Path, capsys: pytest
     assert_log(capsys.readouterr().out.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [["checks"], ["inspect"], ["report"], ["probes", "check"], ["rollouts", "inspect"]])
+@pytest.mark.parametrize(
+    "arguments", [["checks"], ["inspect"], ["report"], ["probes", "check"], ["rollouts", "inspect"]]
+)
 def test_errors_show_no_foreign_path_as_it_is(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "no\x1b[31m\n::error::forged"]) == 4
     (line,) = capsys.readouterr().err.splitlines()
