@@ -59,6 +59,10 @@ def _rows(path: Path, step: int, split: str) -> Iterator[Row]:
         prompt, answer = line.get("input"), line.get("output")
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise RolloutError(f"{printable(path)}: line {number + 1} has no input and output as text.")
+        if line.get("score") is None:
+            raise RolloutError(
+                f"{printable(path)}: line {number + 1} has no score; verl writes one for each sample."
+            )
         digest = prompt_hash(prompt)
         yield {
             "step": step,

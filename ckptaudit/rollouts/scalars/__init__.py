@@ -73,13 +73,15 @@ def _store_of(folder: Path) -> Store:
 
 
 def curves(rows: Iterable[ScalarRow]) -> dict[str, dict[int, float]]:
-    """Rows under their canonical names; those without one are left out."""
+    """Rows under their canonical names; those without one are left out. Raises RolloutError for what no step is."""
     found: dict[str, dict[int, float]] = {}
     for count, row in enumerate(rows):
         if count >= MAX_VALUES:
             raise RolloutError(f"more than {MAX_VALUES:,} logged scalars; pass the log of one run.")
         name = canonical_name(row.name)
         if name is not None:
+            if abs(row.step) >= 2**63:
+                raise RolloutError(f"{name} was logged at a step of more than 63 bits; the file is damaged.")
             found.setdefault(name, {})[row.step] = row.value
     return found
 
