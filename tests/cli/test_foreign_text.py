@@ -86,3 +86,17 @@ def test_errors_show_no_foreign_path_as_it_is(arguments: list[str], capsys: pyte
     assert main([*arguments, "no\x1b[31m\n::error::forged"]) == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert not UNSEEN.search(line)
+
+
+def test_a_name_is_escaped_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "ckptaudit.toml"
+    config.write_text('profile = "\\u001b[31mred"\n')
+    assert main(["explain", "spectral-drift", "layers.1", "--config", str(config)]) == 4
+    assert "'\\x1b[31mred'" in capsys.readouterr().err
+
+
+def test_a_path_of_thousands_of_characters_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", f"/tmp/{'a' * 3000}"]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "aaa...aaa" in line
+    assert len(line) < 600

@@ -103,8 +103,12 @@ def test_trl_may_log_texts_and_rewards_that_did_not_apply(tmp_path: Path) -> Non
 
 
 def test_verl_without_a_score(tmp_path: Path) -> None:
-    (tmp_path / "1.jsonl").write_text('{"input": "a", "output": "b", "score": null, "step": 1}\n')
-    with pytest.raises(RolloutError, match=r"1.jsonl: line 1 has no score"):
+    """One that is missing is a sample without a reward; a file without any is damaged."""
+    lines = [f'{{"input": "a", "output": "b", "score": {score}, "step": 1}}\n' for score in ("null", "1.0")]
+    (tmp_path / "1.jsonl").write_text("".join(lines))
+    assert open_rollouts(tmp_path).columns >= {"reward"}
+    (tmp_path / "1.jsonl").write_text(lines[0] * 3)
+    with pytest.raises(RolloutError, match=r"1.jsonl: score is null from line 1 on"):
         open_rollouts(tmp_path)
 
 
