@@ -28,7 +28,8 @@ def test_each_run_alone_has_its_own_verdicts(gentle_result: AuditResult) -> None
     own = by_run(with_runs(gentle_result, 3))
     assert list(own) == [*gentle_result.tuned, "runs/0", "runs/1"]
     assert own[gentle_result.tuned[0]].verdicts == gentle_result.verdicts
-    assert own["runs/1"].verdicts == own["runs/1"].measurements == ()
+    assert not own["runs/1"].verdicts
+    assert not own["runs/1"].measurements
 
 
 def test_rows_keep_the_order_of_runs_that_are_alike(gentle_result: AuditResult) -> None:
