@@ -122,5 +122,5 @@ def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_a_curve_at_a_step_of_a_hundred_bits(tmp_path: Path) -> None:
     step = "1" + "0" * 30
     (tmp_path / "trainer_state.json").write_text(f'{{"log_history": [{{"step": {step}, "reward": 0.5}}]}}')
-    with pytest.raises(RolloutError, match="logged at a step of more than 63 bits"):
+    with pytest.raises(RolloutError, match=f"{tmp_path}: reward_mean has a step of more than 63 bits"):
         read_scalars(tmp_path)
