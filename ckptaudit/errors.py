@@ -12,6 +12,9 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
+_LONG = re.compile(r"\S{401,}")
+"""A path, an id or a pattern of which nobody reads more than the ends."""
+
 Spelling = Callable[[str], str]
 """How a front end writes a parameter: `memory` is `--audit-memory` for pytest and `memory=` in Python."""
 
@@ -51,8 +54,8 @@ class CkptAuditError(Exception):
         return super().__str__()
 
     def spelled(self, spelling: Spelling) -> str:
-        """The text for one front end, ending with the page that explains more."""
-        text = spelled(self.sentence, spelling)
+        """The text for one front end, in one line that hides nothing, ending with the page that explains more."""
+        text = _LONG.sub(_shortened, printable(spelled(self.sentence, spelling)))
         return f"{text} See {self.page}." if self.page else text
 
 
@@ -160,6 +163,11 @@ def printable(text: object) -> str:
     if not clean.isprintable():
         clean = "".join(c if c.isprintable() else _escaped(c) for c in clean)
     return _UNSEEN.sub(lambda found: _escaped(found[0]), clean)
+
+
+def _shortened(found: re.Match[str]) -> str:
+    word = found[0]
+    return f"{word[:150]}...{word[-150:]} ({len(word):,} characters)"
 
 
 def _escaped(character: str) -> str:

@@ -59,12 +59,12 @@ def test_what_is_written_into_a_result_is_spelled_as_well(
     pytester: pytest.Pytester, small_pair: tuple[Path, Path]
 ) -> None:
     base, tuned = map(str, small_pair)
-    result = ckptaudit.audit(base, tuned, profile="unlearning", cache="off")
-    assert {v.reason for v in result.verdicts if v.outcome == "skipped"} == {"needs retain_gradients= FILE"}
-    pytester.runpytest("--base", base, "--tuned", tuned, "--audit-profile=unlearning", "--audit-json=a.json")
+    result = ckptaudit.audit(base, tuned, profile="mode_connectivity", cache="off")
+    assert {v.reason for v in result.verdicts if v.outcome == "skipped"} == {"needs probes= FILE"}
+    pytester.runpytest("--base", base, "--tuned", tuned, "--audit-profile=mode_connectivity", "--audit-json=a.json")
     text = (pytester.path / "a.json").read_text()
-    assert "needs --audit-retain-gradients FILE" in text
-    assert "retain_gradients=" not in text
+    assert "needs --audit-probes FILE" in text
+    assert "probes=" not in text
     assert "‹" not in text
 
 

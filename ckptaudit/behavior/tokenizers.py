@@ -136,7 +136,7 @@ def agreement(base: Tokenizer, tuned: Tokenizer) -> Agreement:
     reused = next((token for token in only_tuned if after[token] in tokens), None)
     if reused is not None:
         old = printable(tokens[after[reused]])
-        raise _disagree(f"id {after[reused]:,} is {old!r} in the base and {printable(reused)!r} in the tuned model")
+        raise _disagree(f"id {after[reused]:,} is '{old}' in the base and '{printable(reused)}' in the tuned model")
     return Agreement(shared, only_base, only_tuned)
 
 
@@ -146,7 +146,7 @@ def refuse_other_ids(base: Tokenizer, tuned: Tokenizer, texts: Sequence[str]) ->
     different = [text for text, before, after in pairs if before != after]
     if different:
         raise _disagree(
-            f"{len(different):,} of {len(texts):,} texts become other ids, {printable(different[0][:60])!r}"
+            f"{len(different):,} of {len(texts):,} texts become other ids, '{printable(different[0][:60])}'"
         )
 
 
@@ -199,7 +199,7 @@ def _disagree(how: str) -> ProbeError:
 
 
 def _said(token: str, before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    return f"{printable(token)!r} {before[token]:,} in the base and {after[token]:,} in the tuned model"
+    return f"'{printable(token)}' {before[token]:,} in the base and {after[token]:,} in the tuned model"
 
 
 def _short(error: BaseException | str) -> str:

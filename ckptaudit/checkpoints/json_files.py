@@ -41,7 +41,7 @@ def sibling(listing: Place, name: str) -> Place:
     """
     if name != Path(name).name or name in ("", ".", "..") or "\\" in name or "\0" in name:
         raise CheckpointError(
-            f"{printable(listing)}: it names the file {clipped(name)!r}, which lies outside the checkpoint's "
+            f"{printable(listing)}: it names the file '{clipped(name)}', which lies outside the checkpoint's "
             "folder; only files beside it are read."
         )
     path: Place = listing.parent / name

@@ -14,6 +14,7 @@ from ckptaudit.checkpoints.tensors import TensorHandle
 from ckptaudit.errors import CheckpointError, printable
 from ckptaudit.foreign_files import open_regular, stamp_of
 from ckptaudit.foreign_files.places import Place, Stamp
+from ckptaudit.sizes import format_size
 
 
 def read_file(path: Place) -> dict[str, TensorHandle]:
@@ -46,6 +47,11 @@ def _checked(path: Place) -> tuple[Stamp, Header]:
             refuse_faults(header, size)
     except (SafetensorError, OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
         raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{printable(path)}: {format_size(size)} do not fit into the memory that this process may address; "
+            "raise its limit (ulimit -v)."
+        ) from error
     return seen, header
 
 

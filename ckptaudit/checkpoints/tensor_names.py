@@ -23,7 +23,7 @@ def refuse_strange_names(place: object, names: Iterable[str]) -> None:
     for name in names:
         if not 0 < len(name) <= MAX_NAME or name.count(".") >= MAX_PARTS or _is_strange(name):
             raise CheckpointError(
-                f"{printable(place)}: {clipped(name)!r} is no name that a model gives a tensor; the file is "
+                f"{printable(place)}: '{clipped(name)}' is no name that a model gives a tensor; the file is "
                 "damaged or hostile."
             )
 

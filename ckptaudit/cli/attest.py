@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ckptaudit.cli.output import show
 from ckptaudit.errors import AttestationError, printable
 
 HELP = "sign what an audit found about a checkpoint, as an in-toto test result"
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         why = printable(error.strerror or error)
         raise AttestationError(f"{printable(options.output)}: cannot be written ({why}).") from None
     facts = statement.predicate.ckptaudit_audit
-    print(f"{printable(options.output)}: {statement.predicate.result}, gate {facts.gate}")
-    print(f"subject  {printable(statement.subject[0].name)} sha256 {statement.subject[0].digest['sha256']}")
-    print(f"tied by  {facts.tied_by}")
+    show(f"{printable(options.output)}: {statement.predicate.result}, gate {facts.gate}")
+    show(f"subject  {printable(statement.subject[0].name)} sha256 {statement.subject[0].digest['sha256']}")
+    show(f"tied by  {facts.tied_by}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ckptaudit.cli.output import show
 from ckptaudit.cli.progress import measuring
 from ckptaudit.errors import CacheError, parameter, printable
 from ckptaudit.measurement.base_cache import OFF, Contents, FactorCache
@@ -68,11 +69,11 @@ def _warm(options: argparse.Namespace) -> int:
     with measuring() as watch:
         cache, failures = warm(asked, watch)
     for line in failures:
-        print(f"not computed: {line}")
+        show(f"not computed: {line}")
     print(f"kept    {cache.written:,} new of {_counted(cache.contents())} in {printable(cache.folder)}")
     troubles = [trouble for trouble in (cache.trouble, cache.shortage) if trouble]
     for trouble in troubles:
-        print(f"note: {trouble}")
+        show(f"note: {trouble}")
     return 1 if failures or troubles else 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import show, show_all
 from ckptaudit.errors import CalibrationError, printable
 from ckptaudit.judging.profiles import default_profile
 from ckptaudit.options import AUXILIARY
@@ -94,8 +95,8 @@ def run(options: argparse.Namespace) -> int:
         why = printable(error.strerror or error)
         raise CalibrationError(f"{printable(options.output)}: cannot be written ({why}).") from None
     learned = sum(isinstance(item, Learned) for item in found)
-    print(f"{printable(options.output)}: {learned} limits from {count} trusted run{'s' * (count != 1)}.")
-    print("\n".join(support(settings, count)))
+    show(f"{printable(options.output)}: {learned} limits from {count} trusted run{'s' * (count != 1)}.")
+    show_all(support(settings, count))
     return 0
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import show_all
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CheckDefinitionError, printable, spelled
 from ckptaudit.options import AUXILIARY
@@ -36,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the checks, or what proving them showed; 1 where one does not break. Raises CkptAuditError."""
     if not options.prove:
-        print("\n".join(_lines(options.file)))
+        show_all(_lines(options.file))
         return 0
     if not (options.file and (options.rollouts or (options.base and options.tuned))):
         raise CheckDefinitionError(
@@ -61,7 +62,7 @@ def _prove(options: argparse.Namespace) -> int:
     )
     files = list(map(load_checks, options.file))
     proofs = [prove(opened, check, file, config.probes) for file in files for check in file.checks]
-    print("\n".join(line for proof in proofs for line in _proof_lines(proof)))
+    show_all(line for proof in proofs for line in _proof_lines(proof))
     return 0 if all(proof.breaks or proof.needs for proof in proofs) else BROKEN_PROOF
 
 

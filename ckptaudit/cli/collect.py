@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ckptaudit.cli.output import complain, show
 from ckptaudit.errors import CollectionError, printable
 
 HELP = "gradients or Fisher diagonal of a model on probe texts; `collect PLAN PART...` judges measured shards"
@@ -69,9 +69,9 @@ def run(options: argparse.Namespace) -> int:
     outputs = [Output(options.output, "--output")]
     refuse_unwritable(outputs)
     refuse_what_is_read(outputs, [options.data, Path(options.model)])
-    done = collect(request, _drawn, lambda note: print(f"NOTE: {note}", file=sys.stderr))
+    done = collect(request, _drawn, lambda note: complain(f"NOTE: {note}"))
     resumed = f", the first {done.resumed_at} from an earlier run" if done.resumed_at else ""
-    print(
+    show(
         f"{printable(options.output)}: {options.what} of {done.tensors} weights on {done.samples} probes{resumed}; "
         f"mean loss {done.mean_loss:.4g} nats per token"
     )

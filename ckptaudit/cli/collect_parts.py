@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import complain
 from ckptaudit.errors import printable
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     given = answer(result.verdicts)
     problems += [f"{given.cause}."] if given.cause else []
     for sentence in problems:
-        print(f"ERROR: {sentence}", file=sys.stderr)
+        complain(f"ERROR: {sentence}")
     return 1 if given.closing else 4 if problems else 0
 
 

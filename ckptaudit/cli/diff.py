@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ckptaudit.cli.output import show_all
 from ckptaudit.errors import ReportError
 
 HELP = "compare two audits by their JSON"
@@ -35,5 +36,5 @@ def run(options: argparse.Namespace) -> int:
 
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(difference), indent=1).decode() + "\n")
     else:
-        print("\n".join(difference_lines(difference)))
+        show_all(difference_lines(difference))
     return int(difference.worse)

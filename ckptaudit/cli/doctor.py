@@ -14,7 +14,8 @@ from platform import platform, python_version
 
 from ckptaudit import __version__
 from ckptaudit.cli.extras import ENABLES, Extra, extras, installed
-from ckptaudit.errors import CacheError, ConfigError, printable
+from ckptaudit.cli.output import show
+from ckptaudit.errors import CacheError, ConfigError
 from ckptaudit.sizes import format_size
 
 HELP = "show versions, device, memory, threads, cache, extras, and what is amiss"
@@ -41,10 +42,10 @@ def run(options: argparse.Namespace) -> int:
     """Print it; 1 where something is amiss."""
     lines = [*_installation(), *_machine(), _cache(), _configuration()]
     for line in lines:
-        print(f"{line.name:15}{printable(line.said)}" + (f"  <- {line.mend}" if line.mend else ""))
+        show(f"{line.name:15}{line.said}" + (f"  <- {line.mend}" if line.mend else ""))
     print("\nextras")
     for extra in extras():
-        print(_extra(extra))
+        show(_extra(extra))
     amiss = [line for line in lines if line.mend]
     print(f"\n{len(amiss)} amiss: {', '.join(line.name for line in amiss)}" if amiss else "\nnothing amiss")
     return IN_THE_WAY if amiss else 0

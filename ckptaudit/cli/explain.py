@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import show_all
 from ckptaudit.errors import CheckpointError, ConfigError, ended, printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     )
     rows += [] if pair else _unplaced(effective, check)
     rows += _last(effective, check, options.subject, result, path, placed=pair is not None)
-    print("\n".join(line for label, text in rows for line in _wrapped(label, text)))
+    show_all(line for label, text in rows for line in _wrapped(label, text))
     return 0
 
 
@@ -245,6 +246,5 @@ def _last(
 
 
 def _wrapped(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        f"{label:<13}{text}", 100, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
-    )
+    whole = f"{label:<13}{printable(text)}"
+    return textwrap.wrap(whole, 100, subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False)

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ckptaudit import __version__
+from ckptaudit.cli.output import show, show_all
 from ckptaudit.cli.surroundings import Surroundings, look_around
 from ckptaudit.errors import ConfigError, printable
 from ckptaudit.judging.profiles import profiles
@@ -39,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look, ask, write; refuses to replace a file without --force. Raises ConfigError."""
     seen = look_around(Path())
-    print("\n".join(_seen(seen)))
+    show_all(_seen(seen))
     answers = {
         "base": _answer(options, "base", seen.base or "base", "the checkpoint that runs start from"),
         "tuned": _answer(options, "tuned", seen.tuned or "runs/latest", "the checkpoint to judge"),
@@ -51,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
     _refuse_existing(written, force=options.force)
     for path, text in written.items():
         _write(path, text)
-        print(f"wrote {path}")
-    print(f"next: ckptaudit audit --base={_quoted(answers['base'])} --tuned={_quoted(answers['tuned'])}")
+        show(f"wrote {path}")
+    show(f"next: ckptaudit audit --base={_quoted(answers['base'])} --tuned={_quoted(answers['tuned'])}")
     return 0
 
 

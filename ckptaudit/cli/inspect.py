@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
+from ckptaudit.cli.output import show_all
 from ckptaudit.errors import printable
 
 HELP = "print what a checkpoint holds"
@@ -17,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print totals and a row for each tensor. Raises CkptAuditError."""
-    print("\n".join(_lines(options.path)))
+    show_all(_lines(options.path))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ckptaudit.cli.output import show
 from ckptaudit.cli.progress import measuring
 
 HELP = "measure one share of a plan and write it as a part file"
@@ -36,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
         work = open_planned(plan)
         with measuring() as watch:
             rows = measure_shard(work, shard, output, watch)
-    print(f"{printable(options.output)}: shard {shard}, {len(work.share(shard)):,} tasks, {rows:,} measurements")
+    show(f"{printable(options.output)}: shard {shard}, {len(work.share(shard)):,} tasks, {rows:,} measurements")
     return 0

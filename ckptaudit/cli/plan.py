@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import show_all
 from ckptaudit.errors import ShardError, parameter
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         from ckptaudit.measurement.shard_plan import write_plan
 
         write_plan(plan, options.output)
-    print("\n".join(_lines(plan, options.output)))
+    show_all(_lines(plan, options.output))
     return 0
 
 

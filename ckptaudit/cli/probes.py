@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import show_all
 from ckptaudit.errors import ProbeError, nearest, parameter, printable
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it. Raises CkptAuditError."""
     if options.action == "make":
         return _make(options)
-    print("\n".join(_checked(options)))
+    show_all(_checked(options))
     return 0
 
 
@@ -175,7 +176,7 @@ def _make(options: argparse.Namespace) -> int:
             file.writelines(made.lines[index] + b"\n" for index in chosen)
     except OSError as error:
         raise ProbeError(f"{parameter('output')} {printable(options.output)}: {error.strerror}.") from error
-    print("\n".join(_told(made, options.output, [made.probes[index] for index in chosen])))
+    show_all(_told(made, options.output, [made.probes[index] for index in chosen]))
     return 0
 
 

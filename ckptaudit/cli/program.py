@@ -33,6 +33,7 @@ from ckptaudit.cli import (
 )
 from ckptaudit.cli.completion import complete
 from ckptaudit.cli.extras import bringing
+from ckptaudit.cli.output import complain
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
@@ -100,7 +101,7 @@ def _ended(command: str, run: Callable[[], int]) -> int:
     try:
         return run()
     except CkptAuditError as error:
-        print(f"ERROR: {error.spelled(partial(option, command))}", file=sys.stderr)
+        complain(f"ERROR: {error.spelled(partial(option, command))}")
         return CANNOT_BE_JUDGED
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is left in the buffer goes nowhere.
@@ -110,7 +111,7 @@ def _ended(command: str, run: Callable[[], int]) -> int:
         if sys.flags.dev_mode:
             raise
         name = command.removesuffix("-parts")
-        print(f"ERROR: ckptaudit {name} {_broke_off(error, name)}", file=sys.stderr)
+        complain(f"ERROR: ckptaudit {name} {_broke_off(error, name)}")
         return CANNOT_BE_JUDGED
 
 
@@ -124,7 +125,7 @@ def _broke_off(error: Exception, command: str) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """Exit as pytest does on wrong usage, not with argparse's 2."""
-        print(f"ERROR: {printable(message)}; see {self.prog} --help.", file=sys.stderr)
+        complain(f"ERROR: {message}; see {self.prog} --help.")
         sys.exit(CANNOT_BE_JUDGED)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ckptaudit.cli.output import show
 from ckptaudit.errors import PromotionError, printable
 
 HELP = "promote a release whose gate is open: an alias in MLflow's registry, a webhook, or a script of yours"
@@ -44,15 +45,15 @@ def run(options: argparse.Namespace) -> int:
     changed = same_files(result, options.folder) if options.folder is not None and closed is None else ""
     if closed is not None or changed:
         why = f"the gate is closed by {closed.cause}" if closed else f"{options.folder} differs: {changed}"
-        print(f"not promoted: {printable(why)}")
+        show(f"not promoted: {printable(why)}")
         return NOT_PROMOTED
     if options.place == "mlflow":
         asked = {name: getattr(options, name) for name in ("model", "version", "alias", "store")}
         promote_in_mlflow(result, **asked)
         version = f"{printable(options.model)} version {printable(options.version)}"
-        print(f"promoted: {version} is {printable(options.alias)}")
+        show(f"promoted: {version} is {printable(options.alias)}")
     elif options.place == "check":
         print("may be promoted: the gate is open")
     else:
-        print(f"promoted: {printable(options.url)} answered {send_to_webhook(result, options.url)}")
+        show(f"promoted: {printable(options.url)} answered {send_to_webhook(result, options.url)}")
     return 0

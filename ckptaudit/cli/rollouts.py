@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptaudit.cli.output import show, show_all
 from ckptaudit.errors import printable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     table = open_rollouts(options.path, facts)
     if options.action == "convert":
         return _convert(table, options.path, options.output)
-    print("\n".join(_lines(table, options.path, options.scalars)))
+    show_all(_lines(table, options.path, options.scalars))
     return 0
 
 
@@ -66,7 +67,7 @@ def _convert(table: Rollouts, source: str, output: Path) -> int:
     refuse_unwritable(outputs)
     refuse_what_is_read(outputs, [Path(source)])
     rows = write_table(output, table.open(SCHEMA.names))
-    print(f"{printable(output)}: {rows:,} samples of {table.trainer} with {len(table.columns)} columns")
+    show(f"{printable(output)}: {rows:,} samples of {table.trainer} with {len(table.columns)} columns")
     return 0
 
 
@@ -84,7 +85,7 @@ def _lines(table: Rollouts, path: str, scalars: list[str]) -> Iterator[str]:
         yield f"curves      {', '.join(sorted(curves))}"
     yield f"metrics     {len(metrics()) - sum(map(len, lacking.values()))} of {len(metrics())} can be measured"
     for reason, names in lacking.items():
-        yield f"\n{printable(reason)}\n  not measured: {', '.join(names)}"
+        yield from ("", reason, f"  not measured: {', '.join(names)}")
 
 
 def _extent(table: Rollouts) -> Iterator[str]:

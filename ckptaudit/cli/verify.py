@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptaudit.cli import gate_spelling
+from ckptaudit.cli.output import show
 from ckptaudit.cli.spelling import option
-from ckptaudit.errors import AttestationError, printable, spelled
+from ckptaudit.errors import AttestationError, spelled
 from ckptaudit.options import AUXILIARY
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
     )
     width = max(10, *(len(point.name) for point in points)) + 1
     for point in points:
-        said = printable(spelled(point.said, partial(option, "verify")))
-        print(f"{'ok' if point.holds else 'FAILED':8}{point.name:{width}}{said}")
+        said = spelled(point.said, partial(option, "verify"))
+        show(f"{'ok' if point.holds else 'FAILED':8}{point.name:{width}}{said}")
     holds = all(point.holds for point in points)
     print("verified" if holds else "NOT verified")
     return 0 if holds else DOES_NOT_HOLD

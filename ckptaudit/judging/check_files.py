@@ -97,7 +97,7 @@ def _included(path: Path, content: dict[str, Any], open_files: tuple[Path, ...])
     ids = [check.id for check in checks]
     for unknown in (e for e in excluded if e not in ids):
         raise CheckDefinitionError(
-            f"{printable(path)}: key exclude: {printable(unknown)!r} is not among the included checks; "
+            f"{printable(path)}: key exclude: '{printable(unknown)}' is not among the included checks; "
             f"{nearest(unknown, ids) if ids else 'nothing is included.'}"
         )
     read = {one: digest for file in files for one, digest in file.read.items()}
@@ -132,7 +132,7 @@ def _check(table: object) -> Check:
 def _expect_choices(table: dict[str, Any]) -> None:
     for key, allowed in CHOICES.items():
         if key in table and table[key] not in allowed:
-            raise _Problem(f"key {key}: {printable(table[key])!r} is not one of {', '.join(allowed)}")
+            raise _Problem(f"key {key}: '{printable(table[key])}' is not one of {', '.join(allowed)}")
 
 
 def _check_problems(check: Check) -> Iterable[str]:

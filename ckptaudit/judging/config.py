@@ -114,7 +114,7 @@ def load_config(path: Path) -> Config:
     found = _Found(problems)
     profile = found.value(content, "profile", str, "")
     if profile and profile not in profiles():
-        problems.append(f"key profile: {printable(profile)!r} is no profile; choose one of {', '.join(profiles())}")
+        problems.append(f"key profile: '{printable(profile)}' is no profile; choose one of {', '.join(profiles())}")
     checks = tuple(path.parent / file for file in found.value(content, "checks", tuple[str, ...], ()))
     problems += (f"key checks: {printable(file)}: no such check file" for file in checks if not is_regular(file))
     frozen = found.value(content, "frozen", tuple[str, ...], ())

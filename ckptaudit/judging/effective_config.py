@@ -98,7 +98,7 @@ class EffectiveConfig:
             if any(name in load_checks(path).by_id for path in profile.checks)
         ]
         where = f"it belongs to profile {' and '.join(elsewhere)}" if elsewhere else near(name, ids)
-        return f"key check: {printable(name)!r} is not among the checks of this run; {where}"
+        return f"key check: '{printable(name)}' is not among the checks of this run; {where}"
 
     def _apply_overrides(self) -> Iterator[str]:
         for override in self.config.overrides:

@@ -156,7 +156,7 @@ def selects_nothing(override: Override, parts: Sequence[JudgedMatrix]) -> Iterat
     for role in override.roles:
         if not any(_has_role(part, role) for part in parts):
             found += 1
-            yield f"key roles: {printable(role)!r} {_nothing(role, (p.role for p in places))}"
+            yield f"key roles: '{printable(role)}' {_nothing(role, (p.role for p in places))}"
     for layer in override.layers:
         if not any(p.layer == layer for p in places):
             found += 1
@@ -168,7 +168,7 @@ def selects_nothing(override: Override, parts: Sequence[JudgedMatrix]) -> Iterat
     for glob in override.tensors:
         if not any(fits(glob, part.name, part.tensor.name) for part in parts):
             found += 1
-            yield f"key tensors: {printable(glob)!r} {_nothing(glob, (p.tensor.name for p in parts))}"
+            yield f"key tensors: '{printable(glob)}' {_nothing(glob, (p.tensor.name for p in parts))}"
     if not found and not any(selects(override, part) for part in parts):
         yield f"{override.scope}: together they select none of the check's tensors"
 

@@ -117,7 +117,7 @@ def no_such_subject(waiver: Waiver, check: Check, pairs: Sequence[ModelPair]) ->
     known = [subject for _, its in owned for subject in its]
     known += [name.weight for pair, its in owned for name in _named(check, pair, its)]
     what = f"no subject and no tensor of {check.id}"
-    return f"key subject: {printable(waiver.subject)!r} is {what}; {near(waiver.subject, known)}"
+    return f"key subject: '{printable(waiver.subject)}' is {what}; {near(waiver.subject, known)}"
 
 
 def unused(applied: AppliedWaiver, check: str, tuned: str, verdicts: Sequence[Verdict]) -> bool:

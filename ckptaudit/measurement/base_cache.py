@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING
 
 from ckptaudit.atomic_write import PART, replacing
 from ckptaudit.errors import CacheError, parameter, printable
-from ckptaudit.foreign_files import read_regular
 from ckptaudit.foreign_files.places import Place
-from ckptaudit.measurement.cache_entries import sealed, unsealed
+from ckptaudit.measurement.cache_entries import entry_content, sealed, unsealed
 from ckptaudit.measurement.cache_records import BaseRecord, by_last_use, groups
 from ckptaudit.sizes import format_size
 
@@ -155,7 +154,7 @@ class FactorCache:
         """
         path = self._path(key)
         try:
-            raw = read_regular(path, self.limit)
+            raw = entry_content(path, self.limit)
         except OSError:
             return self._read_shared(key)
         tensors = unsealed(raw, key)
@@ -172,7 +171,7 @@ class FactorCache:
         if self.shared is None:
             return None
         try:
-            raw = read_regular(self.shared / f"{key}.safetensors", self.limit)
+            raw = entry_content(self.shared / f"{key}.safetensors", self.limit)
         except OSError:
             return None
         tensors = unsealed(raw, key)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
 from blake3 import blake3
+
+from ckptaudit.foreign_files import open_regular, read_regular
+from ckptaudit.foreign_files.places import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_HEADER = 2**20
+"""Bytes of the longest header that an entry can have: its tensors are few."""
 
 BLANK = b"0" * 64
 SEAL = b'"checksum":"'
@@ -34,6 +43,40 @@ def sealed(tensors: Mapping[str, Tensor], key: str) -> tuple[memoryview | bytes,
     raw = save({name: _own(tensor) for name, tensor in tensors.items()}, {"checksum": BLANK.decode()})
     at = raw.index(SEAL + BLANK) + len(SEAL)
     return memoryview(raw)[:at], _digest(raw, at, key), memoryview(raw)[at + len(BLANK) :]
+
+
+def entry_content(path: Place, limit: int) -> bytes:
+    """The bytes of an entry; none where its size is not what its header says, or does not fit into memory.
+
+    What a file claims to the file system is not reserved before that is known: a sparse file claims gigabytes.
+    Raises OSError where nothing can be read.
+    """
+    if isinstance(path, Path):
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size != _stated_size(file):
+                return b""
+    try:
+        return read_regular(path, limit)
+    except MemoryError:
+        return b""
+
+
+def _stated_size(file: BinaryIO) -> int:
+    """Bytes of the whole entry by its header; 0 where that is none."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER:
+        return 0
+    try:
+        header = msgspec.json.decode(file.read(length), type=dict[str, _Part])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return 0
+    return 8 + length + max((part.data_offsets[1] for part in header.values()), default=0)
+
+
+class _Part(msgspec.Struct):
+    """What the header says of a tensor, or of the metadata, which has no place."""
+
+    data_offsets: tuple[int, int] = (0, 0)
 
 
 def unsealed(raw: bytes, key: str) -> dict[str, Tensor] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptaudit.errors import CheckpointError, MeasurementError, PairingError, parameter, printable
+from ckptaudit.foreign_files import regular_size
 from ckptaudit.options import AUXILIARY, AuxiliaryKind
 
 if TYPE_CHECKING:
@@ -109,10 +110,19 @@ def open_auxiliary(paths: Mapping[str, str], base: Checkpoint) -> Auxiliary:
     return Auxiliary({name: _open(AUXILIARY[name], path, base) for name, path in paths.items()})
 
 
+def _refuse_other_kinds(kind: AuxiliaryKind, path: Path) -> None:
+    try:
+        regular_size(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: no such file.") from None
+    except OSError as error:
+        said = printable(error.strerror or error)
+        raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: {said}.") from None
+
+
 def _open(kind: AuxiliaryKind, path: str, base: Checkpoint) -> AuxiliaryInput:
     if kind.layout == "file":
-        if not Path(path).is_file():
-            raise CheckpointError(f"{parameter(kind.name)} {printable(path)}: no such file.")
+        _refuse_other_kinds(kind, Path(path))
         return AuxiliaryInput(kind, path)
     if kind.layout == "log":  # opened by itself: there may be several
         return AuxiliaryInput(kind, path)

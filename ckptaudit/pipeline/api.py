@@ -18,6 +18,7 @@ from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.options import FACTOR, AuditOptions, Several
 from ckptaudit.pipeline.assembly import assemble, curves
 from ckptaudit.pipeline.causes import causes
+from ckptaudit.pipeline.evidence import refuse_without_evidence
 from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.execution import execute
 from ckptaudit.pipeline.opening import OpenedAudit, open_audit
@@ -117,6 +118,7 @@ def prepare(options: AuditOptions, config: Config, checks: Sequence[Path] = ()) 
     files = tuple(map(load_checks, checks)) or chosen.files
     baseline = baseline_of(opened)
     planned = plan(opened, files, config, baseline, known=chosen.known)
+    refuse_without_evidence(planned, chosen.profile if opened.has_pair and not checks else "")
     opened.take_digests()
     return PreparedAudit(opened, planned, baseline, "" if checks else chosen.profile)
 

@@ -15,6 +15,7 @@ from ckptaudit.judging.plan import AuditPlan
 from ckptaudit.judging.verdict import Verdict
 from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.metrics import Measurement
+from ckptaudit.metrics.descriptions import scope_of
 from ckptaudit.pipeline.curves import MOST, spectrum_record, worst_matrices
 from ckptaudit.pipeline.inputs import policy_inputs
 from ckptaudit.pipeline.opening import OpenedAudit
@@ -82,7 +83,7 @@ def assemble(
         rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
         behavior=behavior,
         inputs=_inputs(opened, plan, profile),
-        not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened)),
+        not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened, verdicts)),
         spectra=tuple(spectra),
     )
 
@@ -153,10 +154,16 @@ def _inputs(opened: OpenedAudit, plan: AuditPlan, profile: str) -> tuple[InputRe
     return (*opened.inputs, *policy_inputs(plan.config, profile)) if opened.options.digest else ()
 
 
-def _not_judged(opened: OpenedAudit) -> tuple[str, ...]:
-    """The kinds of evidence that this audit had nothing of."""
-    others = tuple(said for name, said in OTHER_EVIDENCE.items() if name not in opened.auxiliary.given)
-    return others if opened.has_pair else (WEIGHTS, *others)
+def _not_judged(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """The kinds of evidence that this audit had nothing of, or nothing that could be judged."""
+    others = [said for name, said in OTHER_EVIDENCE.items() if name not in opened.auxiliary.given]
+    on_probes = {v.outcome for v in verdicts if scope_of(v.metric) == "probes"}
+    others += [NO_PROBE_TELLS] if "probes" in opened.auxiliary.given and on_probes == {"skipped"} else []
+    return tuple(others if opened.has_pair else (WEIGHTS, *others))
+
+
+NO_PROBE_TELLS = f"behavior: every check on {parameter('probes')} was skipped"
+"""What is said where probes were given that no check could be judged by."""
 
 
 WEIGHTS = f"weights and files: give {parameter('base')} PATH and {parameter('tuned')} PATH"

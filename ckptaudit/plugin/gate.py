@@ -30,6 +30,7 @@ from ckptaudit.measurement.store import MeasurementStore
 from ckptaudit.pipeline import assemble, choose_checks, execute, open_audit, plan
 from ckptaudit.pipeline.assembly import about, curves, distributions_of
 from ckptaudit.pipeline.causes import Causes
+from ckptaudit.pipeline.evidence import refuse_without_evidence
 from ckptaudit.pipeline.excerpts import Excerpts
 from ckptaudit.pipeline.planning import baseline_of
 from ckptaudit.pipeline.workers import workers_of
@@ -89,6 +90,7 @@ class Gate:
         self.baseline = baseline_of(self.opened)
         self._refuse_empty_plot()
         self.everything = self.plan = self._plan(list(self.files.values()))
+        refuse_without_evidence(self.plan, self.profile if self.opened.has_pair else "")
         self.store = MeasurementStore(Path(self.worker[STORE]) if self.worker else None)
         self.verdicts: dict[str, Verdict] = {}
         self.causes, self.excerpts = Causes(self.opened), Excerpts()

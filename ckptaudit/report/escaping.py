@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from ckptaudit.errors import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 # Services that run jobs obey lines like these in a job's log: `::error ...`, also indented, and `##vso[...]`.
 _COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#(?:vso|teamcity)?\[)")
@@ -28,6 +30,8 @@ def log_lines(text: str) -> str:
 
 def styled_line(line: Text) -> Text:
     """The same of a line with styles, which it keeps where there was nothing to escape."""
+    from rich.text import Text
+
     clean = log_line(line.plain)
     return line if clean == line.plain else Text(clean, line.style)
 

@@ -115,7 +115,9 @@ def _case(verdict: Verdict, check: CheckRecord | None, *, strict: bool) -> TestC
 
     classname, name = _address(verdict, check)
     case = TestCase(name, classname)
-    text = explain(verdict, check) if check else in_one_line(verdict)
+    # Most verdicts hold, and their words would be written for nobody.
+    is_shown = verdict.outcome in ("failed", "error")
+    text = explain(verdict, check) if check and is_shown else in_one_line(verdict)
     if verdict.outcome == "failed" and verdict.closes:
         case.add_failure_info(in_one_line(verdict), text)
     elif verdict.outcome == "error":

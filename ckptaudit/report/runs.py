@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from msgspec.structs import replace
+
 from ckptaudit.errors import printable
 from ckptaudit.judging.verdict import Verdict
+from ckptaudit.metrics.measurement import Measurement
 from ckptaudit.report.appearance import beyond, margin_of
 from ckptaudit.report.columns import Column, aligned
 from ckptaudit.results.gate import answer, gravest, gravity
-from ckptaudit.results.records import AuditResult
+from ckptaudit.results.records import AuditResult, SpectrumRecord
 
 COLUMNS = (
     Column("run"),
@@ -49,12 +52,35 @@ def labels(result: AuditResult) -> dict[str, str]:
 def run_rows(result: AuditResult) -> list[RunRow]:
     """Steps of a run in their order; other runs the gravest first."""
     names = labels(result)
-    rows = [_row(run, names[run], [v for v in result.verdicts if v.tuned == run]) for run in result.runs]
+    rows = [_row(run, names[run], own.verdicts) for run, own in by_run(result).items()]
     in_steps = {step.tuned for trajectory in result.trajectories for step in trajectory.steps}
     if in_steps >= set(result.runs):
-        order = [step.tuned for trajectory in result.trajectories for step in trajectory.steps]
-        return sorted(rows, key=lambda row: order.index(row.path))
+        steps = (step.tuned for trajectory in result.trajectories for step in trajectory.steps)
+        order = {path: place for place, path in enumerate(dict.fromkeys(steps))}
+        return sorted(rows, key=lambda row: order[row.path])
     return sorted(rows, key=_gravity)
+
+
+def by_run(result: AuditResult) -> dict[str, AuditResult]:
+    """The result as each run alone has it: its verdicts, measurements and spectra, each looked at once."""
+    verdicts: dict[str, list[Verdict]] = {run: [] for run in result.runs}
+    measurements: dict[str, list[Measurement]] = {run: [] for run in result.runs}
+    spectra: dict[str, list[SpectrumRecord]] = {run: [] for run in result.runs}
+    for verdict in result.verdicts:
+        verdicts.setdefault(verdict.tuned, []).append(verdict)
+    for measurement in result.measurements:
+        measurements.setdefault(measurement.tuned, []).append(measurement)
+    for spectrum in result.spectra:
+        spectra.setdefault(spectrum.tuned, []).append(spectrum)
+    return {
+        run: replace(
+            result,
+            verdicts=tuple(verdicts[run]),
+            measurements=tuple(measurements[run]),
+            spectra=tuple(spectra[run]),
+        )
+        for run in result.runs
+    }
 
 
 def run_lines(result: AuditResult, width: int) -> list[str]:

@@ -16,6 +16,12 @@ JUDGED = ("passed", "failed", "waived")
 
 NOTHING_JUDGED = "nothing was judged"
 
+INTEGRITY = frozenset({"finite", "aligned", "same-shapes", "same-dtypes", "actually-changed"})
+"""The checks that every profile has beside its own, by id."""
+
+ONLY_INTEGRITY = "nothing but integrity was judged: every other check was skipped"
+"""Why the gate stays closed where none of the checks was judged that a profile is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -34,14 +40,19 @@ def answer(verdicts: Sequence[Verdict]) -> Answer:
     """The gate's answer: open where something was judged, and nothing that closes it failed or went unjudged.
 
     A check that closes the gate and was skipped everywhere has gone unjudged, unless the model has no such weights
-    or it asks for what not every trainer logs.
+    or it asks for what not every trainer logs. Integrity alone opens no gate where more was asked for.
     """
     closing = tuple(sorted((v for v in verdicts if v.closes), key=gravity))
     if closing:
         return Answer(closing)
     if not any(v.outcome in JUDGED for v in verdicts):
         return Answer((), NOTHING_JUDGED)
-    return Answer((), "; ".join(_unjudged(verdicts)))
+    return Answer((), "; ".join(_unjudged(verdicts)) or _nothing_beyond_integrity(verdicts))
+
+
+def _nothing_beyond_integrity(verdicts: Sequence[Verdict]) -> str:
+    others = [v.outcome for v in verdicts if v.check not in INTEGRITY]
+    return ONLY_INTEGRITY if others and all(outcome == "skipped" for outcome in others) else ""
 
 
 def _unjudged(verdicts: Sequence[Verdict]) -> Iterator[str]:

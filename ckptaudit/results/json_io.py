@@ -71,7 +71,7 @@ def _other_schema(path: Path, schema: str) -> str:
     name, _, number = schema.partition("/")
     if name == "ckptaudit" and number.isdecimal():
         return f"{printable(path)}: has schema {printable(schema)}, this release reads {SCHEMA}; update ckptaudit."
-    return f"{printable(path)}: has schema {printable(schema)!r}, not {SCHEMA}; give the JSON that an audit wrote."
+    return f"{printable(path)}: has schema '{printable(schema)}', not {SCHEMA}; give the JSON that an audit wrote."
 
 
 def _completed(verdict: Verdict) -> Verdict:

@@ -81,6 +81,6 @@ def _problems(facts: RunFacts) -> Iterator[str]:
     if facts.top_p is not None and not 0 < facts.top_p <= 1:
         yield f"key top_p: {facts.top_p:g} is not in (0, 1]"
     if facts.advantage is not None and facts.advantage not in CONVENTIONS:
-        yield f"key advantage: {printable(facts.advantage)!r} is not one of {', '.join(CONVENTIONS)}"
+        yield f"key advantage: '{printable(facts.advantage)}' is not one of {', '.join(CONVENTIONS)}"
     if not all(math.isfinite(weight) for weight in facts.reward_weights.values()):
         yield "key reward_weights: every weight must be a finite number"

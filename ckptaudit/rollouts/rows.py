@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.table import SCHEMA, TOKEN_LISTS
+from ckptaudit.rollouts.values import first_misfit, refuse_values
 
 Row = Mapping[str, Any]
 
@@ -34,19 +35,20 @@ def batches_of(rows: Iterable[Row], source: Path, run: str) -> Iterator[pa.Recor
     Raises RolloutError naming the file and column where a value does not fit.
     """
     pending: list[Row] = []
-    cells = 0
+    cells = before = 0
     for row in rows:
         pending.append(row)
         cells += sum(len(row[name]) for name in (*TOKEN_LISTS, "response") if row.get(name) is not None)
         if len(pending) >= MAX_ROWS or cells >= MAX_CELLS:
-            yield batch_of(pending, source, run)
+            yield batch_of(pending, source, run, before)
+            before += len(pending)
             pending, cells = [], 0
     if pending:
-        yield batch_of(pending, source, run)
+        yield batch_of(pending, source, run, before)
 
 
-def batch_of(rows: Sequence[Row], source: Path, run: str) -> pa.RecordBatch:
-    """One record batch of all the rows."""
+def batch_of(rows: Sequence[Row], source: Path, run: str, before: int = 0) -> pa.RecordBatch:
+    """One record batch of all the rows; `before` are the file's rows ahead of them."""
     fixed = {"run": run, "source_file": source.name, "split": "train"}
     columns = []
     for field in SCHEMA:
@@ -55,14 +57,17 @@ def batch_of(rows: Sequence[Row], source: Path, run: str) -> pa.RecordBatch:
             columns.append(pa.array(values, type=field.type))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise RolloutError(
-                f"{printable(source)}: {field.name} does not fit its type {field.type}; the file is damaged or of "
-                "another version."
+                f"{printable(source)}: {field.name} does not fit its type {field.type} in row "
+                f"{before + first_misfit(values, field.type) + 1}; the file is damaged or of another version."
             ) from error
         if columns[-1].null_count and not field.nullable:
+            row = before + values.index(None) + 1
             raise RolloutError(
-                f"{printable(source)}: a sample has no {field.name}; the file is of another version."
+                f"{printable(source)}: the sample in row {row} has no {field.name}; the file is of another version."
             )
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    made = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    refuse_values(source, made, before)
+    return made
 
 
 def whole_ids(values: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ try:
 except ImportError as error:
     raise RolloutError("Rollouts are read with pyarrow: pip install 'ckptaudit[rollouts]'.") from error
 
+from ckptaudit.rollouts.values import fitted, refuse_types
+
 VERSION = "ckptaudit.rollouts/1"
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _NUMBERS = pa.list_(pa.float32())
@@ -59,6 +61,8 @@ SCHEMA = pa.schema(
     ],
     metadata={"ckptaudit.schema": VERSION},
 )
+SMALL = tuple(field.name for field in SCHEMA if pa.types.is_primitive(field.type))
+"""Columns of one number a row: what can be looked at of a log's beginning at no cost."""
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
 TOKEN_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_list(field.type))
 
@@ -200,7 +204,9 @@ def filled_columns(files: Sequence[Path]) -> frozenset[str]:
     filled: set[str] = set()
     for path in regular_files(files):
         try:
-            filled.update(_filled(pq.read_metadata(path)))
+            facts = pq.read_metadata(path)
+            refuse_types(path, facts.schema.to_arrow_schema(), SCHEMA)
+            filled.update(_filled(facts))
         except UNREADABLE as error:
             raise RolloutError(f"{printable(path)}: cannot be read as Parquet ({_first_line(error)}).") from error
     return frozenset(filled & set(SCHEMA.names))
@@ -224,9 +230,10 @@ def _read_file(path: Path, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path, thrift_string_size_limit=2**26, thrift_container_size_limit=2**22) as file:
             names = _checked_columns(path, file.schema_arrow, wanted)
-            rows = _rows_at_a_time(file.metadata, names)
+            rows, before = _rows_at_a_time(file.metadata, names), 0
             for batch in file.iter_batches(rows, columns=names, use_threads=True):
-                yield _canonical(path, batch)
+                yield fitted(path, batch, SCHEMA, before)
+                before += batch.num_rows
     except UNREADABLE as error:
         raise RolloutError(f"{printable(path)}: cannot be read as Parquet ({_first_line(error)}).") from error
 
@@ -238,6 +245,7 @@ def _checked_columns(path: Path, schema: pa.Schema, wanted: list[str]) -> list[s
             f"{printable(path)}: no table of rollouts, as column {lacking[0]} is missing; "
             "make one with `ckptaudit rollouts convert`."
         )
+    refuse_types(path, schema, SCHEMA)
     return [name for name in wanted if name in schema.names]
 
 
@@ -257,23 +265,6 @@ def _group_bytes(group: pq.RowGroupMetaData, names: list[str]) -> int:
     return sum(
         max(c.total_uncompressed_size, 4 * c.num_values) for c in columns if c.path_in_schema.split(".")[0] in names
     )
-
-
-def _canonical(path: Path, batch: pa.RecordBatch) -> pa.RecordBatch:
-    fields = [SCHEMA.field(name) for name in batch.schema.names]
-    try:
-        columns = [
-            array if array.type == field.type else array.cast(field.type)
-            for array, field in zip(batch.columns, fields, strict=True)
-        ]
-        for field, array in zip(fields, columns, strict=True):
-            if array.null_count and not field.nullable:
-                raise RolloutError(f"{printable(path)}: column {field.name} has empty cells; every row needs one.")
-        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
-    except pa.ArrowException as error:
-        raise RolloutError(
-            f"{printable(path)}: a column has another type than the canonical table ({_first_line(error)})."
-        ) from error
 
 
 def _first_line(error: Exception) -> str:

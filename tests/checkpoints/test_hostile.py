@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle  # noqa: TID251  the attacker's tool
+import resource
 import signal
 import struct
 import tracemalloc
@@ -497,6 +498,33 @@ def test_names_that_no_model_gives_are_refused(name, tmp_path, refused):
 def test_names_are_checked_in_pickles_too(tmp_path, refused):
     torch.save({NAMES["terminal escape"]: torch.ones(2)}, tmp_path / "model.pt")
     refused(tmp_path, "no name that a model gives")
+
+
+@pytest.mark.parametrize("key", [None, 3, ("a", "b")], ids=str)
+def test_a_tensor_under_a_key_that_is_no_text_is_not_left_out(key, tmp_path, refused):
+    torch.save({"model.norm.weight": torch.ones(2), key: torch.ones(2)}, tmp_path / "model.pt")
+    refused(tmp_path, "under a key that is no text")
+
+
+def test_what_is_no_tensor_may_stand_under_any_key(tmp_path):
+    torch.save({"model.norm.weight": torch.ones(2), 3: "three", None: 0.5}, tmp_path / "model.pt")
+    assert list(open_checkpoint(tmp_path).tensors) == ["model.norm.weight"]
+
+
+def test_a_file_larger_than_the_address_space_is_named_and_not_called_damaged(tmp_path):
+    size = 2**42
+    header = b'{"w":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (size // 4, size)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + size)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**41, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: .* do not fit into the memory") as caught:
+            open_checkpoint(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert "damaged" not in str(caught.value)
 
 
 def test_not_a_number_infinity_and_nothing_are_read_as_they_are(tmp_path):

@@ -155,6 +155,13 @@ class TestDamage:
             cache._path(KEY).write_bytes(content)
             assert cache.read(KEY) is None
 
+    def test_a_sparse_file_is_removed_before_its_size_is_reserved(self, cache: FactorCache) -> None:
+        cache.write(KEY, factors())
+        path = cache.folder / f"{KEY}.safetensors"
+        os.truncate(path, 2**42)
+        assert FactorCache(cache.folder, limit=2**50).read(KEY) is None
+        assert not path.exists()
+
     def test_an_entry_does_not_answer_for_another_key(self, cache: FactorCache) -> None:
         cache.write(KEY, factors())
         shutil.copy(cache._path(KEY), cache._path(OTHER))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,15 +60,19 @@ def test_a_missing_file_ends_with_code_4_and_one_line(
     run.stderr.fnmatch_lines(["ERROR: *no.safetensors: no such file or directory*"])
 
 
-def test_without_its_input_a_check_is_skipped_and_names_the_option(
+def test_a_pipe_is_called_a_pipe(tmp_path: Path, small_pair: tuple[Path, Path]) -> None:
+    os.mkfifo(tmp_path / "probes.jsonl")
+    with pytest.raises(ckptaudit.CkptAuditError, match=r"probes\.jsonl: a pipe, not a regular file"):
+        open_auxiliary({"probes": str(tmp_path / "probes.jsonl")}, open_checkpoint(small_pair[0]))
+
+
+def test_a_profile_of_checks_without_their_input_names_the_option(
     pytester: pytest.Pytester, fixture_pairs: Path
 ) -> None:
     pair = [f"--base={fixture_pairs / 'base'}", f"--tuned={fixture_pairs / 'rlvr-gentle'}"]
     run = pytester.runpytest(*pair, "--audit-profile=unlearning", "-rs")
     assert run.ret == 4
-    run.stdout.fnmatch_lines(
-        ["SKIPPED*needs --audit-retain-gradients FILE", "gate CLOSED: *retain-loss was not judged*"]
-    )
+    run.stderr.fnmatch_lines(["ERROR: --audit-profile unlearning: *needs --audit-retain-gradients FILE."])
 
 
 def test_an_audit_with_inputs_passes_and_reports_them(

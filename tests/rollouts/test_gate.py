@@ -63,11 +63,12 @@ def test_rollouts_join_the_profile_where_they_are_given(pytester: pytest.Pyteste
     assert "rollouts.toml::mismatch-k3[rollouts]" in str(beside.stdout)
 
 
-def test_without_a_log_its_checks_are_skipped_and_say_what_they_need(
+def test_without_a_log_its_checks_are_refused_and_say_what_they_need(
     pytester: pytest.Pytester, pair: list[str]
 ) -> None:
-    result = pytester.runpytest(*pair, "--audit-profile=rollouts", "-rs", "-k", "mismatch-k3 or finite")
-    result.stdout.fnmatch_lines(["*needs --audit-rollouts PATH"])
+    result = pytester.runpytest(*pair, "--audit-profile=rollouts")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: --audit-profile rollouts: *needs --audit-rollouts PATH*"])
 
 
 def test_without_curves_only_their_checks_are_skipped(pytester: pytest.Pytester, pair: list[str]) -> None:

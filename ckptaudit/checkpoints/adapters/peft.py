@@ -82,7 +82,7 @@ def _checked_config(path: Place) -> _Config:
     if config.init_lora_weights not in _PLAIN_STARTS and not _is_approximate(config):
         raise CheckpointError(
             f"{printable(path)}: an adapter begun with "
-            f"init_lora_weights={clipped(config.init_lora_weights)!r} changes the "
+            f"init_lora_weights='{clipped(config.init_lora_weights)}' changes the "
             "base in a way that cannot be repeated; convert it to plain LoRA with save_pretrained("
             "path_initial_model_for_weight_conversion=...), or " + MERGE_FIRST + "."
         )
@@ -160,7 +160,7 @@ class _Scales:
             ranks, alphas = compiled(config.rank_pattern or {}), compiled(config.alpha_pattern or {})
         except UnreadPatternError as error:
             raise CheckpointError(
-                f"{printable(path)}: the pattern {clipped(error)!r} is more than is read; {MERGE_FIRST}."
+                f"{printable(path)}: the pattern '{clipped(error)}' is more than is read; {MERGE_FIRST}."
             ) from None
         return cls(path, config, ranks, alphas)
 

@@ -57,7 +57,7 @@ def checked_key(key: str, where: str) -> str:
     """A key without slashes at its ends, of sound parts alone. Raises CheckpointError for the others."""
     parts = [part for part in key.strip("/").split("/") if part]
     if any(part in (".", "..") or "\\" in part or not part.isprintable() for part in parts):
-        raise CheckpointError(f"{where}: no place for a checkpoint is named {clipped(key)!r}; check the address.")
+        raise CheckpointError(f"{where}: no place for a checkpoint is named '{clipped(key)}'; check the address.")
     return "/".join(parts)
 
 

@@ -96,7 +96,7 @@ class WebStore:
         match = _RANGE.fullmatch(stated)
         if answer.status == 206 and match is not None:
             return int(match[1]), int(match[2]), int(match[3])
-        what = "ignores ranges" if answer.status == 200 else f"sent no valid Content-Range ({clipped(stated)!r})"
+        what = "ignores ranges" if answer.status == 200 else f"sent no valid Content-Range ('{clipped(stated)}')"
         raise CheckpointError(
             f"{self._shown(key)}: the server {what}, and only parts of files are read remotely; download the "
             "checkpoint, or serve it by one that supports byte ranges."

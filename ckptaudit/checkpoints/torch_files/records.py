@@ -108,9 +108,13 @@ class Archive:
         found = {}
         left = SHARED * file_size(self.file) + MAX_SMALL
         for name, record in state.items():
-            tensor = self.tensor(name, record) if isinstance(name, str) else None
+            is_name = isinstance(name, str)
+            tensor = self.tensor(name if is_name else "without a name", record)
             if tensor is None:
                 continue
+            if not is_name:
+                # Not shown: what is no text may be of any length once it is written out.
+                raise damaged(self.file, "a tensor stands under a key that is no text, and so has no name")
             stored = tensor.local if isinstance(tensor, ShardedTensor) else tensor
             left -= prod(stored.shape) * itemsize(stored.dtype)
             if left < 0:

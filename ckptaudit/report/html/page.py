@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ckptaudit.report.html.cells import Names, grids_of
 from ckptaudit.report.html.lines import Line, lines_of, sentence
 from ckptaudit.report.html.placing import REGIMES, Likeness, Placed, likeness, placed
 from ckptaudit.report.html.rollouts import log_views
-from ckptaudit.report.runs import RunRow, first_shown, run_rows
+from ckptaudit.report.runs import RunRow, by_run, first_shown, run_rows
 from ckptaudit.report.steps import step_curves
 from ckptaudit.results.gate import answer
 from ckptaudit.results.records import AuditResult, CheckRecord, SpectrumRecord
@@ -56,7 +57,10 @@ def write_html(result: AuditResult, path: Path) -> None:
 
 def render_html(result: AuditResult) -> str:
     """The page, from the result alone."""
-    runs = tuple(_run_view(result, run) for run in result.runs)
+    alone, rows = by_run(result), run_rows(result)
+    row_of = {row.path: row for row in rows}
+    runs = tuple(_run_view(own, row_of[run]) for run, own in alone.items())
+    place = {run: position for position, run in enumerate(alone)}
     script = Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS))
     style = Markup("\n".join((HERE / name).read_text("utf-8") for name in STYLES))
     charts = Markup(CHARTS.read_text("utf-8").strip())
@@ -71,12 +75,12 @@ def render_html(result: AuditResult) -> str:
             mapped={m.metric for m in result.measurements},
             listed=LISTED,
             counts=counts(result.verdicts),
-            order=[result.runs.index(row.path) for row in run_rows(result)],
+            order=[place[row.path] for row in rows],
             trajectories=[row for row in result.trajectories if step_curves(result, row)],
             coverage=list(coverage_lines(result)),
             logs=log_views(result),
             behavior=behavior_views(result),
-            data=_embedded(_data(result, runs)),
+            data=_embedded(_data(result, alone, runs)),
             charts=charts,
             script=script,
             style=style,
@@ -85,11 +89,10 @@ def render_html(result: AuditResult) -> str:
     )
 
 
-def _run_view(result: AuditResult, run: str) -> RunView:
-    lines, rows = lines_of(result, run), placed(result, run)
-    verdicts = [v for v in result.verdicts if v.tuned == run]
-    row = next(row for row in run_rows(result) if row.path == run)
-    return RunView(printable(run), answer(verdicts).is_open, sentence(lines), lines, rows, likeness(rows), row)
+def _run_view(own: AuditResult, row: RunRow) -> RunView:
+    lines, rows = lines_of(own, row.path), placed(own, row.path)
+    is_open = answer(own.verdicts).is_open
+    return RunView(printable(row.path), is_open, sentence(lines), lines, rows, likeness(rows), row)
 
 
 def _environment() -> Environment:
@@ -134,18 +137,18 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _data(result: AuditResult, runs: tuple[RunView, ...]) -> dict[str, object]:
+def _data(result: AuditResult, alone: Mapping[str, AuditResult], runs: tuple[RunView, ...]) -> dict[str, object]:
     names = Names()
     views = [
         {
             "path": view.path,
-            "grids": grids_of(result, run, names),
-            "verdicts": _verdicts(result, run),
-            "spectra": [_spectrum(row) for row in result.spectra if row.tuned == run],
+            "grids": grids_of(own, run, names),
+            "verdicts": _verdicts(own),
+            "spectra": [_spectrum(row) for row in own.spectra],
             "placed": [_placed(row) for row in view.placed],
             "first": next((line.worst.metric for line in view.lines), ""),
         }
-        for run, view in zip(result.runs, runs, strict=True)
+        for (run, own), view in zip(alone.items(), runs, strict=True)
     ]
     checks = {row.id: _check(row) for row in result.checks}
     return {
@@ -169,20 +172,19 @@ def _steps(result: AuditResult) -> list[dict[str, object]]:
     return [{"name": row.name, "counted": row.counted, "curves": curves} for row, curves in found if curves]
 
 
-def _verdicts(result: AuditResult, run: str) -> dict[str, dict[str, tuple[object, ...]]]:
+def _verdicts(own: AuditResult) -> dict[str, dict[str, tuple[object, ...]]]:
     found: dict[str, dict[str, tuple[object, ...]]] = {}
-    for v in result.verdicts:
-        if v.tuned == run:
-            row = (
-                v.outcome,
-                v.value,
-                v.kind,
-                v.sign,
-                v.limit,
-                margin_of(v) or ("not measured" if v.value is None else ""),
-                printable(v.reason),
-            )
-            found.setdefault(v.check, {})[printable(v.subject)] = row
+    for v in own.verdicts:
+        row = (
+            v.outcome,
+            v.value,
+            v.kind,
+            v.sign,
+            v.limit,
+            margin_of(v) or ("not measured" if v.value is None else ""),
+            printable(v.reason),
+        )
+        found.setdefault(v.check, {})[printable(v.subject)] = row
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ckptaudit.rollouts.facts import RunFacts
-from ckptaudit.rollouts.table import SCHEMA, filled_columns, is_canonical, read_table
+from ckptaudit.rollouts.table import SCHEMA, SMALL, filled_columns, is_canonical, read_table
 
 NAME = "ckptaudit"
 FILES = "Parquet of the canonical table"
@@ -35,8 +35,10 @@ def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
 
 
 def columns(folder: Path) -> frozenset[str]:
-    """Columns that any row fills, read off the files' ends."""
-    return filled_columns(files(folder))
+    """Columns that any row fills, read off the files' ends. Raises RolloutError, of the first rows' numbers too."""
+    filled = filled_columns(files(folder))
+    next(read_table(files(folder), SMALL), None)
+    return filled
 
 
 def open_columns(folder: Path, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:

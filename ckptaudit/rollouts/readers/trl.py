@@ -54,15 +54,16 @@ def files(folder: Path) -> list[Path]:
 
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """File by file, which is by step."""
+    seen: set[str] = set()
     for _, path in numbered(_folder(folder), _PATTERN):
-        yield from batches_of(_rows(path, facts), path, folder.name)
+        yield from batches_of(_rows(path, facts, seen), path, folder.name)
 
 
-def _rows(path: Path, facts: RunFacts) -> Iterator[Row]:
+def _rows(path: Path, facts: RunFacts, seen: set[str]) -> Iterator[Row]:
     regular_file(path)
     try:
         with pq.ParquetFile(path) as file:
-            rewards = _reward_columns(path, file.schema_arrow)
+            rewards = _reward_columns(path, file.schema_arrow, seen)
             place = 0
             for batch in file.iter_batches(1024):
                 for row in batch.to_pylist():
@@ -74,11 +75,31 @@ def _rows(path: Path, facts: RunFacts) -> Iterator[Row]:
         ) from error
 
 
-def _reward_columns(path: Path, schema: pa.Schema) -> list[str]:
+def _reward_columns(path: Path, schema: pa.Schema, seen: set[str]) -> list[str]:
+    """The columns of rewards; `seen` gathers their names over the files. Raises RolloutError where there is none.
+
+    A reward function that returned None for every sample leaves a column without a type.
+    """
     for name in ("step", "prompt", "completion"):
         if name not in schema.names:
             raise RolloutError(f"{printable(path)}: no column {name}; TRL's table of completions has one.")
-    return [field.name for field in schema if pa.types.is_floating(field.type) and field.name != "advantage"]
+    others = [field for field in schema if field.name not in ("step", "prompt", "completion", "advantage")]
+    found = [field.name for field in others if pa.types.is_floating(field.type)]
+    for field in others:
+        if field.name in seen and field.name not in found and not pa.types.is_null(field.type):
+            held = printable(field.type)[:80]
+            raise RolloutError(
+                f"{printable(path)}: column {printable(field.name)[:80]} holds {held} from row 1 on, and numbers "
+                "in the files before; the file is damaged."
+            )
+    if not found and not any(pa.types.is_null(field.type) for field in others):
+        held = ", ".join(f"{printable(field.name)[:80]} holds {printable(field.type)[:80]}" for field in others[:3])
+        raise RolloutError(
+            f"{printable(path)}: no column of numbers beside the advantages, where TRL writes one for each reward "
+            f"function{f' ({held})' if held else ''}; the file is damaged."
+        )
+    seen.update(found)
+    return found
 
 
 def _row(path: Path, row: dict[str, Any], names: list[str], weights: Mapping[str, float], place: int) -> Row:

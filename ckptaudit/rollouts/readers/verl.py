@@ -55,10 +55,12 @@ def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(path: Path, step: int, split: str) -> Iterator[Row]:
+    scored, last = False, -1
     for number, line in enumerate(json_lines(path, dict[str, Any])):
         prompt, answer = line.get("input"), line.get("output")
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise RolloutError(f"{printable(path)}: line {number + 1} has no input and output as text.")
+        scored, last = scored or line.get("score") is not None, number
         digest = prompt_hash(prompt)
         yield {
             "step": step,
@@ -71,6 +73,11 @@ def _rows(path: Path, step: int, split: str) -> Iterator[Row]:
             "reward": line.get("score"),
             "rewards": numbers_of(line, _KNOWN),
         }
+    if last >= 0 and not scored:
+        raise RolloutError(
+            f"{printable(path)}: score is null from line 1 on, and verl writes one for each sample; the file is "
+            "damaged."
+        )
 
 
 def numbers_of(line: dict[str, Any], known: set[str]) -> list[tuple[str, float]] | None:

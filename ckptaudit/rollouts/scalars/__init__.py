@@ -54,7 +54,7 @@ def stores() -> tuple[Store, ...]:
 def read_scalars(path: str | Path) -> dict[str, dict[int, float]]:
     """Curves by canonical name, then by step. Raises RolloutError if no store knows the path, or it is damaged."""
     folder = Path(path)
-    return curves(_store_of(folder).rows(folder))
+    return curves(_store_of(folder).rows(folder), folder)
 
 
 def scalar_files(path: str | Path) -> list[Path]:
@@ -72,14 +72,18 @@ def _store_of(folder: Path) -> Store:
     return store
 
 
-def curves(rows: Iterable[ScalarRow]) -> dict[str, dict[int, float]]:
-    """Rows under their canonical names; those without one are left out."""
+def curves(rows: Iterable[ScalarRow], source: Path) -> dict[str, dict[int, float]]:
+    """Rows under their canonical names; those without one are left out. Raises RolloutError for what no step is."""
     found: dict[str, dict[int, float]] = {}
     for count, row in enumerate(rows):
         if count >= MAX_VALUES:
             raise RolloutError(f"more than {MAX_VALUES:,} logged scalars; pass the log of one run.")
         name = canonical_name(row.name)
         if name is not None:
+            if abs(row.step) >= 2**63:
+                raise RolloutError(
+                    f"{printable(source)}: {name} has a step of more than 63 bits; the file is damaged."
+                )
             found.setdefault(name, {})[row.step] = row.value
     return found
 
