@@ -121,7 +121,7 @@ def decide(
         worst=ranked[0].tensor,
         kind=_kind(ranked, check),
         method=ranked[0].method,
-        reason=_left_open(uncomputed),
+        reason=_left_open(uncomputed) or (ranked[0].remark if check.judge_by == "worst" else ""),
         ranking=tuple(Ranked(m.tensor, _number(m), _remark(m, measured, check, limits)) for m in ranked[:6]),
         moved_limits=_others(limits, ranked),
     )
@@ -271,4 +271,4 @@ def _remark(m: Measurement, measured: Sequence[Measurement], check: Check, limit
     own = limits.moved.get(m.tensor)
     said = f"limit {check.sign} {own.value:g} here" if own else ""
     bound = {"exact": "", "upper_bound": "at most this", "lower_bound": "at least this"}[m.kind]
-    return "; ".join(filter(None, (said, bound, doubt(m, measured))))
+    return "; ".join(filter(None, (said, bound, m.remark, doubt(m, measured))))

@@ -16,6 +16,7 @@ from ckptaudit.checkpoints.sources.read_ahead import read_ahead
 from ckptaudit.measurement.jobs import Computing, Job, Stage, SufficientBounds, applies
 from ckptaudit.measurement.reading import read
 from ckptaudit.metrics import (
+    METRICS,
     NARROW,
     SHORT_SIDE,
     Kind,
@@ -38,6 +39,8 @@ MOST_MATRICES = 512
 """In a batch. More gain nothing, and what is one batch cannot be spread."""
 
 NARROW_NAMES = frozenset(str(dtype).removeprefix("torch.") for dtype in NARROW)
+
+ZERO_BASE = "the base is all zero here, and nothing is small against it"
 
 JOBS_AHEAD = 16
 """Small tensors of both sides that are asked for at once where they lie in a remote store."""
@@ -265,7 +268,13 @@ def _record(matrix: StoredMatrix, metric: str, number: Number, kind: Kind) -> Me
         method=number.method,
         error=number.error,
         standard_error=number.standard_error,
+        remark=ZERO_BASE if _is_of_a_zero_base(matrix, metric, number.value) else "",
     )
+
+
+def _is_of_a_zero_base(matrix: StoredMatrix, metric: str, value: float) -> bool:
+    """Whether a size is 1 by definition (x / 0), and says nothing of how far the weight went."""
+    return value == 1 and METRICS[metric].scale == "size" and not bool(matrix.base.any())
 
 
 def _facts(tensor: AlignedTensor) -> tuple[int | None, str, tuple[int, ...]]:
