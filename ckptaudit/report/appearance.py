@@ -29,6 +29,12 @@ WARNS = "yellow"
 """The colour of a broken claim that does not close the gate."""
 
 
+APART, JOINTS = ": ", "./_-"
+"""What stands between the names of different things, and what joins the words of one."""
+
+MOST = 2 / 3
+"""A name is cut by letters where its last words alone would leave more of the room empty."""
+
 _SINGULAR = {" matrices": " matrix"}
 
 
@@ -124,10 +130,20 @@ def percent(share: float) -> str:
 
 
 def shortened(name: str, width: int) -> str:
-    """A name, cut on the left if it does not fit: its end says most."""
+    """A name, cut on the left if it does not fit: its end says most.
+
+    It is cut where one of its words begins, if that uses most of the room. A key of a file or the last of several
+    names stands whole without the dots where it fits only so.
+    """
     if len(name) <= width:
         return name
-    return f"..{name[len(name) - width + 2 :]}" if width > 2 else name[-width:]
+    if width <= 2:
+        return name[-width:]
+    for start in range(len(name) - width, len(name) - math.ceil(MOST * width) + 1):
+        before, tail = name[start - 1], name[start:]
+        if before in APART or (before in JOINTS and len(tail) + 2 <= width):
+            return f"..{tail}" if len(tail) + 2 <= width else tail
+    return f"..{name[len(name) - width + 2 :]}"
 
 
 def clipped(sentence: str, width: int) -> str:

@@ -79,6 +79,30 @@ def test_names_are_cut_on_the_left_and_sentences_on_the_right() -> None:
     assert clipped("The update is small.", 12) == "The updat..."
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "shown"),
+    [
+        ("tokenizer.json:model.type", 14, "..model.type"),
+        ("config.json:problem_type", 13, "problem_type"),
+        ("lm_head, embed_tokens", 13, "embed_tokens"),
+        ("L3 post_attention_layernorm", 13, "..layernorm"),
+        ("encoder L0 LayerNorm.bias", 12, "..rNorm.bias"),
+        ("unbrokenword", 6, "..word"),
+    ],
+)
+def test_a_name_is_cut_where_a_word_begins_if_that_leaves_most_of_the_room(
+    name: str, width: int, shown: str
+) -> None:
+    assert shortened(name, width) == shown
+
+
+@given(st.text("ab.:_ /-", max_size=40), st.integers(1, 30))
+def test_a_shortened_name_ends_as_the_name_and_fits(name: str, width: int) -> None:
+    found = shortened(name, width)
+    assert len(found) <= width
+    assert name.endswith(found.removeprefix(".."))
+
+
 def test_what_passes_beyond_its_limit_by_its_interval_is_told_without_a_factor() -> None:
     assert margin_of(verdict("run", 0.0022, outcome="passed")) == "interval reaches the limit"
     assert margin_of(verdict("run", 0.0022, outcome="failed")) == "2.2x the limit"
