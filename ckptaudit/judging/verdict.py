@@ -86,9 +86,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_SUCH_WEIGHTS = "this model has no weights of: "
+"""How the reason begins where a check is skipped because the model has nothing of the kind."""
 
 NOTHING_SELECTED = "the check's roles select nothing here"
-"""How the reason begins where a check is skipped because the model has nothing of the kind."""
+"""The reason of the error where names were expected that this model does not have."""
 
 
 def deciding_limit(limit: float, released_limit: float | None, sign: str) -> float:
