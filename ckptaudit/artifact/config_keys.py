@@ -27,11 +27,11 @@ ENVIRONMENT = frozenset({
     "use_return_dict", "return_dict_in_generate", "torchscript", "use_bfloat16", "gradient_checkpointing",
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "attn_implementation",
     "_flash_attn_2_enabled", "use_flash_attn", "_experts_implementation", "experts_implementation",
-    "pretraining_tp", "chunk_size_feed_forward", "pruned_heads", "tf_legacy_loss", "base_model_tp_plan",
+    "pretraining_tp", "chunk_size_feed_forward", "tf_legacy_loss", "base_model_tp_plan",
     "base_model_pp_plan", "use_mamba_kernels", "remove_invalid_values",
 })  # fmt: skip
 TRAINING = re.compile(
-    r"(.*drop(out|_?path|_rate|_prob)?(_.*)?|.*_pdrop|layerdrop|.*layerdrop|initializer_.*|.*_initializer|init_.*"
+    r"((?!.*token).*drop(out|_?path|_rate|_prob)?(_.*)?|.*_pdrop|layerdrop|.*layerdrop|initializer_.*|.*_initializer|init_.*"
     r"|problem_type|apply_spec_augment|mask_(time|feature)_.*|ctc_zero_infinity|.*aux_loss.*|.*z_loss.*|seq_aux"
     r"|(.*_)?loss(_.*)?|(.*_)?freeze(_.*)?|.*_jitter_noise|jitter_noise|label_smoothing.*)"
 )

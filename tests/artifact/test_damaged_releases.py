@@ -489,3 +489,15 @@ def test_weights_beside_rank_files_that_are_others(pair: Pair) -> None:
 def test_findings_do_not_touch_the_evidence(pair: Pair) -> None:
     evidence = pair.open()
     assert findings_of(evidence) == findings_of(evidence) == {}
+
+
+@pytest.mark.parametrize("change", [{"pruned_heads": {"0": [1]}}, {"moe_drop_tokens": True}])
+def test_keys_that_only_sound_like_training_are_compared(change: dict[str, object], pair: Pair) -> None:
+    pair.tuned.config |= change
+    assert len(only(pair.findings(), "config_changes")) == 1
+
+
+def test_a_changed_order_of_classes_is_a_change(pair: Pair) -> None:
+    pair.base.config["id2label"] = {"0": "good", "1": "bad"}
+    pair.tuned.config["id2label"] = {"0": "bad", "1": "good"}
+    assert only(pair.findings(), "config_changes")
