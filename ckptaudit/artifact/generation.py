@@ -45,10 +45,14 @@ def generation_config_changes(evidence: ArtifactEvidence) -> tuple[Finding, ...]
 
 
 def says_more(evidence: ArtifactEvidence) -> bool:
-    """Whether the base's file states anything that the tuned config.json and the library's defaults do not."""
-    stated, implied = evidence.base.document(FILE), _implied(evidence.tuned)
+    """Whether the base's file states anything that the tuned config.json and the library's defaults do not.
+
+    No stop token of the base may be lost on the way, not even one that the tokenizer does not name.
+    """
+    stated, implied = evidence.base.document(FILE), _implied(evidence.tuned) or {}
     kept = stated.keys() - HARMLESS
-    return any(_differs(evidence, key, stated[key], (implied or {}).get(key)) for key in kept)
+    lost = any(set(ids_of(stated[key])) - set(ids_of(implied.get(key))) for key in kept if key in IDS)
+    return lost or any(_differs(evidence, key, stated[key], implied.get(key)) for key in kept)
 
 
 def _changes(evidence: ArtifactEvidence) -> Iterator[Finding]:

@@ -359,6 +359,13 @@ def test_a_file_that_the_base_has(pair: Pair, name: str) -> None:
     assert [f.tensor for f in pair.findings()["missing_files"]] == [name]
 
 
+@pytest.mark.parametrize("more", [{"eos_token_id": [2, 3]}, {"temperature": 0.6}, {"pad_token_id": 4}])
+def test_generation_settings_that_only_their_file_states(more: dict[str, object], pair: Pair) -> None:
+    pair.base.generation |= more
+    (pair.tuned.write() / "generation_config.json").unlink()
+    assert [f.tensor for f in only(pair.findings(), "missing_files")] == ["generation_config.json"]
+
+
 # Tokenizer and generation.
 
 
