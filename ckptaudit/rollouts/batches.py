@@ -71,6 +71,11 @@ class StepRows:
         values: Array = self.rows.column(column).cast(pa.float64()).to_numpy(zero_copy_only=False)
         return values
 
+    def not_finite(self, column: str) -> tuple[int, Array]:
+        """How many rows state a number, and which of them one that is NaN or infinite."""
+        stated = self.rows.column(column).is_valid().to_numpy(zero_copy_only=False)
+        return int(stated.sum()), stated & ~np.isfinite(self.numbers(column))
+
     def lengths(self, column: str) -> Array:
         """Entries of a list in each row, -1 where the list is null."""
         return np.asarray(pc.fill_null(pc.list_value_length(self.rows.column(column)), -1))

@@ -93,9 +93,8 @@ class Advantages:
     def add(self, rows: StepRows) -> None:
         """Take in some rows."""
         if rows.has("advantage"):
-            logged = rows.rows.column("advantage").is_valid().to_numpy(zero_copy_only=False)
-            wrong = logged & ~np.isfinite(rows.numbers("advantage"))
-            self._logged += int(logged.sum())
+            logged, wrong = rows.not_finite("advantage")
+            self._logged += logged
             self._unfit += int(wrong.sum())
             self._worst.add(wrong.astype(float), rows.names)
         if rows.has(*NEEDS):

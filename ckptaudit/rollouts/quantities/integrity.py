@@ -96,9 +96,8 @@ class Integrity:
     def _count_rewards(self, rows: StepRows) -> None:
         if REWARD.name not in self._wanted or not rows.has("reward"):
             return
-        logged = rows.rows.column("reward").is_valid().to_numpy(zero_copy_only=False)
-        wrong = logged & ~np.isfinite(rows.numbers("reward"))
-        self._rewarded += int(logged.sum())
+        logged, wrong = rows.not_finite("reward")
+        self._rewarded += logged
         self._unrewarded += int(wrong.sum())
         self._unfit.add(wrong.astype(float), rows.names)
 
