@@ -236,7 +236,7 @@ def _incomparable(opened: OpenedAudit, check: Check, run: Run, judged: Mapping[s
     if isinstance(metric, RunsMetric) and run not in judged_runs(metric, opened.groups):
         return "" if _compares_none(opened, check) else NO_GROUP[metric.over]
     elsewhere = check.counts_findings or check.scope in ("rollouts", "probes")
-    if elsewhere or may_lack(check, run.pair) or any(judged.values()):
+    if elsewhere or any(judged.values()) or may_lack(check, run.pair):
         return ""
     return NOTHING_SELECTED
 
