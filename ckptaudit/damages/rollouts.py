@@ -97,6 +97,11 @@ def flipped_advantages(table: pa.Table) -> pa.Table:
     return _advantages(table, lambda a, r: np.where(np.arange(len(a)) % 100 == 0, -a, a))
 
 
+def negated_advantages(table: pa.Table) -> pa.Table:
+    """Every advantage has the other sign, as where a loss is maximized."""
+    return _advantages(table, lambda a, r: -a)
+
+
 def batch_baseline(table: pa.Table) -> pa.Table:
     """The baseline is the mean of all samples of the step instead of the group's."""
     steps = numbers(table, "step")
@@ -279,9 +284,9 @@ DAMAGES: dict[str, Damage] = {
         late_tokens_off, drifting_prefixes, sharper_sampling, growing_mismatch, one_step_off,
         wide_at_low_probability, scattered_tokens, few_large_ratios, heavy_sequences, impossible_tokens,
         low_early_tokens, aged_samples, idle_clip, one_sided_clip, lost_sample, swapped_groups,
-        flipped_advantages, batch_baseline, wrong_epsilon, population_deviation, reward_as_advantage,
-        huge_advantage, uncentred_advantages, mispriced_reference, equal_rewards, cut_off_at_the_end,
-        looping_answers, copied_answers, stuck_groups, nan_reward, nan_advantage,
+        flipped_advantages, negated_advantages, batch_baseline, wrong_epsilon, population_deviation,
+        reward_as_advantage, huge_advantage, uncentred_advantages, mispriced_reference, equal_rewards,
+        cut_off_at_the_end, looping_answers, copied_answers, stuck_groups, nan_reward, nan_advantage,
         empty_answers, paid_by_length, collapsed_entropy, exploded_entropy,
         format_for_accuracy, lost_step, unlike_prefixes,
     )

@@ -36,6 +36,7 @@ _USES = {
     "reference_advantage_error": ("stop_reason", "response_len", "token_ids"),
     "advantage_error": ("response_len", "token_ids"),
     "advantage_sign_flips": ("response_len", "token_ids"),
+    "reversed_group_share": ("response_len", "token_ids"),
     "advantage_bound": ("response_len", "token_ids"),
     "advantage_group_sum": ("response_len", "token_ids"),
     "prefix_mismatch_count": ("logp_rollout",),

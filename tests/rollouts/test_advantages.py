@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ckptaudit.damages.rollouts import lost_sample
 from ckptaudit.rollouts.advantages import CONVENTIONS
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import GroupTable
+from ckptaudit.rollouts.readings import NONE_HERE, Reading
 from tests.rollouts.judged import broken_checks, readings
 from tests.rollouts.simulated import run_rows, table_of
 
@@ -141,3 +144,68 @@ def test_verl_centres_all_groups_of_more_than_one() -> None:
     largest = np.abs([row["advantage"] for row in rows]).reshape(4, 8).max(axis=1)
     (found,) = readings(table_of(rows), "advantage_group_sum", facts=RunFacts(advantage="verl"))
     assert found.value == pytest.approx((9e-4 / largest).max(), rel=1e-2)  # less what float32 may do
+
+
+Rows = list[dict[str, Any]]
+
+
+def share_of_run(rows: Rows, advantage: str | None = None) -> Reading:
+    found = readings(table_of(rows), "reversed_group_share", facts=RunFacts(advantage=advantage))
+    (of_run,) = (r for r in found if r.subject == "run")
+    return of_run
+
+
+def negated(rows: Rows, chosen: Callable[[dict[str, Any]], bool] = lambda row: True) -> Rows:
+    return [{**row, "advantage": -row["advantage"]} if chosen(row) else row for row in rows]
+
+
+def test_a_run_that_is_pushed_away_from_its_rewards_for_some_steps_is_found() -> None:
+    rows = run_rows(steps=9, groups=24, length=8)
+    late = negated(rows, lambda row: row["step"] >= 7)
+    assert share_of_run(rows).value == 0
+    assert share_of_run(late).value == 1
+    assert "at step" in share_of_run(late).remark
+    assert "advantages-not-reversed" in broken_checks(table_of(late))
+
+
+def test_steps_of_few_groups_are_taken_together() -> None:
+    rows = run_rows(steps=12, groups=4, length=8)
+    found = share_of_run(negated(rows))
+    assert found.value == 1
+    assert found.samples >= 20
+    assert "at steps" in found.remark
+
+
+def test_groups_that_shaping_reverses_do_not_close_the_gate() -> None:
+    rows = run_rows(steps=4, groups=24, length=8)
+    some = {name for at, name in enumerate(dict.fromkeys(row["group_id"] for row in rows)) if at % 2}
+    mixed = negated(rows, lambda row: row["group_id"] in some)
+    assert 0.3 < (share_of_run(mixed).value or 0.0) < 0.7
+    assert "advantages-not-reversed" not in broken_checks(table_of(mixed))
+
+
+def test_what_is_added_to_the_reward_later_hides_no_reversal() -> None:
+    rng, rows = np.random.default_rng(5), run_rows(steps=3, groups=24, length=8)
+    noisy = [{**row, "advantage": row["advantage"] + rng.normal(0, 0.1)} for row in rows]
+    assert share_of_run(noisy).value == 0
+    assert (share_of_run(negated(noisy)).value or 0.0) > 0.9
+
+
+def test_few_groups_say_nothing() -> None:
+    found = share_of_run(negated(run_rows(steps=1, groups=5, length=8)))
+    assert found.value is None
+    assert found.remark.startswith(NONE_HERE)
+
+
+@pytest.mark.parametrize("name", sorted(set(CONVENTIONS) - {"slime"}))
+def test_a_reversal_shows_whatever_the_convention_is_and_is_said_to_be(name: str) -> None:
+    rows = run_rows(steps=4, groups=8, length=8)
+    for start in range(0, len(rows), 64):
+        step = rows[start : start + 64]
+        groups = list(np.array([row["reward"] for row in step]).reshape(8, 8))
+        lengths = np.array([row["response_len"] for row in step])
+        for row, value in zip(step, of_step(name, groups, lengths), strict=True):
+            row["advantage"] = value
+    for declared in (None, name, "trl"):
+        assert share_of_run(rows, declared).value == 0
+        assert (share_of_run(negated(rows), declared).value or 0.0) > 0.9

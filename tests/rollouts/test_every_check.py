@@ -81,6 +81,9 @@ EXACTLY = {
     "flipped_advantages": {
         "advantages-follow-rewards", "advantages-have-the-sign-of-the-reward", "advantages-centred",
     },
+    "negated_advantages": {
+        "advantages-follow-rewards", "advantages-have-the-sign-of-the-reward", "advantages-not-reversed",
+    },
     "wrong_epsilon": {"advantages-follow-rewards"},
     "population_deviation": {"advantages-follow-rewards", "advantages-bounded"},
     "equal_rewards": {"groups-have-signal"},

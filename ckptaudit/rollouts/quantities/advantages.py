@@ -11,12 +11,28 @@ from ckptaudit.rollouts.advantages import CENTRED, CONVENTIONS, SCALED_BY_DEVIAT
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.groups import Array, GroupGatherer, GroupTable
 from ckptaudit.rollouts.moments import Furthest
-from ckptaudit.rollouts.readings import NO_GROUPS, Metric, Part, Per, Reading, Scale, exact, step_subject, unjudged
+from ckptaudit.rollouts.readings import (
+    NO_GROUPS,
+    NONE_HERE,
+    Metric,
+    Part,
+    Per,
+    Reading,
+    Scale,
+    exact,
+    step_subject,
+    unjudged,
+)
+from ckptaudit.rollouts.run import RunSoFar, Series
 
 if TYPE_CHECKING:
     from ckptaudit.rollouts.batches import StepRows
 
 TOLERANCE = 1e-3
+FEW_GROUPS, POOLED_GROUPS = 8, 20
+"""Below the first a share of groups says nothing of a run; steps with fewer than the second are taken together."""
+STRONG = 0.9
+"""A correlation of this much is the same order, but for what was added to a reward after it was logged."""
 NEEDS = ("group_id", "reward", "advantage")
 
 
@@ -44,6 +60,14 @@ SIGNS = _metric(
     "samples with abs(advantage) > 1e-6 whose sign is not that of reward - baseline",
     "MC-GRPO (arXiv:2601.22582): advantage sign flips; strict, as all conventions share the sign",
     "count",
+)
+REVERSED = _metric(
+    "reversed_group_share",
+    "P(correlation of advantage and reward within a group <= -0.9) over groups in which both differ; of the run, "
+    "the largest over steps, as many of them together as it takes to have 20 groups",
+    "ours: advantages fall as rewards rise where rewards, advantages or the loss were negated",
+    "share",
+    ("step", "run"),
 )
 BOUND = _metric(
     "advantage_bound",
@@ -74,7 +98,7 @@ NOT_FINITE = Metric(
     per=("step",),
     needs=("advantage",),
 )
-METRICS = (ERROR, SIGNS, BOUND, SUM, REFERENCE, NOT_FINITE)
+METRICS = (ERROR, SIGNS, REVERSED, BOUND, SUM, REFERENCE, NOT_FINITE)
 
 
 def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Advantages:
@@ -120,6 +144,7 @@ class Advantages:
         parts = [Part(value, 0.0, int(logged.sum())) for value in fits.values()]
         yield _worst(ERROR, subject, table, np.where(logged, error, 0.0), remark, parts)
         yield _signs(subject, table, convention)
+        yield _reversed(subject, table)
         if convention in SCALED_BY_DEVIATION:
             yield _bound(subject, table, self._size or int(table.sizes.max()))
         if convention in CENTRED and logged.all():
@@ -175,6 +200,55 @@ def _signs(subject: str, table: GroupTable, convention: str) -> Reading:
     worst = Furthest()
     worst.add(np.where(flipped, np.abs(advantages), 0.0), table.samples)
     return exact(SIGNS, subject, int(flipped.sum()), len(rewards), worst.names)
+
+
+def _reversed(subject: str, table: GroupTable) -> Reading:
+    """Needs no baseline, so that it holds for every convention, the right one or not."""
+    table = table.where(np.isfinite(table.values["advantage"]))
+    first, second = (table.values[name] - table.means(table.values[name]) for name in ("reward", "advantage"))
+    norms = [np.sqrt(table.sums(values * values)) for values in (first, second)]
+    largest = [table.extremes(np.abs(table.values[name]))[1] for name in ("reward", "advantage")]
+    differ = (table.sizes > 1) & (norms[0] > 1e-6 * largest[0]) & (norms[1] > 1e-6 * largest[1])
+    if not differ.any():
+        return unjudged(REVERSED, subject, f"{NONE_HERE}group whose rewards and advantages differ")
+    hits = differ & (table.sums(first * second) <= -STRONG * norms[0] * norms[1])
+    worst = [table.names[place] for place in np.flatnonzero(hits)[:3]]
+    return exact(REVERSED, subject, float(hits.sum() / differ.sum()), int(differ.sum()), worst)
+
+
+def run_readings(run: RunSoFar) -> Iterator[Reading]:
+    """The largest share of reversed groups in any stretch of steps that has enough of them."""
+    if REVERSED.name not in run.wanted:
+        return
+    stretches = _stretches(run.judged(REVERSED.name))
+    if stretches:
+        share, groups, first, last = max(stretches)
+        where = step_subject(first) if first == last else f"steps {first} to {last}"
+        yield exact(
+            REVERSED, "run", share, groups, remark=f"{round(share * groups):,} of {groups:,} groups at {where}"
+        )
+    elif why := run.why_none(REVERSED.name):
+        yield unjudged(REVERSED, "run", why)
+    else:
+        yield unjudged(REVERSED, "run", f"{NONE_HERE}{FEW_GROUPS} groups whose rewards and advantages differ")
+
+
+def _stretches(series: Series) -> list[tuple[float, int, int, int]]:
+    """Share, groups, first and last step of stretches of POOLED_GROUPS groups; a rest belongs to the one before."""
+    found: list[tuple[float, int, int, int]] = []
+    hits, groups, first = 0.0, 0, 0
+    for step, reading in series:
+        first = first if groups else step
+        hits, groups = hits + (reading.value or 0.0) * reading.samples, groups + reading.samples
+        if groups >= POOLED_GROUPS:
+            found.append((hits / groups, groups, first, step))
+            hits, groups = 0.0, 0
+    if groups and found:
+        share, before, first, _ = found[-1]
+        found[-1] = ((share * before + hits) / (before + groups), before + groups, first, series[-1][0])
+    elif groups >= FEW_GROUPS:
+        found.append((hits / groups, groups, first, series[-1][0]))
+    return found
 
 
 def _bound(subject: str, table: GroupTable, usual: int) -> Reading:
