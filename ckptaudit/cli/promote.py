@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """Promote, or say why not and return 1. Raises CkptAuditError where it could not be tried."""
     from ckptaudit.release.promotion import promote_in_mlflow, refusal, same_files, send_to_webhook
     from ckptaudit.results.json_io import read_json
+    from ckptaudit.results.records import LEFT_OUT
 
     result = read_json(options.result)
     if len(result.tuned) != 1:
@@ -47,6 +48,9 @@ def run(options: argparse.Namespace) -> int:
         why = f"the gate is closed by {closed.cause}" if closed else f"{options.folder} differs: {changed}"
         show(f"not promoted: {printable(why)}")
         return NOT_PROMOTED
+    for line in result.not_judged:
+        if line.startswith(LEFT_OUT):
+            show(f"note: {printable(line)}")
     if options.place == "mlflow":
         asked = {name: getattr(options, name) for name in ("model", "version", "alias", "store")}
         promote_in_mlflow(result, **asked)

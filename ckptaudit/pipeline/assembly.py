@@ -23,7 +23,7 @@ from ckptaudit.results.baseline import Baseline
 from ckptaudit.results.behavior import BehaviorRecord, behavior_records
 from ckptaudit.results.covering import coverage_of
 from ckptaudit.results.inputs import InputRecord
-from ckptaudit.results.records import About, AuditResult, CheckRecord, SpectrumRecord, check_record
+from ckptaudit.results.records import LEFT_OUT, About, AuditResult, CheckRecord, SpectrumRecord, check_record
 from ckptaudit.results.rollouts import RolloutsRecord, rollouts_record
 from ckptaudit.results.summary import Summary
 from ckptaudit.results.trajectories import notes_of, siblings_of, trajectory_of
@@ -83,7 +83,7 @@ def assemble(
         rollouts=_rollouts(opened, verdicts, measurements, spelling, drawn or {}),
         behavior=behavior,
         inputs=_inputs(opened, plan, profile),
-        not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened, verdicts)),
+        not_judged=tuple(spelled(line, spelling) for line in _not_judged(opened, plan, verdicts)),
         spectra=tuple(spectra),
     )
 
@@ -154,12 +154,27 @@ def _inputs(opened: OpenedAudit, plan: AuditPlan, profile: str) -> tuple[InputRe
     return (*opened.inputs, *policy_inputs(plan.config, profile)) if opened.options.digest else ()
 
 
-def _not_judged(opened: OpenedAudit, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """The kinds of evidence that this audit had nothing of, or nothing that could be judged."""
+def _not_judged(opened: OpenedAudit, plan: AuditPlan, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """The kinds of evidence that this audit had nothing of, or nothing that could be judged; checks left out."""
     others = [said for name, said in OTHER_EVIDENCE.items() if name not in opened.auxiliary.given]
     on_probes = {v.outcome for v in verdicts if scope_of(v.metric) == "probes"}
     others += [NO_PROBE_TELLS] if "probes" in opened.auxiliary.given and on_probes == {"skipped"} else []
+    others += _left_out(plan, verdicts)
     return tuple(others if opened.has_pair else (WEIGHTS, *others))
+
+
+def _left_out(plan: AuditPlan, verdicts: Sequence[Verdict]) -> list[str]:
+    """One line where checks of the chosen files have no verdict at all."""
+    every = list(dict.fromkeys(planned.check.id for planned in plan.verdicts))
+    without = [check for check in every if check not in {v.check for v in verdicts}]
+    if not without:
+        return []
+    named = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+    return [f"{LEFT_OUT}{len(without)} of {len(every)} (by -k, -m, --deselect or an early end): {named}"]
+
+
+NAMED = 3
+"""How many of the checks left out are named."""
 
 
 NO_PROBE_TELLS = f"behavior: every check on {parameter('probes')} was skipped"

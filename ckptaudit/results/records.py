@@ -26,6 +26,9 @@ from ckptaudit.results.summary import Summary, counts
 
 SCHEMA = "ckptaudit/1"
 
+LEFT_OUT = "checks left out: "
+"""How a line of `not_judged` begins that tells of checks without a verdict."""
+
 TableName = Literal["measurements", "verdicts"]
 
 # By name, as every renderer is found: records know of none.
@@ -177,7 +180,7 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     against: BaselineRecord | None = None
     coverage: tuple[Coverage, ...] = ()
     not_judged: tuple[str, ...] = ()
-    """Kinds of evidence that were not given, and what would give them."""
+    """Kinds of evidence that were not given, and what would give them; and how many checks were left out."""
     rollouts: tuple[RolloutsRecord, ...] = ()
     behavior: tuple[BehaviorRecord, ...] = ()
     inputs: tuple[InputRecord, ...] = ()
