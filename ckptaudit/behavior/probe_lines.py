@@ -68,7 +68,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     principles: Annotated[dict[Name, Literal[1, -1, None]], Meta(max_length=256)] | None = None
     prefill: Annotated[str, Meta(min_length=1)] | None = None
     reference: str | None = None
-    weight: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+    weight: Annotated[float, Meta(ge=1e-9, le=1e9)] | None = None
 
 
 KEYS = _Line.__struct_fields__

@@ -17,6 +17,8 @@ from ckptaudit.errors import ProbeError, nearest, parameter, printable
 
 MOST_JUDGES = 64
 MOST_SAMPLES = 4096
+LARGEST = 1e60
+"""No judge's score is larger, and fourth powers of this still have a float64."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -117,6 +119,8 @@ def _saying(line: _Line) -> tuple[VerdictKind, float | bool | str]:
     value = getattr(line, given[0])
     if isinstance(value, float) and not math.isfinite(value):
         raise _Wrong(f'"{given[0]}" is {value}, and no finite number.')
+    if isinstance(value, float) and abs(value) > LARGEST:
+        raise _Wrong(f'"{given[0]}" is {value:g}, larger than the {LARGEST:g} that is read; scale the scores.')
     return given[0], cast("float | bool | str", value)
 
 

@@ -119,6 +119,14 @@ def test_an_empty_file_and_too_many_judges_are_refused(tmp_path: Path) -> None:
     assert "65 judges, more than the 64" in refusal(tmp_path, *({**SCORE, "judge": f"j{n}"} for n in range(65)))
 
 
+@pytest.mark.parametrize("score", [1e308, -1e200, 1.1e60])
+def test_scores_out_of_all_scale_are_refused(score: float, tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps({**SCORE, "score": score}) + "\n")
+    with pytest.raises(ProbeError, match=r'line 1: "score" is .*larger than the 1e\+60 that is read'):
+        read_verdicts(path, {str(SCORE["id"])})
+
+
 def test_no_infinity_comes_through_parquet(tmp_path: Path) -> None:
     package("pyarrow")
     import pyarrow as pa
