@@ -73,8 +73,24 @@ class StepRows:
 
     def not_finite(self, column: str) -> tuple[int, Array]:
         """How many rows state a number, and which of them one that is NaN or infinite."""
+        if not self.has(column):
+            return 0, np.zeros(self.count, dtype=bool)
         stated = self.rows.column(column).is_valid().to_numpy(zero_copy_only=False)
         return int(stated.sum()), stated & ~np.isfinite(self.numbers(column))
+
+    def not_finite_in(self, column: str) -> Array:
+        """Which rows have a NaN or an infinity in a list, at a token under the loss mask."""
+        sizes = np.maximum(self.lengths(column), 0).astype(np.int64)
+        flat = self.rows.column(column).flatten()
+        values = _in_float64(flat)
+        with np.errstate(invalid="ignore"):
+            if np.isfinite(values.sum()):  # NaN and infinity carry over into a sum, which is the quicker look
+                return np.zeros(self.count, dtype=bool)
+        wrong = ~np.isfinite(values) & np.asarray(flat.is_valid())
+        inside = under_mask(self.rows, sizes)
+        wrong = wrong if inside is None or len(inside) != len(wrong) else wrong & inside
+        found: Array = np.bincount(np.repeat(np.arange(self.count), sizes)[wrong], minlength=self.count) > 0
+        return found
 
     def lengths(self, column: str) -> Array:
         """Entries of a list in each row, -1 where the list is null."""

@@ -14,9 +14,10 @@ from ckptaudit.errors import ConfigError, printable
 from ckptaudit.foreign_files.toml import read_toml
 
 CONVENTIONS = (
-    "verl", "trl", "openrlhf", "slime", "nemo-rl", "prime-rl", "maxrl", "areal", "mc-grpo",
+    "verl", "trl", "openrlhf", "slime", "nemo-rl", "prime-rl", "maxrl", "areal", "rloo", "trl-batch", "reinforce++",
+    "mc-grpo",
 )  # fmt: skip
-"""How advantages are made from rewards; `advantages` holds the formulas."""
+"""How advantages are made from rewards; `advantages`, which needs NumPy, holds the formulas."""
 
 
 class RunFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

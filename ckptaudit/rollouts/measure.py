@@ -34,6 +34,7 @@ _USES = {
     "one_answer_share": ("token_ids", "response"),
     "length_reward_correlation": ("response_len", "token_ids"),
     "reference_advantage_error": ("stop_reason", "response_len", "token_ids"),
+    "advantage_not_finite_count": ("loss_mask",),
     "advantage_error": ("response_len", "token_ids"),
     "advantage_sign_flips": ("response_len", "token_ids"),
     "reversed_group_share": ("response_len", "token_ids"),
@@ -147,7 +148,7 @@ def _lacks(metric: Metric, table: Rollouts, curves: Mapping[str, Mapping[int, fl
     if all(_LOGGED.get(name) in curves for name in behind):
         return ""
     missing = [column for column in metric.needs if column not in table.columns]
-    if not missing:
+    if not missing or (metric.one_suffices and len(missing) < len(metric.needs)):
         return ""
     remedy = table.missing.get(missing[0], "record it with the recorder of ckptaudit.integrations")
     return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not logged by {table.trainer}: {remedy}"

@@ -41,6 +41,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     per: tuple[Per, ...]
     needs: tuple[str, ...] = ()
     rests_on: tuple[str, ...] = ()
+    one_suffices: bool = False
+    """Whether one of the columns that it needs is enough."""
     deviations: float = 2.0
     declared: tuple[str, ...] = ()
     of_what: str = ""

@@ -79,15 +79,17 @@ def whole_ids(values: np.ndarray) -> np.ndarray:
 
 
 def constant(values: np.ndarray | Sequence[float] | None, mask: np.ndarray | None = None) -> float | None:
-    """The one value that an advantage has at all tokens that count; None if it varies or there is no token."""
+    """The one value that an advantage has at all tokens that count; None if it varies or there is no token.
+
+    A number that is not finite speaks for all of them: it must not hide behind others.
+    """
     if values is None:
         return None
     array = np.asarray(values, dtype=np.float64)
     array = array if mask is None or len(mask) != len(array) else array[mask]
-    if (
-        not len(array)
-        or not np.isfinite(array).all()
-        or np.ptp(array) > 1e-6 * max(1.0, float(np.abs(array).max()))
-    ):
+    unfit = array[~np.isfinite(array)]
+    if len(unfit):
+        return float(unfit[0])
+    if not len(array) or np.ptp(array) > 1e-6 * max(1.0, float(np.abs(array).max())):
         return None
     return float(array[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 
 from ckptaudit.damages.rollouts import lost_sample
 from ckptaudit.rollouts.advantages import CONVENTIONS
-from ckptaudit.rollouts.facts import RunFacts
+from ckptaudit.rollouts.facts import CONVENTIONS as DECLARABLE
+from ckptaudit.rollouts.facts import RunFacts, run_facts
 from ckptaudit.rollouts.groups import GroupTable
 from ckptaudit.rollouts.readings import NONE_HERE, Reading
+from ckptaudit.rollouts.rows import constant
 from tests.rollouts.judged import broken_checks, readings
 from tests.rollouts.simulated import run_rows, table_of
 
@@ -99,6 +102,60 @@ def test_an_advantage_that_is_no_finite_number_is_named(value: float, convention
     found = readings(table_of(rows), "advantage_not_finite_count", facts=RunFacts(advantage=convention))
     assert [r.value for r in found] == [1, 0]
     assert found[0].worst == (rows[5]["sample_id"],)
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+def test_a_nan_at_one_token_is_named(by_token: bool) -> None:
+    rows = run_rows(steps=2, length=8)
+    for row in rows:
+        row["advantages"] = np.full(row["response_len"], row["advantage"])
+        if by_token:
+            row["advantage"] = None
+    rows[5]["advantages"][3] = math.nan
+    found = readings(table_of(rows), "advantage_not_finite_count", facts=RunFacts())
+    assert [(r.value, r.samples) for r in found] == [(1, len(rows) // 2), (0, len(rows) // 2)]
+    assert found[0].worst == (rows[5]["sample_id"],)
+
+
+def test_a_nan_under_the_loss_mask_alone_counts() -> None:
+    rows = run_rows(steps=1, length=8)
+    for row in rows:
+        row["advantages"] = np.full(row["response_len"], row["advantage"])
+        row["loss_mask"] = np.arange(row["response_len"]) > 0
+    rows[2]["advantages"][0] = math.nan
+    (found,) = readings(table_of(rows), "advantage_not_finite_count", facts=RunFacts())
+    assert found.value == 0
+
+
+@pytest.mark.parametrize("unfit", [math.nan, math.inf, -math.inf])
+def test_one_value_for_all_tokens_is_unfit_where_one_of_them_is(unfit: float) -> None:
+    assert constant([0.5, unfit, 0.5]) == pytest.approx(unfit, nan_ok=True)
+    assert constant([0.5, unfit], np.array([True, False])) == 0.5
+    assert constant([0.5, 0.25]) is None
+
+
+def test_one_huge_advantage_hides_behind_no_other_convention() -> None:
+    rows = run_rows(steps=3, groups=8, length=8)
+    rows[70]["advantage"] = -2075.0
+    found = readings(table_of(rows), "advantage_bound", facts=RunFacts())
+    assert max(r.value or 0.0 for r in found) > 100
+    assert "advantages-bounded" in broken_checks(table_of(rows), facts=RunFacts())
+
+
+def test_the_bound_of_a_convention_says_nothing_of_one_that_is_not_known() -> None:
+    rng, rows = np.random.default_rng(3), run_rows(steps=3, groups=8, length=8)
+    for row in rows:
+        row["advantage"] = float(rng.normal(0, 4))  # no z-score of anything
+    (found,) = readings(table_of(rows), "advantage_bound", facts=RunFacts())
+    assert found.value is None
+    assert found.remark.startswith(NONE_HERE)
+    assert "advantages-bounded" in broken_checks(table_of(rows), facts=RunFacts(advantage="verl"))
+
+
+def test_every_convention_may_be_declared(tmp_path: Path) -> None:
+    assert tuple(CONVENTIONS) == DECLARABLE
+    for name in CONVENTIONS:
+        assert run_facts({"advantage": name}, tmp_path / "ckptaudit.toml").advantage == name
 
 
 def test_nothing_is_said_of_advantages_of_which_none_is_finite() -> None:

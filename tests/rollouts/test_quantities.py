@@ -270,3 +270,14 @@ def test_a_simulated_engine_is_seen_by_the_statistic_that_can_see_it(case: str) 
         "top-p 0.95, raw": (False, False, True),
     }[case]
     assert (k3 > 0.015, biased, surprised) == expected, (k3, run)
+
+
+@pytest.mark.parametrize("side", ["logp_train", "logp_rollout"])
+def test_impossible_log_probabilities_show_where_one_side_alone_is_logged(side: str) -> None:
+    rows = run_rows(steps=2, length=8)
+    for row in rows:
+        del row["logp_rollout" if side == "logp_train" else "logp_train"]
+    rows[3][side] = np.full(len(rows[3][side]), np.nan)
+    found = readings(table_of(rows), "logp_impossible_count", "logp_zero_share")
+    assert [r.value for r in found if r.metric == "logp_impossible_count"] == [len(rows[3][side]), 0]
+    assert [r.value for r in found if r.metric == "logp_zero_share"] == [None]

@@ -82,9 +82,9 @@ HOLDS = {
     "skyrl": "mismatch_k3 mismatch_abs ratio_bias response_length misaligned_count logp_impossible_count",
     "areal": "reward_mean zero_variance_share response_length group_size_count group_prompt_count duplicate_share",
     "trinity-rft": "reward_mean zero_variance_share response_length advantage_error group_size_count "
-    "group_prompt_count duplicate_share misaligned_count",
+    "group_prompt_count duplicate_share misaligned_count logp_impossible_count",
     "trinity-rft-lines": "reward_mean zero_variance_share response_length advantage_error group_size_count "
-    "group_prompt_count duplicate_share misaligned_count",
+    "group_prompt_count duplicate_share misaligned_count logp_impossible_count",
 }
 
 

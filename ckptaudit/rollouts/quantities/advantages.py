@@ -92,11 +92,12 @@ REFERENCE = _metric(
 NOT_FINITE = Metric(
     name="advantage_not_finite_count",
     unit="samples",
-    formula="advantages that are logged and are NaN or infinite",
+    formula="samples whose advantage is logged and is NaN or infinite, at any token",
     source="the loss and its gradient are NaN as well",
     scale="count",
     per=("step",),
-    needs=("advantage",),
+    needs=("advantage", "advantages"),
+    one_suffices=True,
 )
 METRICS = (ERROR, SIGNS, REVERSED, BOUND, SUM, REFERENCE, NOT_FINITE)
 
@@ -116,13 +117,19 @@ class Advantages:
 
     def add(self, rows: StepRows) -> None:
         """Take in some rows."""
-        if rows.has("advantage"):
-            logged, wrong = rows.not_finite("advantage")
+        self._add_not_finite(rows)
+        if rows.has(*NEEDS):
+            self._gatherer.add(rows, reference=_references(rows), length=rows.response_lengths)
+
+    def _add_not_finite(self, rows: StepRows) -> None:
+        logged, wrong = rows.not_finite("advantage")
+        if rows.has("advantages"):  # of a sample that has one at each token
+            by_token = rows.lengths("advantages") >= 0
+            logged, wrong = max(logged, int(by_token.sum())), wrong | rows.not_finite_in("advantages")
+        if logged:
             self._logged += logged
             self._unfit += int(wrong.sum())
             self._worst.add(wrong.astype(float), rows.names)
-        if rows.has(*NEEDS):
-            self._gatherer.add(rows, reference=_references(rows), length=rows.response_lengths)
 
     def readings(self, step: int) -> Iterator[Reading]:
         """What the step's groups say."""
@@ -140,12 +147,15 @@ class Advantages:
                     yield unjudged(metric, subject, "no advantage of a sample with a reward is a finite number")
             return
         error, convention, fits = self._fit(table, logged)
+        told = logged & (np.abs(table.values["advantage"]) > TOLERANCE)
+        # A bound of one convention says nothing of another that none here fits.
+        is_known = self._declared is not None or 2 * int((error[told] <= TOLERANCE).sum()) >= int(told.sum())
         remark = self._remark(convention, float(error[logged].max()))
         parts = [Part(value, 0.0, int(logged.sum())) for value in fits.values()]
         yield _worst(ERROR, subject, table, np.where(logged, error, 0.0), remark, parts)
         yield _signs(subject, table, convention)
         yield _reversed(subject, table)
-        if convention in SCALED_BY_DEVIATION:
+        if convention in SCALED_BY_DEVIATION and is_known:
             yield _bound(subject, table, self._size or int(table.sizes.max()))
         if convention in CENTRED and logged.all():
             yield _sum(subject, table, convention)
@@ -157,7 +167,9 @@ class Advantages:
         tried = (self._declared,) if self._declared else tuple(CONVENTIONS)
         found = errors(table, tried)
         fits = {name: float(np.nan_to_num(error[logged], nan=np.inf).max()) for name, error in found.items()}
-        best = min(fits, key=lambda name: fits[name])
+        # Few samples that are far off must not decide what all others were made by.
+        off = {name: int((~(error[logged] <= TOLERANCE)).sum()) for name, error in found.items()}
+        best = min(fits, key=lambda name: (off[name], fits[name]))
         return np.nan_to_num(found[best], nan=np.inf), best, fits
 
     def _remark(self, convention: str, error: float) -> str:

@@ -26,6 +26,7 @@ IMPOSSIBLE = Metric(
     scale="count",
     per=("step",),
     needs=SIDES,
+    one_suffices=True,
 )
 ZERO_SHARE = Metric(
     name="logp_zero_share",
@@ -120,10 +121,11 @@ class Integrity:
         yield exact(MISALIGNED, subject, self._misaligned, self._samples, self._unequal.names)
         if self._rewarded:
             yield exact(REWARD, subject, self._unrewarded, self._rewarded, self._unfit.names)
+        if entries:
+            yield exact(IMPOSSIBLE, subject, self._impossible, entries, self._worst.names)
         if not all(self._entries.values()):
             return
         rollout, train = (self._zeros[side] / self._entries[side] for side in SIDES)
-        yield exact(IMPOSSIBLE, subject, self._impossible, entries, self._worst.names)
         yield exact(ZERO_SHARE, subject, max(rollout, train), entries)
         remark = f"{rollout:.3g} of the engine's, {train:.3g} of the trainer's"
         yield exact(ZERO_DIFFERENCE, subject, abs(rollout - train), entries, remark=remark)
