@@ -30,6 +30,7 @@ from ckptaudit.artifact.special_tokens import special_token_changes
 from ckptaudit.artifact.ties import tie_faults
 from ckptaudit.artifact.tokenizer import tokenizer_changes
 from ckptaudit.artifact.vocabulary import vocabulary_faults
+from ckptaudit.artifact.wrapped_names import wrapped_names
 from ckptaudit.findings import Finding
 
 __all__ = ["QUANTITIES", "ArtifactEvidence", "Side", "open_artifact"]
@@ -52,6 +53,7 @@ QUANTITIES: Mapping[str, Callable[[ArtifactEvidence], tuple[Finding, ...]]] = {
         leftover_adapters,
         leftover_training_state,
         unmerged_factors,
+        wrapped_names,
         tokenizer_changes,
         special_token_changes,
         chat_template_changes,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.config_keys import ON_BY_DEFAULT, USUAL, decides_behaviour, is_neutral, is_strict
 from ckptaudit.artifact.config_values import NAMED_PARTS, leaves
 from ckptaudit.artifact.facts import TEXT_CONFIGS, ArtifactEvidence, Side, text_view
-from ckptaudit.artifact.wording import capped, place, shown
+from ckptaudit.artifact.json_documents import mapping_of
+from ckptaudit.artifact.wording import capped, listed, place, shown
 from ckptaudit.findings import Finding
 
 ABSENT = object()
+QUANTISED = "quantization_config"
 INERT = {"sliding_window": "use_sliding_window", "max_window_layers": "use_sliding_window"}
 """Keys that mean nothing unless another one is true."""
 
@@ -29,7 +31,20 @@ def config_changes(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     same_release = _release(base) is not ABSENT and _release(base) == _release(tuned)
     names = [name for name in {**before, **after} if name not in TEXT_CONFIGS]
     changed = (n for n in names if _differs(n, before, after, same_release=same_release, sides=evidence))
-    return capped(_finding(tuned, name, before.get(name, ABSENT), after.get(name, ABSENT)) for name in changed)
+    found = (_finding(tuned, name, before.get(name, ABSENT), after.get(name, ABSENT)) for name in changed)
+    return capped([*_unscaled(tuned), *found])
+
+
+def _unscaled(side: Side) -> Iterator[Finding]:
+    """Scales beside float8 weights, and nothing that would make a reader multiply by them."""
+    scaled = [t.name for t in side.tensors if t.scaled]
+    if scaled and not mapping_of(side.config.get(QUANTISED)):
+        detail = (
+            f"{len(scaled):,} weights are stored as float8 with scales beside them ({listed(scaled)}), and without "
+            "this key loaders take the float8 numbers for the weights; write the quantisation there, as the base "
+            "or the exporter has it"
+        )
+        yield Finding(place(side.config_file, QUANTISED), "quantised weights that nothing declares", detail)
 
 
 def _release(side: Side) -> object:

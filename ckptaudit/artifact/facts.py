@@ -27,6 +27,8 @@ class StoredFact:
     stack: str = ""
     in_experts: bool = False
     expert: int | None = None
+    scaled: bool = False
+    """Whether the files hold scales by which its numbers have to be multiplied."""
 
     @property
     def is_float(self) -> bool:

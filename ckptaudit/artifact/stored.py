@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ckptaudit.artifact.facts import HeadFact, StoredFact
 from ckptaudit.checkpoints import Checkpoint, safetensors_files
+from ckptaudit.checkpoints.float8 import SCALES
 from ckptaudit.foreign_files.places import Place
 from ckptaudit.naming import Naming
 
@@ -17,8 +18,9 @@ def stored_facts(checkpoint: Checkpoint, config: Mapping[str, object]) -> tuple[
     """Every tensor with its shape, role, and the type in the file's own header."""
     naming = Naming(config)
     dtypes = {} if checkpoint.is_update else header_dtypes(checkpoint)
+    names = {name for _, name in dtypes}
     return tuple(
-        _fact(naming, name, handle.shape, dtypes.get((handle.file, name), handle.dtype))
+        _fact(naming, name, handle.shape, dtypes.get((handle.file, name), handle.dtype), names)
         for name, handle in checkpoint.tensors.items()
     )
 
@@ -50,6 +52,6 @@ def _pick(tensors: tuple[StoredFact, ...], role: str) -> StoredFact | None:
     return min(text, key=lambda t: (t.stack != "", t.stack != "decoder", t.name), default=None)
 
 
-def _fact(naming: Naming, name: str, shape: tuple[int, ...], dtype: str) -> StoredFact:
-    at = naming.place(name)
-    return StoredFact(name, shape, dtype, at.role, at.layer, at.stack, at.in_experts, at.expert)
+def _fact(naming: Naming, name: str, shape: tuple[int, ...], dtype: str, names: Collection[str]) -> StoredFact:
+    at, scaled = naming.place(name), dtype.startswith("float8") and any(name + end in names for end in SCALES)
+    return StoredFact(name, shape, dtype, at.role, at.layer, at.stack, at.in_experts, at.expert, scaled)

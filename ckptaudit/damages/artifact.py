@@ -146,6 +146,13 @@ def leave_factors_unmerged(evidence: ArtifactEvidence) -> Side:
 
 
 @damage
+def keep_compiled_names(evidence: ArtifactEvidence) -> Side:
+    """The state dict is that of a compiled model, with `_orig_mod.` before every name."""
+    tensors = tuple(replace(t, name=f"_orig_mod.{t.name}") for t in evidence.tuned.tensors)
+    return replace(evidence.tuned, tensors=tensors)
+
+
+@damage
 def exchange_two_tokens(evidence: ArtifactEvidence) -> Side:
     """The last two tokens of the vocabulary exchange their ids; special tokens come first and keep theirs."""
     tokenizer = evidence.tuned.tokenizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -342,6 +343,58 @@ def test_factors_that_were_not_merged(pair: Pair) -> None:
     found = only(pair.findings(), "unmerged_factors")
     assert [f.fault for f in found] == ["LoRA factors are not merged", "modules are still wrapped by the adapter"]
     assert says(found[0], "2 tensors", "merge_and_unload")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "actor.", "base_model.model.", "module._orig_mod."])
+def test_names_of_a_wrapped_model(pair: Pair, prefix: str) -> None:
+    pair.tuned.state = {prefix + name: tensor for name, tensor in pair.tuned.state.items()}
+    (finding,) = pair.findings()["wrapped_names"]
+    assert says(finding, prefix.split(".")[0], "random weights")
+
+
+def test_a_wrapper_in_some_names_alone(pair: Pair) -> None:
+    state = pair.tuned.state
+    moved = [name for name in state if ".mlp." in name]
+    for name in moved:
+        state[name.replace(".mlp.", "._checkpoint_wrapped_module.mlp.")] = state.pop(name)
+    (finding,) = pair.findings()["wrapped_names"]
+    assert says(finding, f"{len(moved)} of {len(state)} tensors")
+
+
+def test_names_that_the_base_has_as_well_are_no_wrappers(pair: Pair) -> None:
+    for side in (pair.base, pair.tuned):
+        side.state = {f"policy.{name}": tensor for name, tensor in side.state.items()}
+    assert "wrapped_names" not in pair.findings()
+
+
+def test_transformers_loads_nothing_of_a_wrapped_models_names(fixture_pairs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(fixture_pairs / "base", tmp_path / "wrapped")
+    state = load_file(tmp_path / "wrapped" / "model.safetensors")
+    for prefix in ("_orig_mod.", "module.", "actor."):
+        save_file(
+            {prefix + n: t for n, t in state.items()}, tmp_path / "wrapped" / "model.safetensors", {"format": "pt"}
+        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "wrapped", output_loading_info=True)
+        said = loaded[1]
+        assert {"model.norm.weight", "model.layers.0.mlp.up_proj.weight"} <= set(said["missing_keys"])
+
+
+def test_scales_that_nothing_declares(pair: Pair) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    for side in (pair.base, pair.tuned):
+        weight = side.state[name].float()
+        side.state[name] = (weight / weight.abs().max() * 448).to(torch.float8_e4m3fn)
+        side.state[f"{name}_scale_inv"] = (weight.abs().max() / 448).reshape(1, 1)
+        side.config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert "config_changes" not in pair.findings()
+    del pair.tuned.config["quantization_config"]
+    pair.tuned.write()
+    (finding,) = pair.findings()["config_changes"]
+    assert finding.tensor == "config.json:quantization_config"
+    assert says(finding, "1 weights are stored as float8 with scales")
 
 
 def test_a_tokenizer_that_was_not_saved(pair: Pair) -> None:
