@@ -68,7 +68,7 @@ def _differs(
         return stated is not default
     if is_neutral(stated) or _is_usual(name, stated) or _is_inert(name, before, after):
         return False
-    if _is_implied(name, stated, full, bare, sides) or _is_default(name, stated, sides):
+    if _is_implied(name, stated, full, bare, sides) or _is_default(name, stated, bare, sides):
         return False
     return same_release or _is_said(name, one, bare, sides)
 
@@ -81,9 +81,20 @@ def _switch_by_default(name: str, sides: ArtifactEvidence) -> bool | None:
     return False if known is not None and is_strict(name) and name not in known else None
 
 
-def _is_default(name: str, value: object, sides: ArtifactEvidence) -> bool:
+def _is_default(name: str, value: object, bare: Mapping[str, object], sides: ArtifactEvidence) -> bool:
     known = class_defaults(sides.base.config) or {}
-    return name in known and _equal(known[name], value)
+    return name in known and _equal(known[name], value) and not _is_of_stated_rope(name, bare)
+
+
+def _is_of_stated_rope(name: str, bare: Mapping[str, object]) -> bool:
+    """Whether the other side states more of this position embedding, which then stands for the class's own."""
+    group, _, key = name.rpartition(".")
+    others = (other.rpartition(".") for other in bare)
+    return (
+        name.startswith("rope.")
+        and key != "theta"
+        and any(at == group and last != "theta" for at, _, last in others)
+    )
 
 
 def _is_said(name: str, before: object, bare: Mapping[str, object], sides: ArtifactEvidence) -> bool:

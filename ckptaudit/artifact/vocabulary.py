@@ -21,7 +21,7 @@ def vocabulary_faults(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     base, tuned = evidence.base, evidence.tuned
     inherited = {kind for kind, _ in _disagreements(base)}
     found = [finding for kind, finding in _disagreements(tuned) if kind not in inherited]
-    return capped([*found, *_lost(base, tuned)])
+    return capped([*found, *_undeclared(base, tuned), *_lost(base, tuned)])
 
 
 def _disagreements(side: Side) -> Iterator[tuple[str, Finding]]:
@@ -35,6 +35,17 @@ def _disagreements(side: Side) -> Iterator[tuple[str, Finding]]:
         detail = f"config.json declares {size:,}, {name} has {count:,} rows; {MEND}"
         yield "size", Finding(place(side.config_file, "vocab_size"), "vocabulary size", detail)
     yield from _ids(side, name, count)
+
+
+def _undeclared(base: Side, tuned: Side) -> Iterator[Finding]:
+    """Every release of transformers writes the size, whether it is the class's default or not."""
+    before, after = (integer_of(text_view(side.config).get("vocab_size")) for side in (base, tuned))
+    if tuned.has_config and before is not None and after is None and (rows := _rows(tuned)) is not None:
+        detail = (
+            f"the base declares {before:,}, the tuned config.json nothing, so that the class's default counts; "
+            f"write {rows[1]:,}, the rows of {rows[0]}"
+        )
+        yield Finding(place(tuned.config_file, "vocab_size"), "vocabulary size", detail)
 
 
 def _head(side: Side, name: str, count: int) -> Iterator[tuple[str, Finding]]:

@@ -174,6 +174,44 @@ def test_a_larger_vocabulary_than_rows(pair: Pair) -> None:
     assert says(finding, "config.json:vocab_size", "32", "24 rows", "resize")
 
 
+def test_a_vocabulary_size_that_was_lost(pair: Pair) -> None:
+    del pair.tuned.config["vocab_size"]
+    (finding,) = only(pair.findings(), "vocabulary_faults")
+    assert says(finding, "config.json:vocab_size", "the base declares 24", "write 24")
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "gpt_oss", "deepseek_v3", "gemma2"])
+def test_transformers_writes_the_vocabulary_size_at_its_default_too(kind: str, tmp_path: Path) -> None:
+    from transformers import CONFIG_MAPPING
+
+    CONFIG_MAPPING[kind]().save_pretrained(tmp_path)
+    assert "vocab_size" in json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("lost", ["rope_type", "factor", "beta_fast"])
+def test_a_part_of_a_position_embedding_is_no_default_of_the_class(pair: Pair, lost: str) -> None:
+    yarn = {
+        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+        "original_max_position_embeddings": 4096, "rope_theta": 150000.0,
+    }  # fmt: skip
+    for side in (pair.base, pair.tuned):
+        side.config |= {"model_type": "gpt_oss", "rope_parameters": dict(yarn)}
+    del pair.tuned.config["rope_parameters"][lost]
+    found = pair.findings()["config_changes"]
+    assert [f.tensor for f in found] == [f"config.json:rope_parameters.{lost.removeprefix('rope_')}"]
+
+
+def test_a_position_embedding_that_is_wholly_the_class_s_may_be_left_out(pair: Pair) -> None:
+    for side in (pair.base, pair.tuned):
+        side.config["model_type"] = "gpt_oss"
+    pair.base.config["rope_parameters"] = {
+        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "original_max_position_embeddings": 4096, "rope_theta": 150000.0,
+    }  # fmt: skip
+    del pair.tuned.config["rope_parameters"]
+    assert "config_changes" not in pair.findings()
+
+
 def test_a_head_that_was_cut(pair: Pair) -> None:
     pair.tuned.state["lm_head.weight"] = pair.tuned.state["lm_head.weight"][:21].clone()
     found = only(pair.findings(), "vocabulary_faults")
