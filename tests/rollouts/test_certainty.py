@@ -81,6 +81,22 @@ def test_one_answer_that_earns_less_than_earlier_ones_is_a_collapse(same: pa.Tab
     assert "groups-not-stuck" in broken_checks(rewarded(same, 1.0, 0.0))
 
 
+@pytest.mark.parametrize("worth", ["by question", "by length"])
+def test_solved_tasks_whose_best_answers_are_worth_different_amounts(same: pa.Table, worth: str) -> None:
+    names = np.unique(np.array(same.column("group_id").to_pylist()), return_inverse=True)[1]
+    best = np.array([1.0, 2.0, 3.0, 5.0])[names % 4] if worth == "by question" else 1 - 0.01 * (names % 7)
+    steps = numbers(same, "step")
+    found = stuck(with_column(same, "reward", np.where(steps < 2, 0.0, best)))
+    assert found.value == 0.0
+    assert "in the upper half" in found.remark
+
+
+def test_one_answer_in_the_lower_half_of_graded_rewards_is_a_collapse(same: pa.Table) -> None:
+    names = np.unique(np.array(same.column("group_id").to_pylist()), return_inverse=True)[1]
+    best, steps = np.array([1.0, 2.0, 3.0, 5.0])[names % 4], numbers(same, "step")
+    assert stuck(with_column(same, "reward", np.where(steps < 6, best, best / 8))).value == 1.0
+
+
 def test_rounding_of_rewards_is_no_difference(same: pa.Table) -> None:
     assert stuck(rewarded(same, 1.0 + 1e-12, 1.0)).value == 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -281,3 +282,21 @@ def test_impossible_log_probabilities_show_where_one_side_alone_is_logged(side: 
     found = readings(table_of(rows), "logp_impossible_count", "logp_zero_share")
     assert [r.value for r in found if r.metric == "logp_impossible_count"] == [len(rows[3][side]), 0]
     assert [r.value for r in found if r.metric == "logp_zero_share"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("curve", "wrong"),
+    [
+        ([math.inf, math.inf, 1.0, 2.0], 0),
+        ([1.0, math.inf, 2.0, 1.0], 0),
+        ([1.0, 2.0, math.inf, math.inf], 2),
+        ([1.0, math.nan, 2.0, 1.0], 1),
+        ([-math.inf, 1.0, 2.0, 1.0], 1),
+    ],
+)
+def test_an_overflow_that_loss_scaling_skipped_is_no_fault(
+    curve: list[float], wrong: int, healthy: pa.Table
+) -> None:
+    for name, expected in (("grad_norm", wrong), ("loss", sum(not math.isfinite(v) for v in curve))):
+        found = readings(healthy, "scalar_not_finite_count", scalars={name: dict(enumerate(curve))})
+        assert [r.value for r in found] == [expected]

@@ -165,6 +165,20 @@ def test_damaged_text_ends_in_one_sentence(name: str, content: str, said: str, t
     assert said in one_line(error)
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("val", "eval"), ("validation_data", "eval"), ("eval-2", "eval"), ("Val_rollouts", "eval"), ("val2", "eval"),
+        ("value_baseline_run", "train"), ("evalplus", "train"), ("rollouts", "train"), ("valley", "train"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_folder_of_verl_tells_evaluation(name: str, split: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "1.jsonl").write_text('{"input": "a", "output": "b", "score": 1}\n')
+    (batch,) = read_all(tmp_path / name)
+    assert batch.column("split").to_pylist() == [split]
+
+
 def test_a_last_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_text('{"input": "a", "output": "b", "score": NaN}\n{"input": "a", "outp')
     (batch,) = read_all(tmp_path)

@@ -42,19 +42,27 @@ HIGHEST = Metric(
     name="reward_highest", unit="1", formula="max(reward) over samples in groups", source="ours", scale="size",
     per=("step",), needs=NEEDS,
 )  # fmt: skip
+LOWEST = Metric(
+    name="reward_lowest", unit="1", formula="min(reward) over samples in groups", source="ours", scale="size",
+    per=("step",), needs=NEEDS,
+)  # fmt: skip
+MEAN = Metric(
+    name="group_reward_mean", unit="1", formula="mean(reward) over samples in groups", source="ours", scale="size",
+    per=("step",), needs=NEEDS,
+)  # fmt: skip
 STUCK = Metric(
     name="stuck_group_share",
     unit="1",
     formula="P(all answers of a group are the same, and get less than the highest reward of the run) over the last "
-    "tenth of the steps",
+    "tenth of the steps; 0 where their mean reward lies in the upper half of all rewards of the run",
     source="public reports of runs whose groups no longer differ (huggingface/trl#3857, modelscope/ms-swift#4570)",
     scale="share",
     per=("run",),
     needs=NEEDS,
-    rests_on=(ONE_ANSWER.name, BELOW.name, HIGHEST.name),
+    rests_on=(ONE_ANSWER.name, BELOW.name, HIGHEST.name, LOWEST.name, MEAN.name),
     deviations=3.0,
 )
-METRICS = (ONE_ANSWER, BELOW, HIGHEST, STUCK)
+METRICS = (ONE_ANSWER, BELOW, HIGHEST, LOWEST, MEAN, STUCK)
 
 
 def begin_step(facts: RunFacts, wanted: frozenset[str]) -> Certainty:
@@ -75,7 +83,7 @@ class Certainty:
             self._gatherer.add(rows, answer=answers)
 
     def readings(self, step: int) -> Iterator[Reading]:
-        """Two shares of the groups of several samples with rewards, and the highest reward."""
+        """Two shares of the groups of several samples with rewards, and what they are rewarded."""
         table = self._gatherer.gathered()
         if table is None:
             return
@@ -83,14 +91,17 @@ class Certainty:
         several = table.sizes > 1
         subject = step_subject(step)
         if not several.any():
-            for metric in (ONE_ANSWER, BELOW, HIGHEST):
+            for metric in (ONE_ANSWER, BELOW, HIGHEST, LOWEST, MEAN):
                 yield unjudged(metric, subject, NO_GROUPS)
             return
-        one, best = _one_answer(table)[several], table.extremes(table.values["reward"])[1][several]
+        rewards = table.values["reward"]
+        one, (least, best) = _one_answer(table)[several], (edge[several] for edge in table.extremes(rewards))
         highest = float(best.max())
         yield exact(ONE_ANSWER, subject, float(one.mean()), len(one))
         yield exact(BELOW, subject, float((one & _is_less(best, highest)).mean()), len(one))
         yield exact(HIGHEST, subject, highest, len(one))
+        yield exact(LOWEST, subject, float(least.min()), len(one))
+        yield exact(MEAN, subject, float(rewards[several[table.group]].mean()), len(one))
 
 
 def _one_answer(table: GroupTable) -> Array:
@@ -112,12 +123,19 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
         why = run.why_none(ONE_ANSWER.name)
         yield unjudged(STUCK, "run", why or f"{NONE_HERE}rewarded group whose answers were logged")
         return
-    highest = max(reading.value or 0.0 for *_, (_, reading) in rows)
-    groups, stuck = 0, 0.0
-    for (_, one), (_, below), (_, best) in rows[-max(1, round(len(rows) / 10)) :]:
-        lesser = bool(_is_less(np.array([best.value]), highest)[0])
-        groups += one.samples
-        stuck += one.samples * ((one.value if lesser else below.value) or 0.0)
+    values = [[reading.value or 0.0 for _, reading in row] for row in rows]
+    highest, lowest = max(row[2] for row in values), min(row[3] for row in values)
+    groups, stuck, rewards = 0, 0.0, 0.0
+    for row, (one, below, best, _, mean) in list(zip(rows, values, strict=True))[-max(1, round(len(rows) / 10)) :]:
+        here, lesser = row[0][1].samples, bool(_is_less(np.array([best]), highest)[0])
+        groups += here
+        stuck += here * (one if lesser else below)
+        rewards += here * mean
+    if rewards / groups >= (lowest + highest) / 2:
+        # What the best answer is worth may depend on the question or on its length.
+        remark = f"a mean reward of {rewards / groups:.4g}, in the upper half of {lowest:.4g} to {highest:.4g}"
+        yield exact(STUCK, "run", 0.0, groups, remark=remark)
+        return
     yield _stuck(stuck, groups, highest)
 
 

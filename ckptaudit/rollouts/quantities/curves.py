@@ -25,7 +25,7 @@ NO_CURVE = "no {} among the trainer's curves; " + f"pass them with {parameter('s
 NOT_FINITE = Metric(
     name="scalar_not_finite_count",
     unit="values",
-    formula="logged scalars that are NaN or infinite",
+    formula="logged scalars that are NaN or infinite, but for an infinite gradient norm before a finite one",
     source="a training that computes; TRL may leave a NaN loss out of its history, not a NaN gradient norm",
     scale="count",
     per=("run",),
@@ -65,8 +65,19 @@ def _not_finite(run: RunSoFar) -> Reading:
     if not run.scalars:
         return unjudged(NOT_FINITE, "run", NO_CURVE.format("curve"))
     values = [(name, step, value) for name, curve in run.scalars.items() for step, value in curve.items()]
-    wrong = [f"{name} at step {step}" for name, step, value in values if not math.isfinite(value)]
-    return exact(NOT_FINITE, "run", len(wrong), len(values), wrong[:3])
+    finite = [step for step, value in run.scalars.get("grad_norm", {}).items() if math.isfinite(value)]
+    last = max(finite, default=-math.inf)
+    wrong, skipped = [], 0
+    for name, step, value in values:
+        # Loss scaling in float16 finds its scale by overflows, whose updates are skipped: training went on.
+        if name == "grad_norm" and value == math.inf and step < last:
+            skipped += 1
+        elif not math.isfinite(value):
+            wrong.append(f"{name} at step {step}")
+    remark = (
+        f"{skipped} infinite gradient norms before a finite one are taken for skipped updates" if skipped else ""
+    )
+    return exact(NOT_FINITE, "run", len(wrong), len(values), wrong[:3], remark)
 
 
 def _spike(run: RunSoFar) -> Reading:

@@ -1,12 +1,14 @@
 """verl: `{trainer.rollout_data_dir}/{step}.jsonl` and `{trainer.validation_data_dir}/{step}.jsonl`.
 
 One line a sample: input, output, score, step, the newer trainer's uid, and what the reward function returned
-beside the score. Special tokens are left out of the texts. A folder whose name begins with val holds evaluation.
+beside the score. Special tokens are left out of the texts. A folder named val, eval or
+the like (`validation_data`) holds evaluation.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ MISSING = {
     "group_id": "use a verl whose rollout dump has uid",
 }
 _KNOWN = {"input", "output", "score", "step", "uid", "gts", "request_id"}
+_EVALUATION = re.compile(r"(val|eval|validation|evaluation|valid)([^a-z]|$)")
+"""Names of folders that hold answers to questions which nothing was trained on."""
 _PATTERN = r"(\d{1,18})\.jsonl"
 
 
@@ -49,7 +53,7 @@ def files(folder: Path) -> list[Path]:
 
 def open(folder: Path, facts: RunFacts) -> Iterator[pa.RecordBatch]:
     """Step by step."""
-    split = "eval" if folder.name.lower().startswith(("val", "eval")) else "train"
+    split = "eval" if _EVALUATION.match(folder.name.lower()) else "train"
     for step, path in numbered(folder, _PATTERN):
         yield from batches_of(_rows(path, step, split), path, folder.name)
 
