@@ -168,7 +168,8 @@ def test_damaged_text_ends_in_one_sentence(name: str, content: str, said: str, t
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        ("val", "eval"), ("validation_data", "eval"), ("eval-2", "eval"), ("Val_rollouts", "eval"), ("val2", "eval"),
+        ("val", "eval"), ("validation_data", "eval"), ("eval-2", "eval"), ("Val_rollouts", "eval"),
+        ("val2", "eval"),
         ("value_baseline_run", "train"), ("evalplus", "train"), ("rollouts", "train"), ("valley", "train"),
     ],
 )  # fmt: skip
