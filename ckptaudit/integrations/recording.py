@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ckptaudit.rollouts.files import numbered
 from ckptaudit.rollouts.rows import batches_of
 from ckptaudit.rollouts.table import write_table
 
@@ -23,8 +24,10 @@ WAITING = 4
 class RolloutLog:
     """Writes batches of rows to `folder`, one Parquet file of the canonical table each, in the order given.
 
-    A killed run loses what was waiting and no file that is there. What goes wrong while writing is logged once and
-    ends the recording, never the training. `seconds` is the time that the training thread has spent here.
+    A killed run loses what was waiting and no file that is there. A run that is resumed at an earlier step, or
+    begun again, moves the files of the steps that it repeats to `superseded-1`, `superseded-2` and so on in that
+    folder. What goes wrong while writing is logged once and ends the recording, never the training. `seconds` is
+    the time that the training thread has spent here.
     """
 
     def __init__(self, folder: str | Path, *, run: str = "", rank: int = 0) -> None:
@@ -74,7 +77,22 @@ class RolloutLog:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         # Files in the order of names are in the order of steps; a resumed run goes on after the steps it has.
-        name = f"rollouts-{rows[0]['step']:09d}-{self._files:06d}-rank{self.rank:04d}.parquet"
-        path = self.folder / name
+        step, rank = int(rows[0]["step"]), f"rank{self.rank:04d}.parquet"
+        if not self._files:
+            self._set_aside(
+                [path for at, path in numbered(self.folder, rf"rollouts-(\d+)-\d+-{rank}") if at >= step]
+            )
+        path = self.folder / f"rollouts-{step:09d}-{self._files:06d}-{rank}"
         write_table(path, batches_of(rows, path, self.run))
         self._files += 1
+
+    def _set_aside(self, files: Sequence[Path]) -> None:
+        """Move what an earlier attempt recorded of the steps that come now: two attempts at a step are no group."""
+        if not files:
+            return
+        numbers = [number for number, _ in numbered(self.folder, r"superseded-(\d{1,9})")]
+        place = self.folder / f"superseded-{max(numbers, default=0) + 1}"
+        place.mkdir()
+        for path in files:
+            path.rename(place / path.name)
+        logger.warning("%d files of an earlier attempt at these steps are in %s now", len(files), place)
