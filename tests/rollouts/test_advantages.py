@@ -229,8 +229,15 @@ def test_steps_of_few_groups_are_taken_together() -> None:
     rows = run_rows(steps=12, groups=4, length=8)
     found = share_of_run(negated(rows))
     assert found.value == 1
-    assert found.samples >= 20
+    assert found.samples >= 12
     assert "at steps" in found.remark
+
+
+def test_the_last_step_alone_is_enough() -> None:
+    rows = run_rows(steps=5, groups=16, length=8)
+    found = share_of_run(negated(rows, lambda row: row["step"] == 4))
+    assert found.value == 1
+    assert found.remark.endswith("groups at step 4")
 
 
 def test_groups_that_shaping_reverses_do_not_close_the_gate() -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ckptaudit.rollouts.batches import StepRows
 
 TOLERANCE = 1e-3
-FEW_GROUPS, POOLED_GROUPS = 8, 20
+FEW_GROUPS, POOLED_GROUPS = 8, 12
 """Below the first a share of groups says nothing of a run; steps with fewer than the second are taken together."""
 STRONG = 0.9
 """A correlation of this much is the same order, but for what was added to a reward after it was logged."""
@@ -64,7 +64,7 @@ SIGNS = _metric(
 REVERSED = _metric(
     "reversed_group_share",
     "P(correlation of advantage and reward within a group <= -0.9) over groups in which both differ; of the run, "
-    "the largest over steps, as many of them together as it takes to have 20 groups",
+    "the largest over steps, as many of them together as it takes to have 12 groups",
     "ours: advantages fall as rewards rise where rewards, advantages or the loss were negated",
     "share",
     ("step", "run"),
@@ -246,7 +246,7 @@ def run_readings(run: RunSoFar) -> Iterator[Reading]:
 
 
 def _stretches(series: Series) -> list[tuple[float, int, int, int]]:
-    """Share, groups, first and last step of stretches of POOLED_GROUPS groups; a rest belongs to the one before."""
+    """Share, groups, first and last step of stretches of POOLED_GROUPS groups; a small rest belongs to the last."""
     found: list[tuple[float, int, int, int]] = []
     hits, groups, first = 0.0, 0, 0
     for step, reading in series:
@@ -255,11 +255,11 @@ def _stretches(series: Series) -> list[tuple[float, int, int, int]]:
         if groups >= POOLED_GROUPS:
             found.append((hits / groups, groups, first, step))
             hits, groups = 0.0, 0
-    if groups and found:
+    if groups >= FEW_GROUPS:
+        found.append((hits / groups, groups, first, series[-1][0]))
+    elif groups and found:
         share, before, first, _ = found[-1]
         found[-1] = ((share * before + hits) / (before + groups), before + groups, first, series[-1][0])
-    elif groups >= FEW_GROUPS:
-        found.append((hits / groups, groups, first, series[-1][0]))
     return found
 
 
