@@ -180,6 +180,13 @@ def test_the_name_of_a_folder_of_verl_tells_evaluation(name: str, split: str, tm
     assert batch.column("split").to_pylist() == [split]
 
 
+def test_an_empty_first_file_hides_no_log(tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text("")
+    (tmp_path / "2.jsonl").write_text('{"input": "a", "output": "b", "score": 1}\n')
+    (batch,) = read_all(tmp_path)
+    assert batch.column("step").to_pylist() == [2]
+
+
 def test_a_last_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_text('{"input": "a", "output": "b", "score": NaN}\n{"input": "a", "outp')
     (batch,) = read_all(tmp_path)

@@ -40,7 +40,7 @@ _LISTS = ("token_ids", "token_loss_mask", "generation_logprobs", "prev_logprobs"
 def recognises(folder: Path) -> bool:
     """Whether files have that name and log-probabilities in them."""
     files = numbered(folder, _PATTERN)
-    line = first_line(files[0][1]) if files else None
+    line = next((line for _, path in files if (line := first_line(path)) is not None), None)
     return line is not None and {"token_loss_mask", "generation_logprobs"} <= line.keys()
 
 

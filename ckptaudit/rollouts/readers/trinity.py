@@ -63,7 +63,7 @@ def recognises(folder: Path) -> bool:
         except RolloutError:
             return False
     files = _line_files(folder)
-    line = first_line(files[0]) if files else None
+    line = next((line for path in files if (line := first_line(path)) is not None), None)
     return line is not None and "eid" in line and "prompt_length" in line
 
 

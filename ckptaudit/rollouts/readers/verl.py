@@ -42,7 +42,8 @@ _PATTERN = r"(\d{1,18})\.jsonl"
 def recognises(folder: Path) -> bool:
     """Whether files are named by step and their lines hold input, output and score."""
     files = numbered(folder, _PATTERN)
-    line = first_line(files[0][1]) if files else None
+    # A step whose file is empty, as of a run that was killed there, tells nothing.
+    line = next((line for _, path in files if (line := first_line(path)) is not None), None)
     return line is not None and {"input", "output", "score"} <= line.keys()
 
 
