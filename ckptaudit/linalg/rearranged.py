@@ -122,10 +122,18 @@ def flipped_bit(after: Shaped[Tensor, "m n"], before: Shaped[Tensor, "m n"]) -> 
     new = math.inf if math.isnan(new) else new
     if not (rest < math.inf and rest <= 0.5 * abs(new - old) and old > 0):
         return None
-    # A flip to the largest exponent is infinity or NaN.
-    power = abs(math.log2(new / old)) if 0 < new < math.inf else None
+    if new == math.inf:
+        return (row, column) if _is_a_bit_from_infinity(old, before.dtype) else None
+    power = abs(math.log2(new / old)) if new > 0 else None
     is_bit = power is None or any(abs(power - 2**j) < POWER_ERROR for j in range(8))
     return (row, column) if is_bit and (power is None or power >= 3) else None
+
+
+def _is_a_bit_from_infinity(value: float, dtype: torch.dtype) -> bool:
+    """Whether all exponent bits but one are set: infinity and NaN have all of them (IEEE 754-2019, 3.4)."""
+    bits = 5 if dtype is torch.float16 else 11 if dtype is torch.float64 else 8
+    exponent = math.frexp(value)[1] - 2 + 2 ** (bits - 1)
+    return (2**bits - 1 - exponent).bit_count() == 1
 
 
 def _pieces(

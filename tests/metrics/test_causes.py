@@ -121,6 +121,21 @@ def test_a_flipped_exponent_bit() -> None:
     assert said.startswith("looks like one flipped exponent bit at [3, 5]: ")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("old", "is_bit"), [(-0.06738, False), (1.5, True), (-1.0, True), (0.75, False)])
+@pytest.mark.parametrize("new", [math.nan, math.inf])
+def test_one_bit_makes_infinity_of_few_numbers(dtype: torch.dtype, old: float, is_bit: bool, new: float) -> None:
+    before = torch.full((4, 5), 0.5, dtype=dtype)
+    before[2, 3] = old
+    after = before.clone()
+    after[2, 3] = new
+    assert flipped_bit(after, before) == ((2, 3) if is_bit else None)
+    if is_bit and dtype is not torch.float16:
+        bits = before.view(torch.int16 if dtype is torch.bfloat16 else torch.int32).clone()
+        bits[2, 3] ^= 1 << (14 if dtype is torch.bfloat16 else 30)
+        assert not bits.view(dtype)[2, 3].isfinite()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("count", [2, 48 * 32])
 def test_entries_that_are_not_finite_are_told_by_another_check(value: float, count: int) -> None:
