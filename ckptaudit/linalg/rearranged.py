@@ -133,7 +133,8 @@ def _is_a_bit_from_infinity(value: float, dtype: torch.dtype) -> bool:
     """Whether all exponent bits but one are set: infinity and NaN have all of them (IEEE 754-2019, 3.4)."""
     bits = 5 if dtype is torch.float16 else 11 if dtype is torch.float64 else 8
     exponent = math.frexp(value)[1] - 2 + 2 ** (bits - 1)
-    return (2**bits - 1 - exponent).bit_count() == 1
+    missing: int = 2**bits - 1 - exponent
+    return missing.bit_count() == 1
 
 
 def _pieces(

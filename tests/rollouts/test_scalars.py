@@ -110,6 +110,14 @@ def test_verl_and_prime_rl_json_lines(tmp_path: Path) -> None:
     assert read_scalars(tmp_path) == {"grad_norm": {1: 2.0, 2: 3.0}, "reward_mean": {1: 0.5, 2: 1.0}}
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_names_of_one_quantity_the_first_known_counts(turned: bool, tmp_path: Path) -> None:
+    logged = {"critic/score/mean": 0.75, "critic/rewards/mean": 0.25}
+    data = dict(reversed(logged.items())) if turned else logged
+    (tmp_path / "verl.jsonl").write_text("".join(json.dumps({"step": s, "data": data}) + "\n" for s in (1, 2, 2)))
+    assert read_scalars(tmp_path) == {"reward_mean": {1: 0.75, 2: 0.75}}
+
+
 def test_trainer_state_of_a_real_run() -> None:
     curves = read_scalars(FIXTURES / "healthy")
     assert sorted(curves["reward_mean"]) == list(range(1, 21))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from ckptaudit.errors import RolloutError, printable
-from ckptaudit.rollouts.scalars.names import canonical_name
+from ckptaudit.rollouts.scalars.names import canonical_name, rank
 
 MAX_VALUES = 20_000_000
 
@@ -75,6 +75,7 @@ def _store_of(folder: Path) -> Store:
 def curves(rows: Iterable[ScalarRow], source: Path) -> dict[str, dict[int, float]]:
     """Rows under their canonical names; those without one are left out. Raises RolloutError for what no step is."""
     found: dict[str, dict[int, float]] = {}
+    ranks: dict[str, dict[int, int]] = {}
     for count, row in enumerate(rows):
         if count >= MAX_VALUES:
             raise RolloutError(f"more than {MAX_VALUES:,} logged scalars; pass the log of one run.")
@@ -84,7 +85,10 @@ def curves(rows: Iterable[ScalarRow], source: Path) -> dict[str, dict[int, float
                 raise RolloutError(
                     f"{printable(source)}: {name} has a step of more than 63 bits; the file is damaged."
                 )
-            found.setdefault(name, {})[row.step] = row.value
+            of_name, here = ranks.setdefault(name, {}), rank(row.name)
+            if here <= of_name.get(row.step, here):  # as verl's score, and its reward less a penalty
+                of_name[row.step] = here
+                found.setdefault(name, {})[row.step] = row.value
     return found
 
 

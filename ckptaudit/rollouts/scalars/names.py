@@ -44,10 +44,23 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_\-./ ]", "_", re.sub(r"^(?:train|rollout)/", "", name))
 
 
-_CANONICAL = {_plain(alias): name for name, aliases in _NAMES.items() for alias in aliases}
+_CANONICAL = {
+    _plain(alias): (name, place) for name, aliases in _NAMES.items() for place, alias in enumerate(aliases)
+}
+
+
+def canonical_name(name: str) -> str | None:
+    """The canonical name, or None for a scalar that has none, such as one of an evaluation."""
+    found = _ranked(name)
+    return None if found is None else found[0]
+
+
+def rank(name: str) -> int:
+    """The place of a trainer's name among those of one canonical name; of several at a step the first one counts."""
+    found = _ranked(name)
+    return 0 if found is None else found[1]
 
 
 @lru_cache(maxsize=4096)
-def canonical_name(name: str) -> str | None:
-    """The canonical name, or None for a scalar that has none, such as one of an evaluation."""
+def _ranked(name: str) -> tuple[str, int] | None:
     return None if len(name) > 500 else _CANONICAL.get(_plain(name))
