@@ -56,7 +56,7 @@ def canonical_name(name: str) -> str | None:
 
 
 def rank(name: str) -> int:
-    """The place of a trainer's name among those of one canonical name; of several at a step the first one counts."""
+    """The place of a name among those of one canonical name; of several at a step the first one counts."""
     found = _ranked(name)
     return 0 if found is None else found[1]
 
