@@ -198,7 +198,7 @@ def _shifted(bias: TensorHandle, shift: TensorHandle, scale: float) -> TensorHan
         own = bias.read()
         return (own + shift.read().float() * scale).to(own.dtype)
 
-    return replace(bias, load=load)
+    return replace(bias, load=load, file=shift.file)
 
 
 def _cast(handle: TensorHandle, like: TensorHandle | None) -> TensorHandle:
