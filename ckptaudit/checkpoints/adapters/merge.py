@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints.adapters.name_ends import EndIndex
 from ckptaudit.checkpoints.adapters.peft import MERGE_FIRST
+from ckptaudit.checkpoints.adapters.targets import beginnings
 from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.tensors import Adapter, Checkpoint, Factors, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, parameter, printable
@@ -88,8 +89,26 @@ class _Merging:
             target = self.names.find(name) or name
             self._claim(target)
             self.tensors[target] = _cast(replace(handle, name=target), self.tensors.get(target))
+        self._refuse_missing()
         # Factors may come on top of a replaced tensor.
         self.changed.clear()
+
+    def _refuse_missing(self) -> None:
+        """Raise CheckpointError where peft would look for a module's tensors and the file has none of them."""
+        ends = frozenset(filter(None, self.adapter.saved))
+        if not ends:
+            return
+        lengths = {len(end) for end in ends}
+        held, wanted = (
+            {part: None for name in names for part in beginnings(name)} for names in (self.changed, self.tensors)
+        )
+        for part in wanted:
+            # As in peft, "norm" means "input_layernorm" too.
+            if part not in held and any(part[-length:] in ends for length in lengths):
+                raise CheckpointError(
+                    f"{printable(self.adapter.path)}: modules_to_save means {clipped(part)}, of which the file "
+                    "holds nothing, so peft would not load the adapter; save it again."
+                )
 
     def merge(self, module: str, factors: Factors, start: Factors | None) -> None:
         """Put one module's update in. Raises CheckpointError if the base has no weight that it fits."""
