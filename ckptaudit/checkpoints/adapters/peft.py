@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from types import MappingProxyType
@@ -59,6 +59,8 @@ def open_adapter(folder: Place, tensors: dict[str, TensorHandle]) -> Adapter:
                 f"{printable(folder)}: the name {clipped(name)} does not begin with {PREFIX[:-1]}, so peft would "
                 "not load it; save the adapter again with peft's save_pretrained."
             )
+        if _is_copy(name, tensors):
+            continue
         _sort(path, _base_name(name), handle, parts, replaced)
     _refuse_left_out(path, config, parts)
     scales = _Scales.of(path, config)
@@ -115,6 +117,15 @@ def _is_approximate(config: _Config) -> bool:
 
 def _base_name(name: str) -> str:
     return _WRAPPERS.sub("", name.removeprefix(PREFIX)).replace(".default.", ".")
+
+
+def _is_copy(name: str, tensors: Mapping[str, TensorHandle]) -> bool:
+    """Whether peft loads another tensor in the place of this one, as it saves resized embeddings more than once.
+
+    It looks for a module of `modules_to_save` under the module's own name, and forgets the original at the merge.
+    """
+    words = name.split(".")
+    return "original_module" in words or ("modules_to_save" in words and PREFIX + _base_name(name) in tensors)
 
 
 def _sort(
