@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptaudit.checkpoints.adapters.name_ends import EndIndex
+from ckptaudit.checkpoints.adapters.model_names import ModelNames
 from ckptaudit.checkpoints.adapters.peft import MERGE_FIRST
 from ckptaudit.checkpoints.adapters.targets import beginnings
 from ckptaudit.checkpoints.json_files import clipped
@@ -41,7 +41,7 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
         )
     if adapter is None:
         return tuned
-    merging = _Merging(adapter, dict(base.tensors), EndIndex(base.tensors), base.config)
+    merging = _Merging(adapter, dict(base.tensors), ModelNames(base.tensors, base.config), base.config, base.path)
     merging.replace_tensors()
     start = _start(adapter, initial)
     for module, factors in adapter.factors.items():
@@ -84,8 +84,9 @@ class _Merging:
 
     adapter: Adapter
     tensors: dict[str, TensorHandle]
-    names: EndIndex
+    names: ModelNames
     config: Mapping[str, object]
+    base: str
     changed: set[str] = field(default_factory=set)
 
     def replace_tensors(self) -> None:
@@ -120,11 +121,7 @@ class _Merging:
         adapter, tensors = self.adapter, self.tensors
         name = self.names.find(f"{module}.weight")
         if name is None:
-            raise CheckpointError(
-                f"{printable(adapter.path)}: the adapter changes {clipped(module)}, which the base does not "
-                "hold; "
-                "pass the base that it was trained on" + (f" ({clipped(adapter.base)})." if adapter.base else ".")
-            )
+            raise self._stranger(module)
         self._claim(name)
         tensors[name] = _merged(tensors[name], adapter, factors, start, square=self._turns_squares)
         if factors.bias is not None:
@@ -136,6 +133,15 @@ class _Merging:
             self._claim(bias)
             _check_bias(adapter, tensors[bias], factors.bias)
             tensors[bias] = _shifted(tensors[bias], factors.bias, factors.scale)
+
+    def _stranger(self, module: str) -> CheckpointError:
+        own = self.adapter.base
+        passed = "" if self.base == own else "pass the base that it was trained on"
+        said = f"{passed} ({clipped(own)}), or " if passed and own else f"{passed}, or " if passed else ""
+        return CheckpointError(
+            f"{printable(self.adapter.path)}: the adapter changes {clipped(module)}, which the base does not hold "
+            f"under a name that is known; {said}{MERGE_FIRST}."
+        )
 
     @cached_property
     def _turns_squares(self) -> bool:
