@@ -33,7 +33,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
         num_attention_heads=4,
         tie_word_embeddings=False,
     )
-    base: Any = LlamaForCausalLM(config).to(torch.bfloat16)
+    base: Any = LlamaForCausalLM(config)
+    base.to(torch.bfloat16)
     base.save_pretrained(folder / "base")
     larger = copy.deepcopy(base)
     larger.resize_token_embeddings(72)
