@@ -111,6 +111,8 @@ class Adapter:
     approximate: bool = False
     """Whether PiSSA took its directions from a randomised decomposition, which no one can repeat."""
     base: str | None = None
+    saved: tuple[str, ...] = ()
+    """How the names of the modules end that it holds in full (`modules_to_save`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,9 @@ class Stale:
         """Files of the tuned side that hold stale tensors alone and end within a layer that changed elsewhere."""
         groups: dict[str, list[Part]] = {}
         for part in self.movement.expected:
-            groups.setdefault(str(part.tensor.tuned.file), []).append(part)
+            # A file of the base below an adapter is what it should be.
+            if not part.inherited:
+                groups.setdefault(str(part.tensor.tuned.file), []).append(part)
         found = {}
         for file, parts in groups.items() if len(groups) > 1 else ():
             if all(p.name in self.movement.stale for p in parts) and self._cuts(file, parts):
@@ -200,7 +202,12 @@ class Stale:
         few = len(stale) <= max(1, MINORITY * total)
         scattered = len(runs_of(stale)) > 1 and len(stale) <= SCATTERED * total
         is_inside = bool(changed) and changed[0] < layer < changed[-1]
-        return is_inside and (few or scattered) and self._is_in_full
+        if not (is_inside and (few or scattered) and self._is_in_full):
+            return False
+        return any(not part.inherited for part in self._parts_of(stack, (layer,)))
+
+    def _parts_of(self, stack: str, layers: Sequence[int]) -> list[Part]:
+        return [p for p in self._left if p.place.stack == stack and p.place.layer in layers]
 
     @cached_property
     def _is_in_full(self) -> bool:
@@ -209,11 +216,11 @@ class Stale:
     def _layers(self, stack: str, layers: Sequence[int]) -> Iterator[Finding]:
         for run in runs_of(layers):
             count = len(self.layers[stack]) + len(self._changed_layers.get(stack, []))
-            parts = [p for p in self._left if p.place.stack == stack and p.place.layer in run]
+            parts = self._parts_of(stack, run)
             first, last = run[0], run[-1]
             words = f"layer {first} of {count} is" if first == last else f"layers {first} to {last} of {count} are"
             said = f"{words} the base's: none of {len(parts)} tensors whose like changed elsewhere did"
-            files = {p.tensor.tuned.file.name for p in parts}
+            files = {p.tensor.tuned.file.name for p in parts if not p.inherited}
             held = f"; all in {next(iter(files))}" if len(files) == 1 and self._has_several_files else ""
             name = f"layers.{first}" if first == last else f"layers.{first}-{last}"
             yield Finding(f"{stack}.{name}" if stack else name, AT_BASE, said + held)

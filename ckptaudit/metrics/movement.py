@@ -40,6 +40,8 @@ class Part:
     entries: int
     differing: float
     expert: int | None = None
+    inherited: bool = False
+    """Whether the tuned side is an adapter that has nothing for it, so that it is read from the base's file."""
 
     @property
     def place(self) -> Place:
@@ -156,11 +158,13 @@ def _stale(kin: Sequence[Part], parts: int) -> Iterator[Part]:
 
 def _parts(evidence: RunEvidence) -> Iterator[Part]:
     values = evidence.values[DIFFERING]
+    merged_from = evidence.pair.tuned.merged_from
+    inherited = {str(handle.file) for handle in merged_from[0].tensors.values()} if merged_from else set()
     for tensor in evidence.pair.aligned:
         count, m, n = tensor.matrix_shape
         names = tensor.matrix_names()
         for number, name in enumerate(names):
             value = values.get(name)
             if value is not None and m * n:
-                one_of_many = tensor.stacked and count > 1
-                yield Part(name, tensor, m * n, value, number if one_of_many else tensor.place.expert)
+                expert = number if tensor.stacked and count > 1 else tensor.place.expert
+                yield Part(name, tensor, m * n, value, expert, str(tensor.tuned.file) in inherited)

@@ -199,8 +199,9 @@ def _without_samples(opened: Checkpoint) -> Checkpoint:
 
 
 def _refuse_misfits(kind: AuxiliaryKind, unaligned: Sequence[Finding], path: str) -> None:
-    is_model = kind.name in ("aligned", "reference")
-    fatal = ("shapes differ",) if is_model else ("shapes differ", "rows beyond the common vocabulary")
+    # An adapter may bring embeddings of more tokens in full; no update of it is measured there.
+    may_resize = kind.name in ("aligned", "reference", "adapter")
+    fatal = ("shapes differ",) if may_resize else ("shapes differ", "rows beyond the common vocabulary")
     misfits = [u for u in unaligned if u.fault in fatal]
     if misfits:
         text = str(misfits[0]).replace("tuned [", "there [")

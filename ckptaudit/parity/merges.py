@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptaudit.checkpoints import Checkpoint, TensorHandle, merge_adapter
+from ckptaudit.checkpoints.adapters.model_names import ModelNames
 from ckptaudit.findings import Finding
 from ckptaudit.pairing import AlignedTensor, ModelPair, pair_checkpoints
 from ckptaudit.pairing.auxiliary import Auxiliary
@@ -98,14 +99,9 @@ class Merge:
     def _modules(self) -> Mapping[str, Factors]:
         assert self.adapter.adapter is not None  # the input was opened as one
         factors = self.adapter.adapter.factors
-        names = {name.removesuffix(".weight"): name for name in self.touched}
-        found = {}
-        for module, own in factors.items():
-            near = [n for n in names if n == module or n.endswith(f".{module}") or module.endswith(f".{n}")]
-            chosen = module if module in names else near[0] if len(near) == 1 else None
-            if chosen is not None:
-                found[names[chosen]] = own
-        return found
+        names = ModelNames(self.touched, self.base.config)
+        found = ((names.find(f"{module}.weight"), own) for module, own in factors.items())
+        return {name: own for name, own in found if name is not None}
 
     def _roundings(self, factors: Factors | None) -> int:
         assert self.adapter.adapter is not None

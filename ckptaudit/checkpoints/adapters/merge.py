@@ -7,18 +7,23 @@ for bfloat16 is lost there as it is in the merged model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptaudit.checkpoints.adapters.name_ends import EndIndex
+from ckptaudit.checkpoints.adapters.model_names import ModelNames
 from ckptaudit.checkpoints.adapters.peft import MERGE_FIRST
+from ckptaudit.checkpoints.adapters.targets import beginnings
 from ckptaudit.checkpoints.json_files import clipped
 from ckptaudit.checkpoints.tensors import Adapter, Checkpoint, Factors, LowRankUpdate, TensorHandle
 from ckptaudit.errors import CheckpointError, parameter, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+"""Models of transformers whose matrices are those of its `Conv1D`; all other models of its own have `Linear`."""
 
 
 def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
@@ -36,7 +41,7 @@ def merge_adapter(base: Checkpoint, tuned: Checkpoint, initial: Checkpoint | Non
         )
     if adapter is None:
         return tuned
-    merging = _Merging(adapter, dict(base.tensors), EndIndex(base.tensors))
+    merging = _Merging(adapter, dict(base.tensors), ModelNames(base.tensors, base.config), base.config, base.path)
     merging.replace_tensors()
     start = _start(adapter, initial)
     for module, factors in adapter.factors.items():
@@ -79,7 +84,9 @@ class _Merging:
 
     adapter: Adapter
     tensors: dict[str, TensorHandle]
-    names: EndIndex
+    names: ModelNames
+    config: Mapping[str, object]
+    base: str
     changed: set[str] = field(default_factory=set)
 
     def replace_tensors(self) -> None:
@@ -88,21 +95,35 @@ class _Merging:
             target = self.names.find(name) or name
             self._claim(target)
             self.tensors[target] = _cast(replace(handle, name=target), self.tensors.get(target))
+        self._refuse_missing()
         # Factors may come on top of a replaced tensor.
         self.changed.clear()
+
+    def _refuse_missing(self) -> None:
+        """Raise CheckpointError where peft would look for a module's tensors and the file has none of them."""
+        ends = frozenset(filter(None, self.adapter.saved))
+        if not ends:
+            return
+        lengths = {len(end) for end in ends}
+        held, wanted = (
+            {part: None for name in names for part in beginnings(name)} for names in (self.changed, self.tensors)
+        )
+        for part in wanted:
+            # As in peft, "norm" means "input_layernorm" too.
+            if part not in held and any(part[-length:] in ends for length in lengths):
+                raise CheckpointError(
+                    f"{printable(self.adapter.path)}: modules_to_save means {clipped(part)}, of which the file "
+                    "holds nothing, so peft would not load the adapter; save it again."
+                )
 
     def merge(self, module: str, factors: Factors, start: Factors | None) -> None:
         """Put one module's update in. Raises CheckpointError if the base has no weight that it fits."""
         adapter, tensors = self.adapter, self.tensors
         name = self.names.find(f"{module}.weight")
         if name is None:
-            raise CheckpointError(
-                f"{printable(adapter.path)}: the adapter changes {clipped(module)}, which the base does not "
-                "hold; "
-                "pass the base that it was trained on" + (f" ({clipped(adapter.base)})." if adapter.base else ".")
-            )
+            raise self._stranger(module)
         self._claim(name)
-        tensors[name] = _merged(tensors[name], adapter, factors, start)
+        tensors[name] = _merged(tensors[name], adapter, factors, start, square=self._turns_squares)
         if factors.bias is not None:
             bias = name.removesuffix("weight") + "bias"
             if bias not in tensors:
@@ -112,6 +133,36 @@ class _Merging:
             self._claim(bias)
             _check_bias(adapter, tensors[bias], factors.bias)
             tensors[bias] = _shifted(tensors[bias], factors.bias, factors.scale)
+
+    def _stranger(self, module: str) -> CheckpointError:
+        own = self.adapter.base
+        passed = "" if self.base == own else "pass the base that it was trained on"
+        said = f"{passed} ({clipped(own)}), or " if passed and own else f"{passed}, or " if passed else ""
+        return CheckpointError(
+            f"{printable(self.adapter.path)}: the adapter changes {clipped(module)}, which the base does not hold "
+            f"under a name that is known; {said}{MERGE_FIRST}."
+        )
+
+    @cached_property
+    def _turns_squares(self) -> bool:
+        """Whether square weights are stored `[in, out]`: peft turns `Conv1D`'s, whatever the setting says."""
+        kind = self.config.get("model_type")
+        if kind in CONV1D_MODELS or not self.adapter.fan_in_fan_out:
+            return kind in CONV1D_MODELS
+        found = {
+            turned for module, factors in self.adapter.factors.items() for turned in self._turned(module, factors)
+        }
+        if len(found) == 1:
+            return found == {True}
+        inner = [part.get("model_type") for part in self.config.values() if isinstance(part, dict)]
+        is_known = isinstance(kind, str) and "auto_map" not in self.config
+        return not is_known or any(part in CONV1D_MODELS for part in inner)
+
+    def _turned(self, module: str, factors: Factors) -> Iterator[bool]:
+        """Whether a matrix is stored turned, where its shape says so."""
+        name, shape = self.names.find(f"{module}.weight"), update_shape(factors)
+        if name is not None and not factors.embedding and len(shape) == 2 and shape[0] != shape[1]:
+            yield self.tensors[name].shape == shape[::-1]
 
     def _claim(self, name: str) -> None:
         if name in self.changed:
@@ -155,10 +206,12 @@ def _misfit(
     )
 
 
-def _merged(weight: TensorHandle, adapter: Adapter, factors: Factors, start: Factors | None) -> TensorHandle:
+def _merged(
+    weight: TensorHandle, adapter: Adapter, factors: Factors, start: Factors | None, *, square: bool
+) -> TensorHandle:
     from ckptaudit.checkpoints.adapters.merged_weight import MergedWeight
 
-    transposed = _is_transposed(weight, adapter, factors)
+    transposed = _is_transposed(weight, adapter, factors, square=square)
     _check_magnitude(adapter, weight, factors)
     pissa = adapter.pissa and not factors.embedding
     taken_out = None if factors.embedding else start
@@ -170,7 +223,7 @@ def _merged(weight: TensorHandle, adapter: Adapter, factors: Factors, start: Fac
     return replace(weight, load=merge.load, low_rank=low_rank, product=product, file=factors.up.file)
 
 
-def _is_transposed(weight: TensorHandle, adapter: Adapter, factors: Factors) -> bool:
+def _is_transposed(weight: TensorHandle, adapter: Adapter, factors: Factors, *, square: bool) -> bool:
     """Whether the weight is stored as the transpose of the factors' product; shapes decide where they can."""
     shape = update_shape(factors)
     fits = [
@@ -184,7 +237,7 @@ def _is_transposed(weight: TensorHandle, adapter: Adapter, factors: Factors) -> 
             "the base "
             f"{list(weight.shape)}; pass the base that the adapter was trained on."
         )
-    stated = factors.embedding or (adapter.fan_in_fan_out and len(shape) == 2)
+    stated = factors.embedding or (square and len(shape) == 2)
     return stated if stated in fits else fits[0]
 
 
@@ -198,7 +251,7 @@ def _shifted(bias: TensorHandle, shift: TensorHandle, scale: float) -> TensorHan
         own = bias.read()
         return (own + shift.read().float() * scale).to(own.dtype)
 
-    return replace(bias, load=load)
+    return replace(bias, load=load, file=shift.file)
 
 
 def _cast(handle: TensorHandle, like: TensorHandle | None) -> TensorHandle:

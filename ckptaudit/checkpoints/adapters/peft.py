@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from types import MappingProxyType
 import msgspec
 
 from ckptaudit.checkpoints.adapters.patterns import Patterns, UnreadPatternError, compiled
+from ckptaudit.checkpoints.adapters.targets import PREFIX, Targets, TargetSettings
 from ckptaudit.checkpoints.json_files import clipped, read_settings
 from ckptaudit.checkpoints.tensors import Adapter, Factors, TensorHandle
 from ckptaudit.errors import CheckpointError, printable
@@ -32,7 +34,7 @@ _FACTOR = re.compile(
 _WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save)(?=\.|$)")
 
 
-class _Config(msgspec.Struct):
+class _Config(TargetSettings, kw_only=True):
     peft_type: str
     r: int = 8
     lora_alpha: float = 8
@@ -52,7 +54,15 @@ def open_adapter(folder: Place, tensors: dict[str, TensorHandle]) -> Adapter:
     parts: dict[str, dict[str, TensorHandle]] = {}
     replaced: dict[str, TensorHandle] = {}
     for name, handle in tensors.items():
+        if not name.startswith(PREFIX):
+            raise CheckpointError(
+                f"{printable(folder)}: the name {clipped(name)} does not begin with {PREFIX[:-1]}, so peft would "
+                "not load it; save the adapter again with peft's save_pretrained."
+            )
+        if _is_copy(name, tensors):
+            continue
         _sort(path, _base_name(name), handle, parts, replaced)
+    _refuse_left_out(path, config, parts)
     scales = _Scales.of(path, config)
     factors = {module: _factors(scales, module, found) for module, found in parts.items()}
     return Adapter(
@@ -63,6 +73,7 @@ def open_adapter(folder: Place, tensors: dict[str, TensorHandle]) -> Adapter:
         pissa=config.init_lora_weights == "pissa",
         approximate=_is_approximate(config),
         base=config.base_model_name_or_path,
+        saved=tuple(config.modules_to_save or ()),
     )
 
 
@@ -89,12 +100,32 @@ def _checked_config(path: Place) -> _Config:
     return config
 
 
+def _refuse_left_out(path: Place, config: _Config, modules: Iterable[str]) -> None:
+    targets = Targets.of(config)
+    for module in modules:
+        setting = targets.left_out_by(module)
+        if setting is not None:
+            raise CheckpointError(
+                f"{printable(path)}: by {setting} the adapter has no {clipped(module)}, so peft would not load the "
+                "factors that the file holds for it; save the adapter again."
+            )
+
+
 def _is_approximate(config: _Config) -> bool:
     return bool(re.fullmatch(r"pissa_niter_\d{1,4}", str(config.init_lora_weights)))
 
 
 def _base_name(name: str) -> str:
-    return _WRAPPERS.sub("", name.removeprefix("base_model.model.")).replace(".default.", ".")
+    return _WRAPPERS.sub("", name.removeprefix(PREFIX)).replace(".default.", ".")
+
+
+def _is_copy(name: str, tensors: Mapping[str, TensorHandle]) -> bool:
+    """Whether peft loads another tensor in the place of this one, as it saves resized embeddings more than once.
+
+    It looks for a module of `modules_to_save` under the module's own name, and forgets the original at the merge.
+    """
+    words = name.split(".")
+    return "original_module" in words or ("modules_to_save" in words and PREFIX + _base_name(name) in tensors)
 
 
 def _sort(
