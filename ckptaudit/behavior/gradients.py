@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from ckptaudit.behavior.probes import Probe, plain_parts, read_probes
+from ckptaudit.behavior.tokenizers import has_tokenizer, without_tokenizer
 from ckptaudit.checkpoints import fingerprint, open_checkpoint
 from ckptaudit.errors import CollectionError, parameter, printable
 
@@ -85,6 +86,8 @@ def collect(
         raise CollectionError(
             f"{parameter('model')} {printable(request.model)}: no such folder; give one saved by transformers."
         )
+    if not has_tokenizer(Path(request.model)):
+        raise CollectionError(f"{parameter('model')} {without_tokenizer(Path(request.model))}")
     key = _key(request, probes)
     # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
     from ckptaudit.behavior.gradient_batches import default_size, longest_first, settled_size, taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,25 @@ def test_a_bad_request_ends_in_one_line_and_code_4(
     assert main(["collect", "fisher", *given, change]) == 4
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("brought", [(), ("tokenizer_config.json",)])
+def test_a_model_without_a_tokenizer_is_refused(
+    tmp_path: Path,
+    fixture_pairs: Path,
+    probes: Path,
+    brought: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", *brought):
+        shutil.copy(fixture_pairs / "base" / name, model)
+    output = tmp_path / "g.safetensors"
+    assert main(["collect", "gradients", f"--model={model}", f"--data={probes}", f"--output={output}"]) == 4
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"ERROR: --model {model} has no tokenizer")
+    assert not output.exists()
 
 
 def test_the_command_says_what_it_wrote(
