@@ -77,7 +77,8 @@ def collect(
     probes' own tokens and not drawn from the model.
 
     `watch` wraps the indices of the probes still to do, for a progress display; `say` is told, in a sentence, why
-    probes are taken one at a time. Raises CollectionError or CheckpointError, in one sentence.
+    probes are taken one at a time, or what the stored type loses. Raises CollectionError or CheckpointError, in one
+    sentence.
     """
     probes = read_probes(request.data)[: request.samples]
     for probe in probes:
@@ -113,6 +114,11 @@ def collect(
                 sink.commit()
                 saved = sink.done
         sink.finish()
+        if sink.lost:
+            say(
+                f"{100 * sink.lost:.2g} % of the entries became zero as they were stored in {request.dtype}; "
+                "collect with --dtype float32."
+            )
     except OSError as error:
         where = f"{parameter('output')} {printable(request.output)}"
         raise CollectionError(f"{where}: cannot be written ({printable(error.strerror or error)}).") from error
