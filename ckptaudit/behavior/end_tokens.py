@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ckptaudit.behavior.folders import folders, stored_config
 from ckptaudit.checkpoints import Checkpoint
 from ckptaudit.checkpoints.json_files import read_settings
@@ -14,15 +16,26 @@ MOST = 64
 
 
 def end_tokens(checkpoint: Checkpoint, base: Checkpoint) -> tuple[int, ...]:
-    """Of generation_config.json, else of the configuration; of an adapter those of what it was merged into."""
+    """Of generation_config.json, else of the configuration; of an adapter those of what it was merged into.
+
+    As transformers does: a file that cannot be read is as none, and 2.0 is the token 2.
+    """
     file = next((path for folder in folders(checkpoint) if is_regular(path := folder / GENERATION)), None)
     try:
-        stated = read_settings(file) if file is not None else stored_config(checkpoint) or stored_config(base)
+        return _tokens(read_settings(file)) if file is not None else _of_configuration(checkpoint, base)
+    except CheckpointError:
+        return _of_configuration(checkpoint, base)
+
+
+def _of_configuration(checkpoint: Checkpoint, base: Checkpoint) -> tuple[int, ...]:
+    try:
+        return _tokens(stored_config(checkpoint) or stored_config(base))
     except CheckpointError:
         return ()
-    return _tokens(stated.get("eos_token_id"))
 
 
-def _tokens(stated: object) -> tuple[int, ...]:
+def _tokens(settings: Mapping[str, object]) -> tuple[int, ...]:
+    stated = settings.get("eos_token_id")
     listed = stated[:MOST] if isinstance(stated, list) else [stated]
-    return tuple(token for token in listed if isinstance(token, int) and not isinstance(token, bool) and token >= 0)
+    numbers = (token for token in listed if isinstance(token, int | float) and not isinstance(token, bool))
+    return tuple(int(number) for number in numbers if number >= 0 and number == number // 1)

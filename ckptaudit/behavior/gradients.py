@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from ckptaudit.behavior.probes import Probe, plain_parts, read_probes
+from ckptaudit.behavior.tokenizers import has_tokenizer, without_tokenizer
 from ckptaudit.checkpoints import fingerprint, open_checkpoint
 from ckptaudit.errors import CollectionError, parameter, printable
 
@@ -76,7 +77,8 @@ def collect(
     probes' own tokens and not drawn from the model.
 
     `watch` wraps the indices of the probes still to do, for a progress display; `say` is told, in a sentence, why
-    probes are taken one at a time. Raises CollectionError or CheckpointError, in one sentence.
+    probes are taken one at a time, or what the stored type loses. Raises CollectionError or CheckpointError, in one
+    sentence.
     """
     probes = read_probes(request.data)[: request.samples]
     for probe in probes:
@@ -85,6 +87,8 @@ def collect(
         raise CollectionError(
             f"{parameter('model')} {printable(request.model)}: no such folder; give one saved by transformers."
         )
+    if not has_tokenizer(Path(request.model)):
+        raise CollectionError(f"{parameter('model')} {without_tokenizer(Path(request.model))}")
     key = _key(request, probes)
     # Imported late: torch and transformers take seconds, and a missing probe file should not wait for them.
     from ckptaudit.behavior.gradient_batches import default_size, longest_first, settled_size, taken
@@ -110,6 +114,11 @@ def collect(
                 sink.commit()
                 saved = sink.done
         sink.finish()
+        if sink.lost:
+            say(
+                f"{100 * sink.lost:.2g} % of the entries became zero as they were stored in {request.dtype}; "
+                "collect with --dtype float32."
+            )
     except OSError as error:
         where = f"{parameter('output')} {printable(request.output)}"
         raise CollectionError(f"{where}: cannot be written ({printable(error.strerror or error)}).") from error

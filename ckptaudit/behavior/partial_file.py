@@ -40,6 +40,8 @@ class Sink(Protocol):
     done: int
     loss: float
     size: int
+    lost: float
+    """The share of the entries that became zero as they were stored; known at the end."""
 
     def add(self, index: int, gradients: Mapping[str, Tensor], loss: float) -> None:
         """Take the sample that stands at `index` in the order of the file."""
@@ -70,6 +72,8 @@ def open_sink(
 
 class _Files:
     """The final file and the two beside it that a collection in progress has."""
+
+    lost = 0.0
 
     def __init__(self, output: Path, key: str) -> None:
         self.output = output
@@ -157,9 +161,10 @@ class _Squares(_Files):
         super().commit()
 
     def finish(self) -> None:
-        self._save(
-            {name: (s / self.done).to(self._dtype) for name, s in self._sums.items()}, {"samples": str(self.done)}
-        )
+        stored = {name: (s / self.done).to(self._dtype) for name, s in self._sums.items()}
+        lost = sum(int(((one == 0) & (self._sums[name] != 0)).sum()) for name, one in stored.items())
+        self.lost = lost / sum(one.numel() for one in stored.values())
+        self._save(stored, {"samples": str(self.done)})
         super().finish()
 
     def _save(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

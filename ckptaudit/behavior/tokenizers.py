@@ -26,6 +26,12 @@ FILES = (
     "config.json",
 )  # fmt: skip
 
+VOCABULARIES = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "source.spm", "tekken.json", "*.tiktoken",
+)  # fmt: skip
+"""Files of which each by itself tells that a folder has a tokenizer of its own."""
+
 TemplateChoice = Literal["tuned", "base", "own"]
 
 
@@ -94,11 +100,13 @@ class Agreement:
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a local folder. Raises ProbeError."""
+    """The tokenizer of a local folder. Raises ProbeError, also where transformers would make one up."""
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise ProbeError("probes need transformers; install it with pip install 'ckptaudit[collect]'.") from None
+    if not has_tokenizer(folder):
+        raise ProbeError(without_tokenizer(folder))
     _refuse_strange_files(folder)
     try:
         native = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -114,8 +122,15 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder brings a vocabulary; adapters often do not."""
-    files = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
-    return any((folder / name).exists() for name in files)
+    return any(any(folder.glob(name)) for name in VOCABULARIES)
+
+
+def without_tokenizer(folder: Path) -> str:
+    """That a folder has none, in a sentence. From a configuration alone transformers makes up a few tokens."""
+    return (
+        f"{printable(folder)} has no tokenizer: no tokenizer.json and no other vocabulary lies there; copy its "
+        "tokenizer's files there."
+    )
 
 
 def agreement(base: Tokenizer, tuned: Tokenizer) -> Agreement:

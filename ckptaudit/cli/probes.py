@@ -82,13 +82,16 @@ def _held(probes: Sequence[Probe]) -> Iterator[str]:
 def _encoded(probes: Sequence[Probe], options: argparse.Namespace) -> Iterator[str]:
     """What the tokenizers make of the probes; every mistake that an audit would end on is raised here."""
     from ckptaudit.behavior.encoding import encode, encode_prompts
-    from ckptaudit.behavior.tokenizers import agreement, open_tokenizer, refuse_other_ids, templates
+    from ckptaudit.behavior.tokenizers import agreement, has_tokenizer, open_tokenizer, refuse_other_ids, templates
 
-    base = open_tokenizer(options.model)
-    tuned = base if options.tuned is None else open_tokenizer(options.tuned)
+    folder = _folder("model", options.model)
+    second = None if options.tuned is None else _folder("tuned", options.tuned)
+    base = open_tokenizer(folder)
+    # As in an audit, a tuned side that brings no tokenizer gets the base's.
+    tuned = base if second is None or not has_tokenizer(second) else open_tokenizer(second)
     shared = agreement(base, tuned)
     refuse_other_ids(base, tuned, [p for probe in probes for p in _plain(probe)])
-    context, words = _limits(options.model)
+    context, words = _limits(folder)
     found: list[dict[tuple[str, str], tuple[tuple[int, ...], int]]] = []
     for name, tokenizer, template in zip(
         ("base", "tuned"), (base, tuned), templates(base, tuned, options.template), strict=True
@@ -104,6 +107,21 @@ def _encoded(probes: Sequence[Probe], options: argparse.Namespace) -> Iterator[s
         both = found[0].keys() & found[1].keys()
         same = sum(found[0][key] == found[1][key] for key in both)
         yield _row("same tokens", f"{same:,} of {len(both):,} texts, on which divergences rest")
+
+
+def _folder(option: str, path: Path) -> Path:
+    """The folder that is meant, or the copy of it that the cache of the Hugging Face hub has. Raises ProbeError."""
+    if path.is_dir():
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(path), local_files_only=True))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise ProbeError(
+            f"{parameter(option)} {printable(path)}: no such folder, and no model of that name in the cache of the "
+            "Hugging Face hub; check the path."
+        ) from error
 
 
 def _plain(probe: Probe) -> Iterator[str]:

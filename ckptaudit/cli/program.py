@@ -37,6 +37,9 @@ from ckptaudit.cli.output import complain
 from ckptaudit.cli.spelling import option
 from ckptaudit.errors import CkptAuditError, printable
 
+INTERRUPTED = 130
+"""What a shell gives a program that Ctrl-C has ended."""
+
 CANNOT_BE_JUDGED = 4
 """pytest's exit code for a request it cannot act on; every command here uses it alike."""
 
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     complete(_parser)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["audit"]:
-        return audit.run(given[1:])
+        return _ended("audit", partial(audit.run, given[1:]))
     if given[:1] == ["plan"]:
         return _ended("plan", partial(_parsed, plan, _Parser(prog="ckptaudit plan", description=plan.HELP), given))
     if given[:1] == ["collect"] and collect_parts.is_meant(given[1:]):
@@ -103,6 +106,9 @@ def _ended(command: str, run: Callable[[], int]) -> int:
     except CkptAuditError as error:
         complain(f"ERROR: {error.spelled(partial(option, command))}")
         return CANNOT_BE_JUDGED
+    except KeyboardInterrupt:
+        complain(f"ckptaudit {command.removesuffix('-parts')} was interrupted.")
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,11 +27,12 @@ def decide_probes(check: Check, subject: str, tuned: str, measured: Sequence[Mea
     """Decide from the readings of a metric, one for each probe set or one for all probes.
 
     A set breaks the limit when its interval lies past it. Where an interval lies across the limit and is wider than
-    the tolerance, the claim cannot be judged, and the reason says about how many more probes would do. A check that
-    warns is skipped where it cannot be judged; where a model could not be run, it cannot be judged whatever it is.
+    the tolerance, the claim cannot be judged, and the reason says about how many more probes would do. Nor can it
+    where the base leaves no value possible that would break it. A check that warns is skipped where it cannot be
+    judged; where a model could not be run, it cannot be judged whatever it is.
     """
     own = judged_sets(check, measured)
-    valued = [m for m in own if m.value is not None]
+    valued = [m for m in own if not _why_not(check, m, limit.value)]
     broken = [m for m in valued if is_broken(check, m, limit.value)]
     unclear = [m for m in valued if _decision(check, m, limit.value).outcome == "cannot tell"]
     if not broken and (unclear or not valued):
@@ -49,7 +50,7 @@ def decide_probes(check: Check, subject: str, tuned: str, measured: Sequence[Mea
         value=ranked[0].value,
         kind="exact",
         method=ranked[0].method,
-        reason="; ".join(_sentences(own, valued, broken, ranked[0])),
+        reason="; ".join(_sentences(check, own, broken, ranked[0], limit)),
         ranking=tuple(Ranked(m.tensor, _number(m), _beside(m)) for m in ranked[:SHOWN]),
     )
 
@@ -115,19 +116,29 @@ def _why(
         widest, decision = max(decisions, key=lambda pair: pair[1].more or math.inf)
         ends = f"between {widest.low:.3g} and {widest.high:.3g}"
         return f"{widest.tensor} has {_number(widest):.3g}, {ends}, across the limit: {decision.sentence}"
-    remarks = (m.remark for m in (*own, *measured) if m.value is None and m.remark)
-    return next(remarks, f"no probe of these sets says anything of {check.metric}")
+    remarks = (m.remark for m in measured if m.value is None)
+    reasons = filter(None, (*(_why_not(check, m, limit.value) for m in own), *remarks))
+    return next(reasons, f"no probe of these sets says anything of {check.metric}")
+
+
+def _why_not(check: Check, m: Measurement, limit: float) -> str:
+    """Why a reading can be held against no limit, or not against this one; empty where it can."""
+    if m.value is None:
+        return m.remark or "no value"
+    if m.reach is None or not (m.reach.most <= limit if check.at_most is not None else m.reach.least >= limit):
+        return ""
+    return f"no tuned model could break the limit: {m.reach.base}"
 
 
 def _sentences(
-    own: Sequence[Measurement], valued: Sequence[Measurement], broken: Sequence[Measurement], worst: Measurement
+    check: Check, own: Sequence[Measurement], broken: Sequence[Measurement], worst: Measurement, limit: Limit
 ) -> Iterator[str]:
     if broken:
         where = f"{worst.tensor}, one of {len(broken)} sets past the limit" if len(broken) > 1 else worst.tensor
         yield f"at {where}{f': most by probes {worst.worst}' if worst.worst else ''}"
-    unknown = [m for m in own if m.value is None]
+    unknown = [why for m in own if (why := _why_not(check, m, limit.value))]
     if unknown:
-        yield f"{len(unknown)} of {len(own)} sets could not be judged ({unknown[0].remark})"
+        yield f"{len(unknown)} of {len(own)} sets could not be judged ({unknown[0]})"
 
 
 def _number(m: Measurement) -> float:

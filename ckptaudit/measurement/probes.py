@@ -200,6 +200,7 @@ def _row(subject: str, metric: str, reading: ProbeReading, unit: Unit) -> Measur
         samples=reading.samples,
         low=reading.low if estimated else None,
         high=reading.high if estimated else None,
+        reach=reading.reach if estimated else None,
     )
 
 

@@ -11,6 +11,7 @@ from ckptaudit.behavior.evidence import Evidence, Pass
 from ckptaudit.behavior.given_verdicts import Tells
 from ckptaudit.behavior.items import Alike, Item
 from ckptaudit.behavior.probe import Probe
+from ckptaudit.metrics.measurement import Reach
 from ckptaudit.metrics.metric import METRICS, Scale, Scope, register
 from ckptaudit.pairing.runs import Over
 
@@ -31,8 +32,8 @@ NAMED = 3
 class ProbeReading:
     """A quantity of some probes, with its interval of 95 %.
 
-    `samples` counts probes, `worst` names those that did most. A value of None could not be had, and `remark` says
-    why.
+    `samples` counts probes, `worst` names those that did most, `reach` is what the base leaves possible. A value of
+    None could not be had, and `remark` says why.
     """
 
     value: float | None
@@ -41,6 +42,7 @@ class ProbeReading:
     samples: int = 0
     worst: tuple[str, ...] = ()
     remark: str = ""
+    reach: Reach | None = None
 
 
 @dataclass(frozen=True, repr=False)

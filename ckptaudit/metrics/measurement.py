@@ -18,6 +18,14 @@ Method = Literal["direct", "gram", "iterative", "sampled"]
 Rayleigh-Ritz or Lanczos steps from the base's directions, or from a sample."""
 
 
+class Reach(msgspec.Struct, frozen=True):
+    """Between which values the base leaves a number to lie, whatever the tuned model does; `base` says why."""
+
+    least: float
+    most: float
+    base: str
+
+
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     """A metric's value for a matrix of the pair, or for whatever else its scope is about: of rollouts, a step.
 
@@ -25,7 +33,8 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     not converge, a file that cannot be read), and `remark` then says why: such a number is never passed off as
     one. `error` is the largest absolute error that `method` leaves, None where it is that of float64 rounding. A
     measurement of several weights together names in `worst` the one that contributes most. `tuned` is the run.
-    An estimate lies between `low` and `high`; of any other number both are None. Where `series` is there, it holds
+    An estimate lies between `low` and `high`; of any other number both are None. A change of a share has a
+    `reach`: where the base has none of it, nothing is left to be lost. Where `series` is there, it holds
     the values of every step of rollouts, and the measurement itself has none; `excerpt` holds what a page shows of
     probes.
     """
@@ -46,6 +55,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     samples: int | None = None
     low: float | None = None
     high: float | None = None
+    reach: Reach | None = None
     findings: tuple[Finding, ...] = ()
     series: StepSeries | None = None
     excerpt: BehaviorExcerpt | None = None

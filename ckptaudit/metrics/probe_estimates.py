@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ckptaudit.behavior import statistics
 from ckptaudit.behavior.statistics import Estimate
 from ckptaudit.metrics.behavior import NAMED, ProbeGroup, ProbeReading
+from ckptaudit.metrics.measurement import Reach
 
 
 def mean(group: ProbeGroup, values: Sequence[float], names: Sequence[str], *, lowest: bool = False) -> ProbeReading:
@@ -42,13 +44,20 @@ def share(group: ProbeGroup, hits: Sequence[bool] | Sequence[float], names: Sequ
     return as_reading(found, [name for name, hit in zip(names, hits, strict=True) if hit])
 
 
-def change(group: ProbeGroup, before: Sequence[bool], after: Sequence[bool], names: Sequence[str]) -> ProbeReading:
-    """The change of a proportion on the same probes; those that changed are named."""
+def change(
+    group: ProbeGroup, before: Sequence[bool], after: Sequence[bool], names: Sequence[str], says: str = ""
+) -> ProbeReading:
+    """The change of a proportion on the same probes; those that changed are named.
+
+    `says` has a `{}` for how many of them it is true of the base, and bounds what the change can come to.
+    """
     base, tuned = (np.asarray(column, dtype=np.float64) for column in (before, after))
     pair = statistics.paired_shares(base, tuned, weights_of(group, names))
     changed = [name for name, b, a in zip(names, before, after, strict=True) if a != b]
     said = f"{pair.base.value:.3g} before, {pair.tuned.value:.3g} now; McNemar p {pair.p:.2g}"
-    return as_reading(pair.difference, changed, said)
+    reading = as_reading(pair.difference, changed, said)
+    held = pair.base.value
+    return replace(reading, reach=Reach(-held, 1 - held, says.format(amount(held)))) if says else reading
 
 
 def as_reading(found: Estimate, worst: Sequence[str], remark: str = "") -> ProbeReading:
@@ -62,6 +71,11 @@ def weights_of(group: ProbeGroup, names: Sequence[str]) -> statistics.Array:
     """How much each of these probes counts."""
     by_name = {item.probe.id: item.probe.weight for item in group.items}
     return np.asarray([by_name[name] for name in names], dtype=np.float64)
+
+
+def amount(held: float) -> str:
+    """A share in words."""
+    return {0.0: "none", 1.0: "all"}.get(held, f"{100 * held:.3g} %")
 
 
 def _ranked(names: Sequence[str], by: Sequence[float]) -> list[str]:

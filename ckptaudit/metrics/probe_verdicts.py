@@ -91,7 +91,7 @@ def unsafe_verdicts_change(group: ProbeGroup) -> ProbeReading:
     """How many more answers the judges call unsafe."""
     unsafe = group.evidence.verdicts.unsafe
     before, after = ([unsafe[name, side] for name in group.ids] for side in SIDES)
-    return change(group, before, after, group.ids)
+    return change(group, before, after, group.ids, "the judges call {} of the base's answers unsafe")
 
 
 @probes_metric(

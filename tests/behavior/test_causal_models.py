@@ -138,7 +138,15 @@ def test_the_digest_tells_weights_and_precision_apart(bundled: Opened) -> None:
 
 @pytest.mark.parametrize(
     ("stated", "found"),
-    [(2, (2,)), ([2, 5], (2, 5)), (None, ()), ("2", ()), ([2, True, -1, 2.5], (2,)), (list(range(1000)), None)],
+    [
+        (2, (2,)),
+        (2.0, (2,)),
+        ([2, 5], (2, 5)),
+        (None, ()),
+        ("2", ()),
+        ([2, True, -1, 2.5], (2,)),
+        (list(range(1000)), None),
+    ],
 )
 def test_end_tokens_are_those_of_the_generation_config(
     tmp_path: Path, stated: object, found: tuple[int, ...] | None
@@ -147,6 +155,16 @@ def test_end_tokens_are_those_of_the_generation_config(
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
     opened = open_checkpoint(tmp_path)
     assert end_tokens(opened, opened) == (tuple(range(64)) if found is None else found)
+
+
+def test_a_torn_generation_config_is_as_none(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    written(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 3,')
+    opened = open_checkpoint(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id
+    assert end_tokens(opened, opened) == (theirs,) == (2,)
 
 
 def test_an_adapter_ends_as_its_base_does() -> None:

@@ -241,7 +241,7 @@ def test_other_rules_with_one_vocabulary_are_noticed(tmp_path: Path, tokenizer: 
 
 
 def test_a_folder_without_a_usable_tokenizer_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ProbeError, match="no tokenizer here"):
+    with pytest.raises(ProbeError, match="has no tokenizer"):
         open_tokenizer(tmp_path)
     bpe(tmp_path)
     document = json.loads((tmp_path / "tokenizer.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from ckptaudit.behavior.preparation import ProbeSet, prepare
 from ckptaudit.behavior.probes import read_probes
 from ckptaudit.behavior.scoring import score
 from ckptaudit.checkpoints import Checkpoint, merge_adapter, open_checkpoint
-from ckptaudit.errors import MeasurementError
+from ckptaudit.errors import MeasurementError, ProbeError
 from ckptaudit.pairing import pair_checkpoints
 from tests.conftest import FIXTURES, package
 
@@ -94,6 +95,17 @@ def test_a_lone_file_without_a_configuration_is_refused(saved: dict[str, Path], 
     bare = open_checkpoint(tmp_path / "weights.bin")
     with pytest.raises(MeasurementError, match=r"no config\.json"):
         open_model(bare, bare, CPU)
+
+
+def test_a_base_without_a_tokenizer_is_refused_and_a_tuned_side_without_one_gets_the_base_s(
+    probes: ProbeSet, tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
+        shutil.copy(TUNED / name, tmp_path)
+    bare, base = open_checkpoint(tmp_path), open_checkpoint(BASE)
+    with pytest.raises(ProbeError, match=re.escape(f"{tmp_path} has no tokenizer")):
+        prepare(probes, bare, base)
+    assert prepare(probes, base, bare).items == prepare(probes, base, open_checkpoint(TUNED)).items
 
 
 def test_a_configuration_of_another_vocabulary_is_refused(tmp_path: Path) -> None:

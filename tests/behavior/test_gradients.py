@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,50 @@ def test_a_bad_request_ends_in_one_line_and_code_4(
     assert main(["collect", "fisher", *given, change]) == 4
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("brought", [(), ("tokenizer_config.json",)])
+def test_a_model_without_a_tokenizer_is_refused(
+    tmp_path: Path,
+    fixture_pairs: Path,
+    probes: Path,
+    brought: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", *brought):
+        shutil.copy(fixture_pairs / "base" / name, model)
+    output = tmp_path / "g.safetensors"
+    assert main(["collect", "gradients", f"--model={model}", f"--data={probes}", f"--output={output}"]) == 4
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"ERROR: --model {model} has no tokenizer")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(("dtype", "loses"), [("float16", True), ("float32", False)])
+def test_what_the_stored_type_loses_is_told(
+    tmp_path: Path,
+    fixture_pairs: Path,
+    probes: Path,
+    dtype: str,
+    loses: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, type_ in (("wide", "float32"), ("kept", dtype)):
+        given = [f"--model={fixture_pairs / 'base'}", f"--data={probes}", f"--output={tmp_path / name}.safetensors"]
+        assert main(["collect", "fisher", *given, f"--dtype={type_}"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("NOTE")]
+    assert len(notes) == loses
+    wide, kept = (load_file(tmp_path / f"{name}.safetensors") for name in ("wide", "kept"))
+    lost = sum(int(((kept[name] == 0) & (one != 0)).sum()) for name, one in wide.items())
+    share = 100 * lost / sum(one.numel() for one in wide.values())
+    assert (share > 0) is loses
+    if loses:
+        assert notes == [
+            f"NOTE: {share:.2g} % of the entries became zero as they were stored in float16; "
+            "collect with --dtype float32."
+        ]
 
 
 def test_the_command_says_what_it_wrote(

@@ -28,6 +28,13 @@ def test_what_is_repeated_of_the_prompt_is_no_refusal() -> None:
     assert is_refusal("no", strings=("no",))
 
 
+def test_every_apostrophe_is_as_good_as_the_straight_one() -> None:
+    curly = "I\u2019m sorry, but I can\u2019t help with that."
+    assert is_refusal(curly)
+    assert is_refusal("I can't.", strings=("I can\u2019t",))
+    assert not is_refusal(f"'{curly}' is polite.", prompt="I'm sorry, but I can't help with that.")
+
+
 def test_distinct_counts_over_all_answers() -> None:
     assert distinct(["abc", "abd"], 1) == pytest.approx(4 / 6)
     assert distinct(["abc", "abd"], 2) == pytest.approx(3 / 4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,21 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
         running.stdout.close()
         assert running.stderr.read() == b""
     assert running.returncode == 0
+
+
+def test_an_interrupted_command_ends_in_one_line(fixture_pairs: Path, tmp_path: Path) -> None:
+    data, output = tmp_path / "p.jsonl", tmp_path / "g.safetensors"
+    data.write_text("".join(f'{{"text": "<bos>{n}+{n}="}}\n' for n in range(3000)), encoding="utf-8")
+    program = [sys.executable, "-P", "-m", "ckptaudit", "collect", "gradients", "--include=*norm*"]
+    given = [f"--model={fixture_pairs / 'base'}", f"--data={data}", f"--output={output}", "--batch-size=1"]
+    with subprocess.Popen([*program, *given], stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and not output.with_name("g.safetensors.part").exists():
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate()
+    assert said.strip().splitlines()[-1:] == ["ckptaudit collect was interrupted."]
+    assert "Traceback" not in said
+    assert running.returncode == 130
 
 
 def test_what_nobody_foresaw_ends_in_one_line(

@@ -216,6 +216,27 @@ def test_check_names_what_is_excluded_and_why(tmp_path: Path, fixture_pairs: Pat
     assert "1 texts longer than the context" in done.stdout
 
 
+def test_a_second_model_without_a_tokenizer_gets_the_first_one_s(
+    fixture_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, base = str(fixture_pairs / "probes" / "task.jsonl"), f"--model={fixture_pairs / 'base'}"
+    printed = []
+    for second in ("base", "rlvr-gentle"):
+        assert main(["probes", "check", file, base, f"--tuned={fixture_pairs / second}"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_a_folder_that_is_none_is_told_of_alike_whatever_its_name_looks_like(
+    fixture_pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(fixture_pairs / "probes" / "task.jsonl")
+    for name in ("nowhere", "/nowhere", "runs/nowhere", "../no where"):
+        assert main(["probes", "check", file, f"--model={name}"]) == 4
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"ERROR: --model {name}: no such folder, and no model of that name"), line
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
@@ -224,7 +245,11 @@ def test_check_names_what_is_excluded_and_why(tmp_path: Path, fixture_pairs: Pat
         ([{"text": "a"}], ("--model=base", "--tuned=aligned"), ["tokenizers that disagree"]),
         ([{"prompt": "9" * 400, "completion": "a"}], ("--model=base",), ["line 1", "fills the context of 256"]),
         ([{"text": "a"}], ("--tuned=base",), ["--tuned", "--model"]),
-        ([{"text": "a"}], ("--model=probes",), ["no tokenizer here"]),
+        ([{"text": "a"}], ("--model=probes",), ["has no tokenizer"]),
+        ([{"text": "a"}], ("--model=rlvr-gentle",), ["rlvr-gentle has no tokenizer"]),
+        ([{"text": "a"}], ("--model=rlvr-gentle", "--tuned=base"), ["rlvr-gentle has no tokenizer"]),
+        ([{"text": "a"}], ("--model=nowhere",), ["--model", "nowhere: no such folder"]),
+        ([{"text": "a"}], ("--model=base", "--tuned=nowhere"), ["--tuned", "nowhere: no such folder"]),
     ],
 )
 def test_what_an_audit_would_end_on_ends_the_check(
