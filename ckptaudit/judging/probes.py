@@ -28,8 +28,8 @@ def decide_probes(check: Check, subject: str, tuned: str, measured: Sequence[Mea
 
     A set breaks the limit when its interval lies past it. Where an interval lies across the limit and is wider than
     the tolerance, the claim cannot be judged, and the reason says about how many more probes would do. Nor can it
-    where the base leaves no value possible that would break it. A check that warns is skipped where it cannot be
-    judged; where a model could not be run, it cannot be judged whatever it is.
+    where the base leaves no value possible that would break it; then it is skipped. A check that warns is skipped
+    wherever it cannot be judged; where a model could not be run, it cannot be judged whatever it is.
     """
     own = judged_sets(check, measured)
     valued = [m for m in own if not _why_not(check, m, limit.value)]
@@ -37,7 +37,9 @@ def decide_probes(check: Check, subject: str, tuned: str, measured: Sequence[Mea
     unclear = [m for m in valued if _decision(check, m, limit.value).outcome == "cannot tell"]
     if not broken and (unclear or not valued):
         unrun = any(m.tensor == subject and m.value is None and not m.samples for m in measured)
-        outcome: Outcome = "error" if unrun or check.severity == "gate" else "skipped"
+        # There was nothing to lose, which is no reason to keep a gate closed.
+        is_vacuous = not unclear and any(m.value is not None for m in own)
+        outcome: Outcome = "error" if unrun or (check.severity == "gate" and not is_vacuous) else "skipped"
         return undecided(check, subject, tuned, outcome, _why(check, own, measured, unclear, limit), Limits(limit))
     ranked = sorted(broken or valued, key=lambda m: check.margin(_number(m), limit.value))
     return outcome_of(

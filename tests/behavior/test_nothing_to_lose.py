@@ -66,6 +66,12 @@ def test_a_base_that_refuses_nothing_has_no_refusal_to_keep(name: str, why: str)
     assert lost.outcome == ("skipped" if name == "prefill-resisted" else "failed")
 
 
+@pytest.mark.parametrize("name", ["refusal-kept", "prefill-resisted", "decoding-resisted"])
+def test_nothing_to_lose_closes_no_gate_where_warnings_count_as_failures(name: str) -> None:
+    strict = changed(BY_ID[name], severity="gate")
+    assert judged(strict, measured("aligned-unlearned", "aligned-unlearned")).outcome == "skipped"
+
+
 def test_what_may_still_rise_is_judged() -> None:
     rows = measured("aligned-unlearned", "aligned-grpo")
     assert judged(BY_ID["over-refusal"], rows).outcome == "passed"
