@@ -56,6 +56,18 @@ def of_step(name: str, groups: list[np.ndarray], lengths: np.ndarray) -> np.ndar
     return (centred - tokens.mean()) / np.sqrt(max(tokens.var(), 1e-8))
 
 
+def run_by(name: str, *, steps: int, groups: int) -> list[dict[str, Any]]:
+    """A run of groups of eight whose advantages are those of a convention."""
+    rows, size = run_rows(steps=steps, groups=groups, length=8), 8 * groups
+    for start in range(0, len(rows), size):
+        step = rows[start : start + size]
+        rewards = list(np.array([row["reward"] for row in step]).reshape(groups, 8))
+        lengths = np.array([row["response_len"] for row in step])
+        for row, value in zip(step, of_step(name, rewards, lengths), strict=True):
+            row["advantage"] = value
+    return rows
+
+
 @pytest.mark.parametrize("name", sorted(CONVENTIONS))
 def test_advantages_of_a_convention(name: str) -> None:
     rng = np.random.default_rng(2)
@@ -69,14 +81,7 @@ def test_advantages_of_a_convention(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(CONVENTIONS) - {"slime"}))
 def test_the_convention_is_found_where_none_is_declared(name: str) -> None:
-    rows = run_rows(steps=3, groups=6, length=8)
-    for start in range(0, len(rows), 48):
-        step = rows[start : start + 48]
-        groups = list(np.array([row["reward"] for row in step]).reshape(6, 8))
-        lengths = np.array([row["response_len"] for row in step])
-        for row, value in zip(step, of_step(name, groups, lengths), strict=True):
-            row["advantage"] = value
-    table = table_of(rows)
+    table = table_of(run_by(name, steps=3, groups=6))
     found = readings(table, "advantage_error", facts=RunFacts())
     assert all(r.value is not None and r.value < 1e-9 for r in found)
     fits = {name, "slime"} if name == "verl" else {name}
@@ -263,13 +268,7 @@ def test_few_groups_say_nothing() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(CONVENTIONS) - {"slime"}))
 def test_a_reversal_shows_whatever_the_convention_is_and_is_said_to_be(name: str) -> None:
-    rows = run_rows(steps=4, groups=8, length=8)
-    for start in range(0, len(rows), 64):
-        step = rows[start : start + 64]
-        groups = list(np.array([row["reward"] for row in step]).reshape(8, 8))
-        lengths = np.array([row["response_len"] for row in step])
-        for row, value in zip(step, of_step(name, groups, lengths), strict=True):
-            row["advantage"] = value
+    rows = run_by(name, steps=4, groups=8)
     for declared in (None, name, "trl"):
         assert share_of_run(rows, declared).value == 0
         assert (share_of_run(negated(rows), declared).value or 0.0) > 0.9
