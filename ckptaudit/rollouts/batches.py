@@ -87,10 +87,25 @@ class StepRows:
             if np.isfinite(values.sum()):  # NaN and infinity carry over into a sum, which is the quicker look
                 return np.zeros(self.count, dtype=bool)
         wrong = ~np.isfinite(values) & np.asarray(flat.is_valid())
-        inside = under_mask(self.rows, sizes)
-        wrong = wrong if inside is None or len(inside) != len(wrong) else wrong & inside
+        inside = self.counted(sizes)
+        wrong = wrong if inside is None else wrong & inside
         found: Array = np.bincount(np.repeat(np.arange(self.count), sizes)[wrong], minlength=self.count) > 0
         return found
+
+    def counted(self, sizes: Array) -> Array | None:
+        """Which entries of lists of these sizes the loss mask lets count; None for all.
+
+        All of a sample count whose mask is missing or of another length.
+        """
+        if not self.has("loss_mask"):
+            return None
+        fits = self.lengths("loss_mask") == sizes
+        if fits.all():
+            return under_mask(self.rows, sizes)
+        kept = np.ones(int(sizes.sum()), dtype=bool)
+        flat = pc.fill_null(self.rows.column("loss_mask").filter(pa.array(fits)).flatten(), False)
+        kept[np.repeat(fits, sizes)] = flat.to_numpy(zero_copy_only=False)
+        return kept
 
     def lengths(self, column: str) -> Array:
         """Entries of a list in each row, -1 where the list is null."""

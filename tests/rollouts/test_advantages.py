@@ -132,6 +132,17 @@ def test_a_nan_under_the_loss_mask_alone_counts() -> None:
     assert found.value == 0
 
 
+def test_a_mask_of_another_length_hides_no_nan_of_its_own_or_another_sample() -> None:
+    rows = run_rows(steps=1, length=8)
+    for row in rows:
+        row["advantages"] = np.full(8, row["advantage"])
+        row["loss_mask"] = np.zeros(8, dtype=bool)
+    rows[1]["loss_mask"], rows[2]["loss_mask"] = np.zeros(7, dtype=bool), np.zeros(9, dtype=bool)
+    rows[2]["advantages"][0] = rows[4]["advantages"][0] = math.nan
+    (found,) = readings(table_of(rows), "advantage_not_finite_count", facts=RunFacts())
+    assert (found.value, found.worst) == (1, (rows[2]["sample_id"],))
+
+
 @pytest.mark.parametrize("unfit", [math.nan, math.inf, -math.inf])
 def test_one_value_for_all_tokens_is_unfit_where_one_of_them_is(unfit: float) -> None:
     assert constant([0.5, unfit, 0.5]) == pytest.approx(unfit, nan_ok=True)

@@ -135,28 +135,8 @@ def _logged(rows: StepRows, side: str) -> tuple[np.ndarray, np.ndarray | None]:
     """All entries of a side, and which are there and count for the loss; None for all."""
     flat = rows.rows.column(side).flatten()
     values = flat.to_numpy(zero_copy_only=False)
-    keep = _counted(rows, np.maximum(rows.lengths(side), 0))
+    keep = rows.counted(np.maximum(rows.lengths(side), 0))
     if flat.null_count:
         valid = flat.is_valid().to_numpy(zero_copy_only=False)
         keep = valid if keep is None else keep & valid
     return values, keep
-
-
-def _counted(rows: StepRows, sizes: np.ndarray) -> np.ndarray | None:
-    """Which entries the loss mask lets count; all of a sample whose mask is missing or of another length."""
-    if not rows.has("loss_mask"):
-        return None
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from ckptaudit.rollouts.batches import under_mask
-
-    lengths = rows.lengths("loss_mask")
-    fits = lengths == sizes
-    if fits.all():
-        return under_mask(rows.rows, sizes)
-    kept = np.ones(int(sizes.sum()), dtype=bool)
-    masks = rows.rows.column("loss_mask")
-    flat = pc.fill_null(masks.filter(pa.array(fits)).flatten(), False)
-    kept[np.repeat(fits, sizes)] = flat.to_numpy(zero_copy_only=False)
-    return kept
