@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from ckptaudit.artifact.config_defaults import class_defaults
 from ckptaudit.artifact.config_keys import ON_BY_DEFAULT, USUAL, decides_behaviour, is_neutral, is_strict
 from ckptaudit.artifact.config_values import NAMED_PARTS, leaves
+from ckptaudit.artifact.dtypes import QUANTISED
 from ckptaudit.artifact.facts import TEXT_CONFIGS, ArtifactEvidence, Side, text_view
 from ckptaudit.artifact.json_documents import mapping_of
 from ckptaudit.artifact.wording import capped, listed, place, shown
 from ckptaudit.findings import Finding
 
 ABSENT = object()
-QUANTISED = "quantization_config"
 INERT = {"sliding_window": "use_sliding_window", "max_window_layers": "use_sliding_window"}
 """Keys that mean nothing unless another one is true."""
 

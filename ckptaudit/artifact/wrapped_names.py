@@ -7,12 +7,10 @@ from collections import Counter
 from ckptaudit.artifact.facts import RELEASES, ArtifactEvidence
 from ckptaudit.artifact.wording import listed
 from ckptaudit.findings import Finding
+from ckptaudit.naming.rules import rules
 
-WRAPPERS = frozenset({
-    "_orig_mod", "module", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module", "base_model",
-    "pretrained_model", "actor", "actor_module", "policy",
-})  # fmt: skip
-"""What torch.compile, data-parallel and activation-checkpointing wrappers, adapters and trainers put in front."""
+IN_FRONT = ("module", "base_model", "pretrained_model", "actor", "actor_module", "policy")
+"""What data-parallel wrappers, adapters and trainers put in front; the rules of names have what stands anywhere."""
 
 
 def wrapped_names(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
@@ -25,18 +23,15 @@ def wrapped_names(evidence: ArtifactEvidence) -> tuple[Finding, ...]:
     if tuned.is_adapter or tuned.format not in RELEASES:
         return ()
     usual = {word for tensor in evidence.base.tensors for word in tensor.name.split(".")}
-    wrapped = {t.name: words for t in tuned.tensors if (words := [w for w in _wrappers(t.name) if w not in usual])}
+    left = {*rules().inner_wrappers, *IN_FRONT} - usual
+    wrapped = {t.name: words for t in tuned.tensors if (words := [w for w in t.name.split(".") if w in left])}
     if not wrapped:
         return ()
     counts = Counter(word for words in wrapped.values() for word in dict.fromkeys(words))
     named = " and ".join(f'"{word}."' for word, _ in counts.most_common())
     detail = (
-        f"{named} in the names of {len(wrapped):,} of {len(tuned.tensors):,} tensors ({listed(list(wrapped))}): "
+        f"{named} in the names of {len(wrapped):,} of {len(tuned.tensors):,} tensors ({listed(wrapped)}): "
         "loaders look for the names of the base and would begin with random weights; save the state of the "
         "unwrapped model (its save_pretrained), or take the words off"
     )
     return (Finding(next(iter(wrapped)), "names of a wrapped model", detail),)
-
-
-def _wrappers(name: str) -> list[str]:
-    return [word for word in name.split(".") if word in WRAPPERS]

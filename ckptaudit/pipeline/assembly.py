@@ -166,7 +166,8 @@ def _not_judged(opened: OpenedAudit, plan: AuditPlan, verdicts: Sequence[Verdict
 def _left_out(plan: AuditPlan, verdicts: Sequence[Verdict]) -> list[str]:
     """One line where checks of the chosen files have no verdict at all."""
     every = list(dict.fromkeys(planned.check.id for planned in plan.verdicts))
-    without = [check for check in every if check not in {v.check for v in verdicts}]
+    judged = {v.check for v in verdicts}
+    without = [check for check in every if check not in judged]
     if not without:
         return []
     named = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,11 @@ def first_line(path: Path) -> dict[str, Any] | None:
         return next(iter(json_lines(path, dict[str, Any])), None)
     except RolloutError:
         return None
+
+
+def first_line_of(paths: Iterable[Path]) -> dict[str, Any] | None:
+    """The first such line of several files: one that is empty, as of a run that was killed there, tells nothing."""
+    return next((line for path in paths if (line := first_line(path)) is not None), None)
 
 
 def log_lines(path: Path, longest: int = MAX_LINE) -> Iterator[Line]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
-from ckptaudit.rollouts.lines import first_line, json_lines
+from ckptaudit.rollouts.lines import first_line_of, json_lines
 from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
 NAME = "nemo-rl"
@@ -40,7 +40,7 @@ _LISTS = ("token_ids", "token_loss_mask", "generation_logprobs", "prev_logprobs"
 def recognises(folder: Path) -> bool:
     """Whether files have that name and log-probabilities in them."""
     files = numbered(folder, _PATTERN)
-    line = next((line for _, path in files if (line := first_line(path)) is not None), None)
+    line = first_line_of(path for _, path in files)
     return line is not None and {"token_loss_mask", "generation_logprobs"} <= line.keys()
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import regular_file
-from ckptaudit.rollouts.lines import first_line, json_lines, json_lines_in_order
+from ckptaudit.rollouts.lines import first_line_of, json_lines, json_lines_in_order
 from ckptaudit.rollouts.pickled import pickle_contents
 from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, constant, prompt_hash, whole_ids
 
@@ -63,7 +63,7 @@ def recognises(folder: Path) -> bool:
         except RolloutError:
             return False
     files = _line_files(folder)
-    line = next((line for path in files if (line := first_line(path)) is not None), None)
+    line = first_line_of(files)
     return line is not None and "eid" in line and "prompt_length" in line
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ckptaudit.errors import RolloutError, printable
 from ckptaudit.rollouts.facts import RunFacts
 from ckptaudit.rollouts.files import numbered
-from ckptaudit.rollouts.lines import first_line, json_lines
+from ckptaudit.rollouts.lines import first_line_of, json_lines
 from ckptaudit.rollouts.rows import ALWAYS, Row, batches_of, prompt_hash
 
 NAME = "verl"
@@ -42,8 +42,7 @@ _PATTERN = r"(\d{1,18})\.jsonl"
 def recognises(folder: Path) -> bool:
     """Whether files are named by step and their lines hold input, output and score."""
     files = numbered(folder, _PATTERN)
-    # A step whose file is empty, as of a run that was killed there, tells nothing.
-    line = next((line for _, path in files if (line := first_line(path)) is not None), None)
+    line = first_line_of(path for _, path in files)
     return line is not None and {"input", "output", "score"} <= line.keys()
 
 
